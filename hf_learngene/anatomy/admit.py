@@ -1,0 +1,70 @@
+"""Which families are let in. What is not understood with certainty is refused, never resized wrongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from hf_learngene.anatomy.classify import UNKNOWN
+from hf_learngene.anatomy.fields import native_name
+from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
+from hf_learngene.errors import UnsupportedFamilyError
+
+
+_ALLOWED = "hf_learngene resizes encoders of one width throughout (ViT-like and BERT-like)."
+
+
+def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: type[PreTrainedModel]) -> None:
+    """Refuses, from the config alone, what is no isotropic encoder.
+
+    Raises:
+        UnsupportedFamilyError: says which kind of architecture it is and what is allowed.
+    """
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        raise UnsupportedFamilyError(f"`{kind}` is an encoder-decoder model. {_ALLOWED}")
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if getattr(config, "is_decoder", False) or model_class.__name__.endswith("ForCausalLM") or causal:
+        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {_ALLOWED}")
+    for name in ("hidden_size", "num_hidden_layers"):
+        value: Any = (native := native_name(part, name)) and getattr(part, native)
+        if not isinstance(value, int):
+            shown = f"{native} = {value!r}" if native else f"no `{name}`"
+            raise UnsupportedFamilyError(
+                f"`{kind}` is a convolutional or hierarchical family: its config has {shown}, not one number. {_ALLOWED}"
+            )
+    stages = next((n for n in ("depths", "hidden_sizes", "embed_dims") if isinstance(getattr(part, n, None), (list, tuple))), None)
+    if stages:
+        raise UnsupportedFamilyError(
+            f"`{kind}` is a hierarchical family: its stages have sizes of their own (`{stages}`). {_ALLOWED}"
+        )
+
+
+def admit_tensors(anatomy: Anatomy) -> None:
+    """Refuses a family with a tensor or a flow that stayed unknown.
+
+    Raises:
+        UnsupportedFamilyError: names the tensors and shows how to declare them.
+    """
+    unknown = [t for t in anatomy.templates.values() if any(d.axis == UNKNOWN for d in t.dims)]
+    if unknown:
+        shown = "; ".join(f"{t.template} {t.shape}" for t in unknown[:3])
+        raise UnsupportedFamilyError(
+            f"`{anatomy.model_type}`: no size field explains {len(unknown)} tensor(s): {shown}. Declare their axes with "
+            f"register_anatomy({anatomy.model_type!r}, axes={{r'<name>$': ('hidden', ...)}})."
+        )
+    has_heads = any(d.axis == HEADS for t in anatomy.tensors.values() for d in t.dims)
+    roles = {t.role for t in anatomy.tensors.values()}
+    if not has_heads or not ({"qkv"} & roles or {"q", "k", "v"} <= roles) or "o" not in roles:
+        raise UnsupportedFamilyError(
+            f"`{anatomy.model_type}`: the attention projections were not found (found roles: "
+            f"{', '.join(sorted(filter(None, roles))) or 'none'}; needed: q, k, v or qkv, and o). Declare them with "
+            f"register_anatomy({anatomy.model_type!r}, roles={{r'<name>$': 'q', ...}})."
+        )
+    if not any(n.axis == HIDDEN for n in anatomy.norms):
+        raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over its width. {_ALLOWED}")

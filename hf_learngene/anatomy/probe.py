@@ -1,0 +1,149 @@
+"""Which size field drives which dimension: the model built on `meta` at its own config and at changed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from hf_learngene.anatomy.fields import (
+    EPS_FIELDS,
+    LINKED_TO_HIDDEN,
+    as_pair,
+    changed,
+    known_sizes,
+    native_name,
+    other_integers,
+    section,
+)
+from hf_learngene.anatomy.trace import is_norm
+
+
+def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str = "meta") -> PreTrainedModel:
+    """An uninitialised model in eval mode. On `meta` it takes no memory."""
+    with torch.device(device), no_init_weights():
+        return model_class(config).eval()
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def epsilons(model: nn.Module) -> dict[str, float]:
+    """Norm module -> its epsilon, however the class spells it."""
+    found = {}
+    for name, module in model.named_modules():
+        if is_norm(module):
+            eps = next((getattr(module, a) for a in ("eps", "variance_epsilon") if hasattr(module, a)), None)
+            if eps is not None:
+                found[name] = float(eps)
+    return found
+
+
+def layer_containers(one: nn.Module, depth_one: int, other: nn.Module, depth_other: int) -> list[str]:
+    """Module lists whose length is the depth in both models."""
+    lists = {n: len(m) for n, m in other.named_modules() if isinstance(m, nn.ModuleList)}
+    return [
+        n
+        for n, m in one.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) == depth_one and lists.get(n) == depth_other
+    ]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one probe did to one dimension: `delta` entries more for `step` more of the field."""
+
+    delta: int
+    step: int
+
+
+class Prober:
+    """Changes one field at a time and notes which dimensions follow."""
+
+    def __init__(self, model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str) -> None:
+        self.model_class, self.config, self.section_of = model_class, config, section_of
+        self.part = section(config, section_of)
+        self.fields = known_sizes(self.part)
+        self.model = build(model_class, config)
+        self.shapes = shapes(self.model)
+        self.effects: dict[str, list[dict[str, Effect]]] = {n: [{} for _ in s] for n, s in self.shapes.items()}
+        self.linked = tuple(
+            n for n in LINKED_TO_HIDDEN if getattr(self.part, n, None) == getattr(self.part, self.fields["hidden_size"])
+        )
+
+    def run(self) -> None:
+        value = {c: getattr(self.part, n) for c, n in self.fields.items()}
+        hidden = value["hidden_size"]
+        # a stored head_dim would pin the heads while the width doubles, or be inconsistent with it
+        self.try_field("hidden_size", hidden, {self.fields["hidden_size"]: 2 * hidden, **dict.fromkeys(self.linked, 2 * hidden)})
+        heads = value.get("num_attention_heads")
+        if isinstance(heads, int):
+            self.probe_heads(hidden, heads, value)
+        for name in ("intermediate_size", "vocab_size", "max_position_embeddings", "type_vocab_size", "embedding_size", "num_channels"):
+            if isinstance(value.get(name), int) and self.fields[name] not in self.linked:
+                step = value[name] if name in ("intermediate_size", "embedding_size") else 8
+                self.try_field(name, step, {self.fields[name]: value[name] + step})
+        if "mlp_ratio" in value:
+            self.try_field("mlp_ratio", value["mlp_ratio"], {self.fields["mlp_ratio"]: 2 * value["mlp_ratio"]})
+        self.probe_images(value)
+        self.try_field("num_labels", 3, {"num_labels": self.config.num_labels + 3})
+        for name in other_integers(self.part):
+            if name not in self.linked:
+                step = getattr(self.part, name)
+                self.try_field(name, step, {name: 2 * step})
+
+    def probe_heads(self, hidden: int, heads: int, value: Mapping[str, Any]) -> None:
+        head_dim = value.get("head_dim") or hidden // heads
+        name = self.fields["num_attention_heads"]
+        kv = value.get("num_key_value_heads")
+        if isinstance(kv, int) and kv != heads:
+            self.try_field("num_key_value_heads", kv, {"num_key_value_heads": 2 * kv})
+        more = {"num_key_value_heads": 2 * kv} if isinstance(kv, int) else {}
+        others = [2 * heads, *(h for h in range(heads // 2, 0, -1) if hidden % h == 0)]
+        for other in others:
+            if hidden % other == 0 and self.try_field("num_attention_heads", other - heads, {name: other, **more}):
+                break
+        # pairs of head dimensions rotate together, so the size stays even
+        self.try_field("head_dim", head_dim, {"head_dim": 2 * head_dim})
+
+    def probe_images(self, value: Mapping[str, Any]) -> None:
+        if "image_size" not in value or "patch_size" not in value:
+            return
+        image, patch = as_pair(value["image_size"]), as_pair(value["patch_size"])
+        twice = {n: type(value[c])(2 * x for x in p) if isinstance(value[c], (list, tuple)) else 2 * p[0]
+                 for c, n, p in (("image_size", self.fields["image_size"], image), ("patch_size", self.fields["patch_size"], patch))}
+        self.try_field("image_size", 1, {self.fields["image_size"]: twice[self.fields["image_size"]]})
+        # both doubled: the grid stays, only the kernel grows
+        self.try_field("patch_size", patch[0], twice)
+
+    def try_field(self, name: str, step: int, values: Mapping[str, Any]) -> bool:
+        """Builds the model with `values`; False when the family refuses them."""
+        try:
+            other = shapes(build(self.model_class, changed(self.config, self.section_of, values)))
+        except Exception:  # any refusal by the family's own checks only means: not a field to probe this way
+            return False
+        for tensor, shape in self.shapes.items():
+            if tensor in other and len(other[tensor]) == len(shape):
+                for effects, old, new in zip(self.effects[tensor], shape, other[tensor], strict=True):
+                    if new != old:
+                        effects[name] = Effect(new - old, step)
+        return True
+
+    def eps_field(self) -> tuple[str | None, set[str]]:
+        """The config field of the epsilon, and the norms that follow it."""
+        before = epsilons(self.model)
+        for name in EPS_FIELDS:
+            native = native_name(self.part, name)
+            if native is None:
+                continue
+            after = epsilons(build(self.model_class, changed(self.config, self.section_of, {native: 3 * getattr(self.part, native)})))
+            followers = {n for n, eps in before.items() if after.get(n) not in (eps, None)}
+            if followers:
+                return native, followers
+        return None, set()

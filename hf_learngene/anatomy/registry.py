@@ -1,0 +1,68 @@
+"""Declarations for what probing cannot tell: `register_anatomy`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hf_learngene.errors import UnknownOptionError
+
+
+_ROLES = ("q", "k", "v", "qkv", "o", "ffn_in", "ffn_out", "")
+
+
+@dataclass(frozen=True, eq=False)
+class Declaration:
+    """What a person declared of one family."""
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+
+    def role(self, name: str) -> str | None:
+        return next((role for pattern, role in self.roles.items() if re.search(pattern, name)), None)
+
+    def axes_of(self, name: str) -> tuple[str | None, ...] | None:
+        return next((axes for pattern, axes in self.axes.items() if re.search(pattern, name)), None)
+
+
+_NOTHING = Declaration()
+_DECLARED: dict[str, Declaration] = {}
+
+
+def register_anatomy(
+    model_type: str,
+    *,
+    roles: Mapping[str, str] | None = None,
+    axes: Mapping[str, tuple[str | None, ...]] | None = None,
+) -> None:
+    r"""Declares what neither shapes, flow nor the shared name rules tell of a family.
+
+    What is declared wins over what was found.
+
+    Args:
+        model_type (`str`): the config's `model_type`.
+        roles (`Mapping[str, str]`, *optional*): regular expression over parameter names -> `q`, `k`, `v`, `qkv`, `o`,
+            `ffn_in`, `ffn_out` or `""` (none).
+        axes (`Mapping[str, tuple]`, *optional*): regular expression over parameter names -> one axis name per dimension
+            (`hidden`, `heads`, `ffn`, `vocab`, `positions`, `labels`, `fixed`, ...); None keeps what was found.
+
+    Raises:
+        UnknownOptionError: a role that does not exist, or a pattern that is no regular expression.
+
+    Example:
+        >>> register_anatomy("my_vit", roles={r"attn\.first$": "q"}, axes={r"gate\.weight$": ("fixed", "hidden")})
+    """
+    for role in (roles or {}).values():
+        if role not in _ROLES:
+            raise UnknownOptionError(f"Role {role!r} does not exist; the roles are {', '.join(map(repr, _ROLES))}.")
+    for pattern in [*(roles or {}), *(axes or {})]:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UnknownOptionError(f"{pattern!r} is no regular expression: {error}.") from error
+    _DECLARED[model_type] = Declaration(dict(roles or {}), dict(axes or {}))
+
+
+def declaration_of(model_type: str) -> Declaration:
+    return _DECLARED.get(model_type, _NOTHING)

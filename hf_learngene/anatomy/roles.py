@@ -1,0 +1,208 @@
+"""Roles from the flow: who writes the residual stream, who reads a norm, which width is really heads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import nn
+
+from hf_learngene.anatomy.registry import Declaration
+from hf_learngene.anatomy.rules import fused_inside_heads, role_of
+from hf_learngene.anatomy.trace import Node, Trace, is_norm
+from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LABELS, Dim, TensorInfo
+
+
+_WRITERS = ("linear", "conv", "embedding")
+
+
+class Flow:
+    """Answers over one trace."""
+
+    def __init__(self, trace: Trace, containers: list[str]) -> None:
+        self.trace, self.containers = trace, containers
+        self.scales: set[str] = set()
+        self.scale_of: dict[str, str] = {}  # writer -> the LayerScale on its way into the stream
+        self.writers: set[str] = set()
+        self.stream_norms: set[str] = set()  # norms whose output is summed into the stream
+        self._collect()
+        self.attention_roles = self._attention_roles()
+
+    def _collect(self) -> None:
+        for node in [*(n.parents[0] for n in self.trace.norms.values() if n.parents), *self.trace.layer_outputs.values()]:
+            for source in Trace.sources(node):
+                name = source.node.name
+                if source.is_scale:
+                    self.scales.add(name)
+                elif source.node.kind in (*_WRITERS, "parameter"):
+                    self.writers.add(name)
+                    if source.scale:
+                        self.scale_of[name] = source.scale
+                elif source.node.kind == "norm":
+                    self.stream_norms.add(name)
+
+    def kinds_into(self, norm: Node) -> frozenset[str]:
+        """What a norm's input is a sum of."""
+        kinds = set()
+        for source in Trace.sources(norm.parents[0] if norm.parents else None):
+            kind = source.node.kind
+            if source.is_scale:
+                continue
+            if kind in (*_WRITERS, "parameter"):
+                kinds.add("writer")
+            else:
+                kinds.add(kind if kind in ("norm", "activation", "attention") else "other")
+        return frozenset(kinds)
+
+    def reads(self, weight: str) -> set[tuple[str, str]]:
+        """(kind, name) of everything a product's input is a sum of."""
+        found = set()
+        for node in self.trace.products.get(weight, ()):
+            for parent in node.parents:
+                found.update((s.node.kind, s.node.name) for s in Trace.sources(parent) if not s.is_scale)
+        return found
+
+    def reads_attention(self, weight: str) -> bool:
+        return any(kind == "attention" for kind, _ in self.reads(weight))
+
+    def closing_norms(self) -> set[str]:
+        """Norms whose output is, by itself, what a layer hands on."""
+        closing: set[str] = set()
+        for node in self.trace.layer_outputs.values():
+            sources = list(Trace.sources(node))
+            if sources and all(s.node.kind == "norm" for s in sources):
+                closing.update(s.node.name for s in sources)
+        if not self.containers:  # shared layers: post-norm shows as a norm that reads a norm and a writer
+            closing.update(n for n, node in self.trace.norms.items() if self.kinds_into(node) == {"norm", "writer"})
+        return closing
+
+    def tied_readers(self, ties: Mapping[str, str]) -> dict[str, str]:
+        """Norm -> the embedding weight that reads it as a tied decoder."""
+        found = {}
+        for weight in {*ties, *ties.values()}:
+            for kind, name in self.reads(weight):
+                if kind == "norm":
+                    found[name] = ties.get(weight, weight)
+        return found
+
+    def _attention_roles(self) -> dict[str, str]:
+        roles: dict[str, str] = {}
+
+        def mark(node: Node, role: str) -> None:
+            for source in Trace.sources(node):
+                if source.node.kind == "linear" and source.node.name:
+                    roles.setdefault(source.node.name, role)
+
+        for node in self.trace.attention:
+            parents = [p for p in node.parents if isinstance(p, Node)][:3]
+            if node.function == "scaled_dot_product_attention":
+                for parent, role in zip(parents, "qkv", strict=False):
+                    mark(parent, role)
+            elif len(parents) >= 2:
+                left = {(s.node.kind, s.node.name) for s in Trace.sources(parents[0])}
+                if ("activation", "softmax") in left:
+                    mark(parents[1], "v")
+                else:
+                    mark(parents[0], "q")
+                    mark(parents[1], "k")
+        return roles
+
+
+def settle(
+    tensors: dict[str, TensorInfo],
+    model: nn.Module,
+    flow: Flow,
+    sizes: Mapping[str, int],
+    declared: Declaration,
+    honoured: bool,
+) -> dict[str, TensorInfo]:
+    """Adds kind, role and flow to each tensor, and turns the widths that are heads into `heads`."""
+    row_biases = {t.module for t in tensors.values() if t.name.endswith((".q_bias", ".v_bias"))}
+    ffn_width = min((d.size for t in tensors.values() for d in t.dims if d.axis == FFN), default=1)
+    fixed_parameters = {n for n, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    first = {t.template: n for n, t in reversed(tensors.items())}
+    settled: dict[str, TensorInfo] = {}
+    for name, info in tensors.items():
+        module = model.get_submodule(info.module)
+        weight = f"{info.module}.weight" if f"{info.module}.weight" in tensors else name
+        twin = first[tensors[weight].template]
+        seen = {weight, twin, *(t.name for t in tensors.values() if t.template == tensors[weight].template)}
+        writes = bool(seen & flow.writers) or name in flow.writers
+        kind = _kind(info, module, name, flow)
+        role = declared.role(name)
+        if role is None:
+            role = _role(name, weight, info, tensors[weight], seen, writes, flow)
+        dims = tuple(_fused_ffn(d, ffn_width) for d in info.dims)
+        if not honoured:
+            dims = _heads(dims, role)
+        if role == "qkv" and fused_inside_heads(name, info.module in row_biases):
+            dims = tuple(dataclasses.replace(d, by_head=True) if d.axis == HEADS and d.parts > 1 else d for d in dims)
+        axes = declared.axes_of(name)
+        if axes is not None:
+            dims = tuple(d if a is None else dataclasses.replace(d, axis=a) for d, a in zip(dims, axes, strict=True))
+        if not role:
+            role = "ffn_in" if dims[0].axis == FFN and dims[0].side == "out" else ""
+            role = "ffn_out" if len(dims) > 1 and dims[1].axis == FFN else role
+        reads = {k for w in seen for k, _ in flow.reads(w)}
+        settled[name] = dataclasses.replace(
+            info,
+            dims=dims,
+            kind=kind,
+            role=role,
+            writes_stream=writes and kind != "norm",
+            reads_norm=bool(reads) and reads <= {"norm"},
+            scaled_by=next((flow.scale_of[w] for w in seen if w in flow.scale_of), ""),
+            computed=name in fixed_parameters and any(d.axis == HEAD_DIM for d in dims),
+        )
+    return settled
+
+
+def _kind(info: TensorInfo, module: nn.Module, name: str, flow: Flow) -> str:
+    leaf = name.rpartition(".")[2]
+    if is_norm(module):
+        return "norm" if leaf == "weight" else "norm_bias"
+    if name in flow.scales and len(info.dims) == 1:
+        return "scale"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return "bias" if leaf == "bias" else "conv"
+    if isinstance(module, (nn.Linear, nn.MultiheadAttention)):
+        return "bias" if len(info.dims) == 1 else "linear"
+    if any(d.axis in ("relative_patches", "head_count") for d in info.dims):
+        return "table"
+    return "bias" if "bias" in leaf else "token"
+
+
+def _role(
+    name: str, weight: str, info: TensorInfo, matrix: TensorInfo, seen: set[str], writes: bool, flow: Flow
+) -> str:
+    if any(d.axis in (FFN, LABELS) for d in matrix.dims):
+        return ""
+    named = role_of(name)
+    flows = next((flow.attention_roles[w] for w in seen if w in flow.attention_roles), "")
+    if len(matrix.dims) >= 2 and matrix.dims[0].axis in (HIDDEN, HEADS, KV_HEADS) and matrix.dims[0].side == "out":
+        parts = matrix.dims[0].parts
+        if (flows or named) and not writes:
+            return "qkv" if parts == 3 else named if named not in ("", "qkv") else flows
+        if any(flow.reads_attention(w) for w in seen):
+            return "o"
+    if len(info.dims) == 1 and weight == name and named and info.dims[0].axis in (HIDDEN, HEADS):
+        return named  # a bare row bias, or one of a module that fuses its weights
+    return ""
+
+
+def _fused_ffn(dim: Dim, width: int) -> Dim:
+    if dim.axis == FFN and dim.parts == 1 and dim.size % width == 0:
+        return dataclasses.replace(dim, parts=dim.size // width)
+    return dim
+
+
+def _heads(dims: tuple[Dim, ...], role: str) -> tuple[Dim, ...]:
+    """Families without a head size of their own: a width written by q, k, v or read by o is heads x head size."""
+    turned = list(dims)
+    if role in ("q", "k", "v", "qkv") and dims[0].axis == HIDDEN:
+        turned[0] = dataclasses.replace(dims[0], axis=HEADS)
+    if role == "o" and len(dims) > 1 and dims[1].axis == HIDDEN:
+        turned[1] = dataclasses.replace(dims[1], axis=HEADS)
+    return tuple(turned)

@@ -1,0 +1,209 @@
+"""What flows where: one forward pass on `meta`, recorded function by function.
+
+Shapes cannot tell a width that lives in the residual stream from one that lives in the attention heads, nor a norm that
+reads the stream from one that writes it. The order of the functions can. The pass costs no arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from transformers import PreTrainedModel
+from transformers.activations import ACT2CLS
+
+
+_ACTIVATIONS = tuple({c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()} - {nn.Identity})
+_ACTIVATION_FUNCTIONS = {"gelu", "relu", "silu", "tanh", "sigmoid", "softmax", "mish", "elu", "leaky_relu", "erf", "exp", "celu"}
+_ATTENTION_FUNCTIONS = {"scaled_dot_product_attention", "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "multi_head_attention_forward"}
+_SCALINGS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__"}
+_PRODUCTS = {"linear", "conv1d", "conv2d"}
+
+
+@dataclass(eq=False)
+class Node:
+    """One recorded result."""
+
+    kind: str  # linear | conv | embedding | norm | activation | attention | parameter | through
+    parents: tuple[Any, ...] = ()
+    name: str = ""  # parameter or module name
+    function: str = ""
+
+
+@dataclass
+class Trace:
+    """The recorded graph.
+
+    Attributes:
+        norms: norm module -> its result's node, in order of execution.
+        products: weight name -> nodes of the products made with it.
+        layer_outputs: layer module name -> node of what it hands on.
+        attention: attention nodes in order.
+    """
+
+    norms: dict[str, Node] = field(default_factory=dict)
+    products: dict[str, list[Node]] = field(default_factory=dict)
+    layer_outputs: dict[str, Node] = field(default_factory=dict)
+    attention: list[Node] = field(default_factory=list)
+
+    @staticmethod
+    def sources(node: Node | None) -> Iterator[Source]:
+        """Nodes that reach `node` through sums, reshapes, picks and scales only."""
+        stack: list[Source] = [Source(node)] if node else []
+        seen: set[int] = set()
+        while stack:
+            current = stack.pop()
+            if id(current.node) in seen:
+                continue
+            seen.add(id(current.node))
+            if current.node.kind != "through":
+                yield current
+                continue
+            scaled = current.node.function in _SCALINGS
+            scale = next((p.name for p in current.node.parents if scaled and p.kind == "parameter"), current.scale)
+            for parent in current.node.parents:
+                stack.append(Source(parent, scaled and parent.kind == "parameter", scale))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A node that reaches another: as a factor (LayerScale), and scaled by which parameter on its way."""
+
+    node: Node
+    is_scale: bool = False
+    scale: str = ""
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """A normalisation over the last dimension: named so, holding nothing but vectors."""
+    named = "Norm" in type(module).__name__ and not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm))
+    own = list(module.parameters())
+    return named and bool(own) and all(p.dim() == 1 for p in own)
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, names: dict[int, str]) -> None:
+        super().__init__()
+        self.names, self.trace = names, Trace()
+        self.nodes: dict[int, Node] = {}
+        self.alive: list[torch.Tensor] = []  # ids are only unique while the tensors live
+        self.inside = 0  # depth inside a module that counts as one function
+
+    def node(self, tensor: torch.Tensor) -> Node | None:
+        if id(tensor) in self.names:
+            return Node("parameter", name=self.names[id(tensor)])
+        return self.nodes.get(id(tensor))
+
+    def keep(self, result: Any, node: Node) -> None:
+        for tensor in _tensors(result):
+            self.nodes[id(tensor)] = node
+            self.alive.append(tensor)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.inside or not any(True for _ in _tensors(result)):
+            return result
+        function = getattr(func, "__name__", None) or str(resolve_name(func)).rsplit(".", 1)[-1]
+        inputs = [*_tensors(args), *_tensors(kwargs)]
+        in_place = function.endswith("_") and (function.startswith("__i") or not function.startswith("__"))
+        if not in_place and any(result is tensor for tensor in inputs):
+            return result  # dropout in eval mode, contiguous: the same tensor
+        node = self.make(function, inputs)
+        if node.kind in _PRODUCT_KINDS:
+            self.trace.products.setdefault(node.name, []).append(node)
+        elif node.kind == "attention":
+            self.trace.attention.append(node)
+        self.keep(result, node)
+        return result
+
+    def make(self, function: str, inputs: list[torch.Tensor]) -> Node:
+        parents = tuple(n for n in map(self.node, inputs) if n is not None)
+        if function in _PRODUCTS:
+            weight = self.names.get(id(inputs[1]), "") if len(inputs) > 1 else ""
+            return Node("linear" if function == "linear" else "conv", parents[:1], weight, function)
+        if function == "embedding":
+            weights = [self.names[id(t)] for t in inputs if id(t) in self.names]
+            return Node("embedding", (), weights[0] if weights else "", function)
+        if function == "multi_head_attention_forward":
+            return self.fused_attention(inputs)
+        if function in _ATTENTION_FUNCTIONS:
+            return Node("attention", tuple(self.node(t) or Node("other") for t in inputs), "", function)
+        if function in _ACTIVATION_FUNCTIONS:
+            return Node("activation", parents, "softmax" if function == "softmax" else "", function)
+        return Node("through", parents, "", function)
+
+
+    def fused_attention(self, inputs: list[torch.Tensor]) -> Node:
+        weights = [self.names[id(t)] for t in inputs if id(t) in self.names and t.dim() == 2]
+        states = tuple(self.node(t) or Node("other") for t in inputs[:3])
+        for weight in weights[:-1]:
+            self.trace.products.setdefault(weight, []).append(Node("linear", states, weight, "linear"))
+        attention = Node("attention", states, "", "multi_head_attention_forward")
+        return Node("linear", (attention,), weights[-1], "linear")
+
+
+_PRODUCT_KINDS = ("linear", "conv", "embedding")
+
+
+def record(model: PreTrainedModel, inputs: dict[str, torch.Tensor], layers: set[str]) -> Trace:
+    """Runs `model` once on `inputs` and returns what flowed where. `layers` names the encoder layer modules."""
+    recorder = _Recorder({id(p): n for n, p in model.named_parameters()})
+    handles = []
+
+    def enter(module, args, kwargs):
+        recorder.inside += 1
+
+    def leave(module, args, kwargs, result, *, name, kind):
+        recorder.inside -= 1
+        if recorder.inside:
+            return
+        first = next(_tensors((args, kwargs)), None)
+        parent = recorder.node(first) if first is not None else None
+        node = Node(kind, (parent,) if parent else (), name)
+        if kind == "norm":
+            recorder.trace.norms.setdefault(name, node)
+        recorder.keep(result, node)
+
+    def leave_layer(module, args, kwargs, result, *, name):
+        first = next(_tensors(result), None)
+        node = recorder.node(first) if first is not None else None
+        if node is not None:
+            recorder.trace.layer_outputs[name] = node
+
+    for name, module in model.named_modules():
+        kind = "norm" if is_norm(module) else "activation" if isinstance(module, _ACTIVATIONS) else ""
+        if kind:
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(_named(leave, name=name, kind=kind), with_kwargs=True))
+        elif name in layers:
+            handles.append(module.register_forward_hook(_named(leave_layer, name=name), with_kwargs=True))
+    try:
+        with torch.no_grad(), recorder:
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return recorder.trace
+
+
+def _named(hook, **fixed):
+    def call(module, args, kwargs, result):
+        return hook(module, args, kwargs, result, **fixed)
+
+    return call

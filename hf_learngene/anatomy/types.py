@@ -1,0 +1,173 @@
+"""What is known of a model's tensors. Knows nothing of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+# Axes with a meaning of their own. Any other axis carries the name of the config field that drives it.
+HIDDEN, HEADS, FFN, LAYERS = "hidden", "heads", "ffn", "layers"
+HEAD_COUNT, HEAD_DIM, KV_HEADS = "head_count", "head_dim", "kv_heads"
+VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED = (
+    "vocab",
+    "positions",
+    "patches",
+    "relative_patches",
+    "kernel",
+    "labels",
+    "fixed",
+)
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension of a tensor.
+
+    Attributes:
+        axis: what it counts: `hidden`, `heads` (heads x head size, flat), `ffn`, `vocab`, `positions`, ..., `fixed`.
+        size: its length.
+        side: `out` where the tensor writes a vector along it, `in` where it reads one, `each` where it scales or
+            shifts the vector's entries one by one, `-` for a dimension that is not a feature (tokens, labels, taps).
+        parts: how many equal blocks are fused in it (3 for a fused q, k, v; 2 for a GLU; 2 for a cls + mean classifier).
+        by_head: whether the blocks lie inside each head (DeBERTa's `in_proj`), instead of one after another.
+        prefix: leading entries that are no positions (class token, distillation token, padding offset).
+    """
+
+    axis: str
+    size: int
+    side: str = "-"
+    parts: int = 1
+    by_head: bool = False
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One parameter of a model.
+
+    Attributes:
+        name: its in-memory name.
+        dims: its dimensions, in order.
+        layer: index of the encoder layer it belongs to, or None.
+        template: its name with the layer index replaced by `{}`.
+        kind: `linear`, `bias`, `norm`, `norm_bias`, `embedding`, `scale` (LayerScale), `token` (a bare vector or
+            table), `conv` or `table` (relative position biases).
+        role: `q`, `k`, `v`, `qkv`, `kv`, `o`, `ffn_in`, `ffn_out` or the empty string.
+        writes_stream: whether what it writes reaches a normalisation by sums alone (a writer of the residual stream).
+        reads_norm: whether it reads the output of a normalisation.
+        computed: whether the family's own initialisation gives its value (sinusoidal tables over the head size).
+        scaled_by: template of the LayerScale between it and the stream, or ''.
+        module: name of the module that holds it.
+    """
+
+    name: str
+    dims: tuple[Dim, ...]
+    layer: int | None = None
+    template: str = ""
+    kind: str = "linear"
+    role: str = ""
+    writes_stream: bool = False
+    reads_norm: bool = False
+    computed: bool = False
+    scaled_by: str = ""
+    module: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(d.size for d in self.dims)
+
+
+@dataclass(frozen=True)
+class NormInfo:
+    """One normalisation module, in order of execution.
+
+    Attributes:
+        name: the module.
+        layer: its encoder layer, or None.
+        axis: the axis it normalises.
+        reads: what its input is a sum of: a subset of `writer`, `norm`, `activation`, `attention`, `other`.
+        closes_layer: whether its output is what its layer hands on (post-norm).
+        writes_stream: whether its output is summed into the stream (post-norm, Swin-v2's residual norms).
+        eps_follows_config: whether its epsilon is the config's.
+    """
+
+    name: str
+    layer: int | None
+    axis: str
+    reads: frozenset[str]
+    closes_layer: bool = False
+    writes_stream: bool = False
+    eps_follows_config: bool = False
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Axes, roles, layers and ties of every parameter of one model, from its config alone.
+
+    Attributes:
+        tensors: every parameter by name; tied ones appear under their first name only.
+        ties: other name -> first name.
+        norms: normalisations in order of execution.
+        fields: canonical size name -> name in the config (`intermediate_size` -> `hidden_dim` in DistilBERT).
+        sizes: canonical size name -> value.
+        section: the nested config the sizes stand in (`vision_config`), or the empty string.
+        shared_layers: whether all layers share one set of weights (ALBERT).
+        rotary: whether positions enter by rotation of the head dimensions.
+        head_dim_honoured: whether the family reads `config.head_dim`.
+        eps_field: config field of the normalisations' epsilon, or None.
+        tied_readers: norm module -> tied weight that reads it as a decoder.
+    """
+
+    model_type: str
+    model_class: str
+    tensors: Mapping[str, TensorInfo]
+    ties: Mapping[str, str]
+    norms: tuple[NormInfo, ...]
+    fields: Mapping[str, str]
+    sizes: Mapping[str, int]
+    section: str = ""
+    shared_layers: bool = False
+    rotary: bool = False
+    head_dim_honoured: bool = False
+    eps_field: str | None = None
+    tied_readers: Mapping[str, str] = field(default_factory=dict)
+    grid: tuple[int, int] | None = None
+    linked: tuple[str, ...] = ()
+
+    @cached_property
+    def templates(self) -> dict[str, TensorInfo]:
+        """One tensor of each template."""
+        found: dict[str, TensorInfo] = {}
+        for info in self.tensors.values():
+            found.setdefault(info.template, info)
+        return found
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Parameters, tied ones counted once."""
+        total = 0
+        for info in self.tensors.values():
+            count = 1
+            for size in info.shape:
+                count *= size
+            total += count
+        return total
+
+    @property
+    def num_layers(self) -> int:
+        return self.sizes.get("num_hidden_layers", 0)
+
+    @property
+    def post_norm(self) -> bool:
+        """Whether each layer hands on the output of a normalisation (BERT), instead of a sum (ViT)."""
+        return any(n.closes_layer for n in self.norms)
+
+    def norms_that_need_multiples(self, axis: str = HIDDEN) -> list[NormInfo]:
+        """Normalisations of `axis` whose input is not a plain sum of writers.
+
+        Such an input cannot be given the mean of its own entries in the new places, so widths that are no whole
+        multiple are not exact there: post-norm layers, a normalised embedding, a norm after an activation.
+        """
+        return [n for n in self.norms if n.axis == axis and not n.reads <= {"writer"}]

@@ -1,0 +1,57 @@
+"""Typed errors. Every one is a `ValueError` that says what was given, what is allowed and what would work."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LearngeneError(ValueError):
+    """Base of every error this package raises for what a caller asked or supplied."""
+
+
+class UnknownOptionError(LearngeneError):
+    """A size field, method or method option that does not exist here."""
+
+
+class InvalidSizeError(LearngeneError):
+    """A size that no model of the family can have: not a positive integer, or not divisible as the family needs."""
+
+
+class DirectionError(LearngeneError):
+    """A method asked for a direction it cannot go: a selection asked to grow, or a lossless growth asked to shrink."""
+
+
+class LossyGrowthError(LearngeneError):
+    """A growth that cannot preserve the function, asked for without `allow_lossy=True`."""
+
+
+class UnsupportedFamilyError(LearngeneError):
+    """An architecture whose tensors cannot be told apart with certainty, or that is not an isotropic encoder."""
+
+
+class UnsupportedSourceError(LearngeneError):
+    """A source model in a state that cannot be resized: quantized, on several devices, on meta, or with adapters."""
+
+
+class CheckpointError(LearngeneError, OSError):
+    """A checkpoint that is absent, unreadable, or does not fill the model. An `OSError` too, as in transformers."""
+
+
+class OutputError(LearngeneError, OSError):
+    """An output folder that exists already, or could not be written whole."""
+
+
+class ProvenanceError(LearngeneError):
+    """A `config.learngene` record that this version of the package does not understand."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """A sentence that names the closest allowed spelling, or nothing when none is close.
+
+    Example:
+        >>> nearest("hiden_size", ["hidden_size", "vocab_size"])
+        " Did you mean 'hidden_size'?"
+    """
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,82 @@
+"""Maps through depth: which source layers a target layer is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one target layer comes from.
+
+    Attributes:
+        sources: (source layer, weight) pairs; one pair of weight 1 is a copy.
+        inserted: whether it is a new layer that must change nothing.
+    """
+
+    sources: tuple[tuple[int, float], ...]
+    inserted: bool = False
+
+    @property
+    def index(self) -> int:
+        """The source layer that counts most: it lends what cannot be mixed (a layer's type)."""
+        return max(self.sources, key=lambda pair: abs(pair[1]))[0]
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """One `Layer` for each target layer."""
+
+    layers: tuple[Layer, ...]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    @classmethod
+    def pick(cls, indices: Sequence[int]) -> LayerMap:
+        """Copies of the source layers at `indices`.
+
+        Example:
+            >>> [layer.index for layer in LayerMap.pick([0, 2, 4])]
+            [0, 2, 4]
+        """
+        return cls(tuple(Layer(((int(i), 1.0),)) for i in indices))
+
+    @classmethod
+    def mix(cls, rows: Sequence[Sequence[float]]) -> LayerMap:
+        """Each target layer a weighted sum of all source layers; `rows` is (target layers, source layers)."""
+        return cls(tuple(Layer(tuple((i, float(w)) for i, w in enumerate(row) if w)) for row in rows))
+
+    @classmethod
+    def insert(cls, old: int, new: int) -> LayerMap:
+        """The `old` layers in order, with `new - old` inserted ones behind them, the later layers served first.
+
+        Up to twice the depth this is LEMON's placement: each of the last `new - old` layers is followed by one.
+
+        Example:
+            >>> [(layer.index, layer.inserted) for layer in LayerMap.insert(2, 3)]
+            [(0, False), (1, False), (1, True)]
+        """
+        each, more = divmod(new - old, old)
+        layers = []
+        for i in range(old):
+            layers.append(Layer(((i, 1.0),)))
+            layers += [Layer(((i, 1.0),), inserted=True)] * (each + (i >= old - more))
+        return cls(tuple(layers))
+
+    def describe(self) -> str:
+        """A few words for the report."""
+        if all(len(layer.sources) == 1 and not layer.inserted for layer in self.layers):
+            picked = [layer.index for layer in self.layers]
+            if picked == list(range(len(picked))):
+                return f"first {len(picked)}" if picked else "none"
+            return ",".join(map(str, picked))
+        inserted = sum(layer.inserted for layer in self.layers)
+        return f"{inserted} inserted" if inserted else "mixed"

@@ -1,0 +1,89 @@
+"""A recipe for each target tensor, and their application, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_learngene.maps.steps import Context, Step
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one target tensor is made.
+
+    Attributes:
+        name: the target tensor.
+        shape: its shape.
+        sources: (source tensor, weight) pairs to be summed; none leaves the tensor to the model's own initialisation.
+        steps: what is done to the sum, in order.
+        reason: why it is fresh, if it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sources: tuple[tuple[str, float], ...] = ()
+    steps: tuple[Step, ...] = ()
+    reason: str = ""
+
+    @property
+    def fate(self) -> str:
+        """What becomes of the tensor, in a few words: `kept`, `selected 384 of 768`, `duplicated x2`, `fresh`."""
+        if not self.sources:
+            return f"fresh ({self.reason})" if self.reason else "fresh"
+        labels = list(dict.fromkeys(step.label for step in self.steps if step.label))
+        if len(self.sources) > 1:
+            labels.insert(0, f"mixed of {len(self.sources)} layers")
+        return ", ".join(labels) or "kept"
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Arithmetic is done in float32 or better, whatever the checkpoint's dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def apply(
+    source: Mapping[str, Tensor], recipes: Iterable[Recipe], seed: int = 0, share: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """Makes the target tensors, one at a time; fresh ones are left out.
+
+    Args:
+        source (`Mapping[str, Tensor]`): the source's state dict.
+        recipes (`Iterable[Recipe]`): one for each target tensor.
+        seed (`int`): for every random number that is drawn.
+        share (`bool`): whether a tensor that is kept as it is may share the source's memory.
+
+    Yields:
+        (name, tensor) in the source's dtype, on the source's device.
+
+    Example:
+        >>> dict(apply({"w": torch.ones(2)}, [Recipe("w", (2,), (("w", 1.0),))]))
+        {'w': tensor([1., 1.])}
+    """
+    for recipe in recipes:
+        if not recipe.sources:
+            continue
+        first = source[recipe.sources[0][0]]
+        if len(recipe.sources) == 1 and recipe.sources[0][1] == 1.0 and not recipe.steps:
+            yield recipe.name, first if share else first.detach().clone()
+            continue
+        dtype = compute_dtype(first.dtype)
+        context = Context(source.__getitem__, seed, recipe.name)
+        tensor = _mixed(source, recipe.sources, dtype)
+        for step in recipe.steps:
+            tensor = step(tensor, context)
+        yield recipe.name, tensor.to(first.dtype).contiguous()
+
+
+def _mixed(source: Mapping[str, Tensor], sources: tuple[tuple[str, float], ...], dtype: torch.dtype) -> Tensor:
+    name, weight = sources[0]
+    tensor = source[name].detach().to(dtype)
+    if len(sources) == 1 and weight == 1.0:
+        return tensor
+    tensor = tensor * weight
+    for name, weight in sources[1:]:
+        tensor.add_(source[name].detach().to(dtype), alpha=weight)
+    return tensor

@@ -1,0 +1,252 @@
+"""Steps: what is done to one tensor along one dimension.
+
+A step is a small frozen object with a call and a label. `Context` gives it the random numbers of its tensor and the
+other source tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Context:
+    """What a step may use besides the tensor: the source's other tensors, and random numbers of its own.
+
+    Attributes:
+        read: name -> source tensor.
+        seed: the caller's seed.
+        name: the target tensor, so that every tensor draws its own numbers whatever the order.
+    """
+
+    read: Callable[[str], Tensor]
+    seed: int = 0
+    name: str = ""
+    draws: int = 0
+
+    def generator(self) -> torch.Generator:
+        """A generator that depends on nothing but the seed, the tensor and the number of earlier draws."""
+        self.draws += 1
+        digest = hashlib.sha256(f"{self.seed}|{self.name}|{self.draws}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def normal(self, shape: tuple[int, ...] | torch.Size, std: float, dtype: torch.dtype) -> Tensor:
+        # drawn in float32: half the cost of float64, and the noise has no digits worth keeping
+        return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=self.generator()).to(dtype)
+
+
+class Step:
+    """Turns a tensor into a tensor. `label` is what the report says; an empty label says nothing."""
+
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        raise TypeError(f"{type(self).__name__} does not say what it does")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a dimension is fused of equal parts, and how to see it as (parts, rest)."""
+
+    dim: int
+    parts: int = 1
+    by_head: bool = False
+    heads: tuple[int, int] = (1, 1)  # source and target number of heads, where the parts lie inside each head
+
+    def apply(self, tensor: Tensor, act: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Runs `act(tensor, dim)` on each part alike: on one more dimension before `dim`."""
+        if self.parts == 1:
+            return act(tensor, self.dim)
+        before, after = tensor.shape[: self.dim], tensor.shape[self.dim + 1 :]
+        if self.by_head:
+            opened = tensor.reshape(*before, self.heads[0], self.parts, -1, *after).transpose(self.dim, self.dim + 1)
+            opened = opened.reshape(*before, self.parts, -1, *after)
+        else:
+            opened = tensor.reshape(*before, self.parts, -1, *after)
+        done = act(opened, self.dim + 1)
+        if self.by_head:
+            done = done.reshape(*before, self.parts, self.heads[1], -1, *after).transpose(self.dim, self.dim + 1)
+        return done.reshape(*before, -1, *after)
+
+
+def _along(vector: Tensor, tensor: Tensor, dim: int) -> Tensor:
+    """`vector` shaped to multiply `tensor` along `dim`."""
+    return vector.reshape([-1 if i == dim else 1 for i in range(tensor.dim())])
+
+
+@dataclass(frozen=True, eq=False)
+class Take(Step):
+    """Picks entries along a dimension; an index of -1 is a new entry.
+
+    Attributes:
+        index: (target size,) source entry of each target entry, int64.
+        new: what a new entry is: `zero`, `mean` (of all source entries), `random` (normal, `std`).
+        weights: with `mean`: name of a source vector that weighs the entries first (a LayerScale).
+        scale: factor for every entry.
+    """
+
+    blocks: Blocks
+    index: Tensor
+    label: str = ""
+    new: str = "zero"
+    std: float = 0.02
+    weights: str = ""
+    scale: float = 1.0
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        taken = self.blocks.apply(tensor, lambda part, dim: self._take(part, dim, context))
+        return taken.mul_(self.scale) if self.scale != 1.0 else taken
+
+    def _take(self, tensor: Tensor, dim: int, context: Context) -> Tensor:
+        is_new = self.index < 0
+        taken = tensor.index_select(dim, self.index.clamp_min(0))
+        count = int(is_new.sum())
+        if not count:
+            return taken
+        shape = [count if i == dim else n for i, n in enumerate(taken.shape)]
+        if self.new == "mean":
+            weighed = tensor * _along(context.read(self.weights).to(tensor), tensor, dim) if self.weights else tensor
+            value = weighed.mean(dim, keepdim=True).expand(shape)
+        elif self.new == "random":
+            value = context.normal(torch.Size(shape), self.std, taken.dtype)
+        elif self.new == "one":
+            value = torch.ones(shape, dtype=taken.dtype)
+        else:
+            value = torch.zeros(shape, dtype=taken.dtype)
+        return taken.index_copy_(dim, is_new.nonzero().flatten(), value.contiguous())
+
+
+@dataclass(frozen=True, eq=False)
+class Split(Step):
+    """Splits each source column over its copies, so that the copies sum to it: W_j = R_j + (W - sum R) / n.
+
+    Attributes:
+        index: (target size,) source entry of each target entry; -1 is a new column.
+        std: standard deviation of R; 0 splits equally.
+        new: what a new column is: `zero` or `random`.
+        cancel: drop W: the copies sum to nothing, a column with one copy is zero (LEMON's `cancelzero`).
+    """
+
+    blocks: Blocks
+    index: Tensor
+    label: str = ""
+    std: float = 0.0
+    new: str = "zero"
+    new_std: float = 0.02
+    cancel: bool = False
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return self.blocks.apply(tensor, lambda part, dim: self._split(part, dim, context))
+
+    def _split(self, tensor: Tensor, dim: int, context: Context) -> Tensor:
+        old = self.index >= 0
+        source = self.index.clamp_min(0)
+        copies = torch.zeros(tensor.shape[dim], dtype=torch.int64).index_add_(0, source[old], torch.ones_like(source[old]))
+        shares = torch.where(old, 1.0 / copies.clamp_min(1)[source].to(torch.float64), 0.0).to(tensor.dtype)
+        split = tensor.index_select(dim, source)
+        split = torch.zeros_like(split) if self.cancel else split.mul_(_along(shares, split, dim))
+        shared = (copies > 1)[source] & old
+        if self.std and bool(shared.any()):
+            noise = context.normal(split.shape, self.std, split.dtype)
+            noise.mul_(_along(shared.to(noise.dtype), noise, dim))
+            total = torch.zeros_like(tensor).index_add_(dim, source, noise)
+            split.add_(noise).sub_(total.index_select(dim, source).mul_(_along(shares * shared, split, dim)))
+        if self.new == "random" and not bool(old.all()):
+            places = (~old).nonzero().flatten()
+            shape = [len(places) if i == dim else n for i, n in enumerate(split.shape)]
+            split.index_copy_(dim, places, context.normal(torch.Size(shape), self.new_std, split.dtype))
+        return split
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix(Step):
+    """Multiplies along a dimension by a dense (target, source) matrix."""
+
+    blocks: Blocks
+    matrix: Tensor
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        def act(part: Tensor, dim: int) -> Tensor:
+            moved = part.movedim(dim, -1)
+            return (moved @ self.matrix.to(part.dtype).T).movedim(-1, dim).contiguous()
+
+        return self.blocks.apply(tensor, act)
+
+
+@dataclass(frozen=True)
+class Scale(Step):
+    """Multiplies everything by one number."""
+
+    factor: float
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return tensor * self.factor
+
+
+@dataclass(frozen=True)
+class Fill(Step):
+    """Replaces every entry by one number."""
+
+    value: float
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return torch.full_like(tensor, self.value)
+
+
+@dataclass(frozen=True)
+class Add(Step):
+    """Adds normal noise of a given standard deviation."""
+
+    std: float
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return tensor + context.normal(tensor.shape, self.std, tensor.dtype)
+
+
+def uniform_indices(old: int, new: int) -> Tensor:
+    """Evenly spaced entries: the index rule released with Weight Selection (arXiv 2311.18823).
+
+    A whole multiple takes every (old / new)-th entry from 0; any other size takes `round(linspace(0, old - 1, new))`,
+    half to even. The released code before its fix of September 2024 ran past the end there; this is the fixed rule.
+
+    Example:
+        >>> uniform_indices(6, 3).tolist(), uniform_indices(5, 3).tolist()
+        ([0, 2, 4], [0, 2, 4])
+    """
+    if old % new == 0:
+        return torch.arange(new) * (old // new)
+    return torch.linspace(0, old - 1, new, dtype=torch.float64).round().to(torch.int64)
+
+
+def dct_matrix(old: int, new: int) -> Tensor:
+    """Orthonormal DCT-II of size `old`, its low frequencies cut or zero-padded, inverse of size `new`, constants kept.
+
+    A constant vector stays that constant: an orthonormal transform alone would scale it by sqrt(old / new).
+
+    Returns:
+        `Tensor` of shape (new, old), float64.
+
+    Example:
+        >>> dct_matrix(4, 2).sum(1).tolist()
+        [1.0, 1.0]
+    """
+
+    def basis(size: int) -> Tensor:
+        frequency = torch.arange(size, dtype=torch.float64)[:, None]
+        place = torch.arange(size, dtype=torch.float64)[None]
+        rows = torch.cos(math.pi * frequency * (2 * place + 1) / (2 * size)) * math.sqrt(2 / size)
+        rows[0] *= math.sqrt(0.5)
+        return rows
+
+    kept = min(old, new)
+    return (basis(new)[:kept].T @ basis(old)[:kept]) * math.sqrt(new / old)

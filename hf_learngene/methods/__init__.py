@@ -1,0 +1,30 @@
+"""How each method fills the maps. One file per method; `register_method` makes it known by its name."""
+
+from hf_learngene.methods.base import Method, Paper, Request
+from hf_learngene.methods.front import Front
+from hf_learngene.methods.layers import Layers
+from hf_learngene.methods.lemon import Lemon
+from hf_learngene.methods.random import Random
+from hf_learngene.methods.recipes import recipes_for
+from hf_learngene.methods.registry import METHODS, make_method, register_method, registered_methods
+from hf_learngene.methods.weight_selection import WeightSelection
+
+
+for _method in (WeightSelection, Lemon, Layers, Random, Front):
+    register_method(_method)
+
+__all__ = [
+    "METHODS",
+    "Front",
+    "Layers",
+    "Lemon",
+    "Method",
+    "Paper",
+    "Random",
+    "Request",
+    "WeightSelection",
+    "make_method",
+    "recipes_for",
+    "register_method",
+    "registered_methods",
+]

@@ -1,0 +1,244 @@
+"""LEMON: a larger model with the same function (arXiv 2310.07999, ICLR 2024).
+
+Why it is exact. The residual stream is widened by copies, and what is left over by its own mean ("average expansion"):
+a normalisation then returns the copies of what it returned before, and zeros ("zero expansion"), if its weight is
+multiplied by eta and its epsilon by eta^2, eta^2 = k d / D. Whatever reads it splits each column over the copies.
+Notes on every formula, and what no construction can do, stand in docs/lemon.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy.types import HEAD_DIM, HEADS, HIDDEN, KV_HEADS
+from hf_learngene.errors import UnknownOptionError
+from hf_learngene.maps import Fill, LayerMap, Scale, Split, Step, Take
+from hf_learngene.methods.base import Method, Paper, Request
+from hf_learngene.methods.lemon_rules import check_growth, eta_of
+
+
+SYMMETRIES = ("proj", "equal")
+DEPTHS = ("allzero", "cancelzero")
+
+
+@dataclass(frozen=True)
+class Lemon(Method):
+    """Grows width, heads, head size, ffn and depth without changing the function (evaluation mode, same inputs).
+
+    Pre-norm families grow to any width, post-norm families and those that normalise something else than a sum of writers
+    to whole multiples. New layers of a post-norm family are exact up to the epsilon of its norms.
+
+    Args:
+        symmetry (`str`, *optional*, defaults to `"proj"`): how columns are split over copies: `proj` adds random parts
+            that cancel, so that copies diverge in training; `equal` splits equally, and the copies stay copies for ever.
+        depth (`str`, *optional*, defaults to `"allzero"`): new layers of pre-norm families: `allzero` zeroes what writes
+            the stream; `cancelzero` keeps it random, with copies whose columns cancel.
+        allow_lossy (`bool`, *optional*, defaults to `False`): permit widths that cannot be exact. The mean of the
+            norm's bias then stands in for a mean that depends on the input.
+
+    Source: paper, sections 3 and 4; the released post-norm depth script wipes the affine part of layers that are not
+    doubled (a bug), here every layer keeps it. Head size and any number of new layers are our extension.
+    """
+
+    name: ClassVar[str] = "lemon"
+    paper: ClassVar[Paper | None] = Paper("LEMON: Lossless Model Expansion", "2310.07999")
+    grows: ClassVar[bool] = True
+    summary: ClassVar[str] = "a larger model with the same function"
+
+    symmetry: str = "proj"
+    depth: str = "allzero"
+    allow_lossy: bool = False
+
+    def __post_init__(self) -> None:
+        for option, allowed in (("symmetry", SYMMETRIES), ("depth", DEPTHS), ("allow_lossy", (True, False))):
+            if getattr(self, option) not in allowed:
+                raise UnknownOptionError(f"{option} is one of {', '.join(map(str, allowed))}; it was {getattr(self, option)!r}.")
+
+    def repeats_positions(self) -> bool:
+        return True
+
+    def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
+        check_growth(source, sizes, self.allow_lossy)
+
+    def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
+        return LayerMap.pick(range(depth)) if source.shared_layers else LayerMap.insert(source.num_layers, depth)
+
+    def edits(self, source: Anatomy, sizes: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
+        eta = eta_of(source.sizes["hidden_size"], sizes["hidden_size"])
+        if eta == 1.0 or not scales_epsilon(source):
+            return {}
+        return {source.eps_field: config[source.eps_field] * eta**2}  # type: ignore[dict-item]
+
+    def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
+        return _Growth(self, request).steps(tensor)
+
+
+def scales_epsilon(source: Anatomy) -> bool:
+    """Whether the config's epsilon can be scaled: every norm follows it, and every norm is over the width.
+
+    Where it cannot, everything that writes the stream is multiplied by 1/eta instead: the variance then stays.
+    """
+    return source.eps_field is not None and all(n.eps_follows_config and n.axis == HIDDEN for n in source.norms)
+
+
+class _Growth:
+    """The steps of one growth."""
+
+    def __init__(self, method: Lemon, request: Request) -> None:
+        self.method, self.request, self.source = method, request, request.source
+        self.noise = request.std if method.symmetry == "proj" else 0.0
+        old, new = request.axis_sizes[HIDDEN]
+        self.eta, self.multiple = eta_of(old, new), new // old
+        self.lossy = self.eta != 1.0 and bool(self.source.norms_that_need_multiples())
+        norms = {n.name: n for n in self.source.norms}
+        self.norm_of = {t.template: norms.get(t.module) for t in self.source.tensors.values() if t.kind.startswith("norm")}
+        self.closing = {t for t, n in self.norm_of.items() if n is not None and n.closes_layer}
+
+    def steps(self, tensor: TensorInfo) -> list[Step]:
+        layer = self.request.layer_map[tensor.layer] if tensor.layer is not None else None
+        inserted = layer is not None and layer.inserted
+        steps: list[Step] = []
+        for dim, axis, side, old, new in self.request.width_dims(tensor):
+            steps.append(self.widen(tensor, dim, axis, side, old, new, inserted))
+        steps += self.rescale(tensor)
+        if tensor.layer is not None:
+            steps += self.deepen(tensor, inserted)
+        return steps
+
+    # ---- width
+
+    def widen(self, tensor: TensorInfo, dim: int, axis: str, side: str, old: int, new: int, inserted: bool) -> Step:
+        blocks = self.request.blocks(tensor, dim)
+        index = self.index(axis, old, new)
+        label = _label(old, new)
+        if side == "in":
+            inside = axis == HIDDEN and tensor.layer is not None and tensor.reads_norm and not self.lossy
+            cancel = inserted and not self.source.post_norm and self.method.depth == "cancelzero" and tensor.writes_stream
+            new_columns = "random" if inside else "zero"  # they read exact zeros, or the mean that must not count twice
+            return Split(blocks, index, label, self.request.std if cancel else self.noise, new_columns, self.request.std, cancel)
+        if axis == HIDDEN:
+            return self.widen_stream(tensor, blocks, index, label, side)
+        if axis in (HEADS, KV_HEADS, HEAD_DIM):
+            # one of q and k must be zero in the new places of a head; both would leave them without a gradient
+            fresh = "random" if tensor.role in ("q", "v") and len(tensor.dims) > 1 else "zero"
+            if tensor.role == "qkv":
+                return _FusedHeads(blocks, index, label, std=self.request.std, matrix=len(tensor.dims) > 1, q_scale=self.q_scale)
+            return Take(blocks, index, label, fresh, self.request.std)
+        return Take(blocks, index, label)
+
+    def widen_stream(self, tensor: TensorInfo, blocks, index: Tensor, label: str, side: str) -> Step:
+        if side == "each":
+            if tensor.kind == "norm":
+                return Take(blocks, index, label, "mean", scale=self.eta)
+            if tensor.kind == "norm_bias":
+                return Take(blocks, index, label, "mean" if self.lossy else "zero")
+            return Take(blocks, index, label, "one")
+        if tensor.kind == "scale":  # the writer's new rows already hold the mean of what was scaled
+            return Take(blocks, index, label, "one")
+        if tensor.writes_stream or self.lossy:
+            scaled = tensor.scaled_by.format(self.source_layer(tensor)) if tensor.scaled_by else ""
+            return Take(blocks, index, label, "mean", weights=scaled)
+        return Take(blocks, index, label, "random" if len(tensor.dims) > 1 else "zero", self.request.std)
+
+    def source_layer(self, tensor: TensorInfo) -> int:
+        return self.request.layer_map[tensor.layer].index if tensor.layer is not None else 0
+
+    def index(self, axis: str, old: int, new: int) -> Tensor:
+        """Source entry of each target entry; -1 where there is none."""
+        if axis == HIDDEN:
+            place = torch.arange(new)
+            return torch.where(place < self.multiple * old, place % old, -1)
+        if axis in (HEADS, KV_HEADS):
+            (heads, size), (new_heads, new_size) = self.request.heads
+            if axis == KV_HEADS:
+                heads, new_heads = old // size, new // new_size
+            head = torch.arange(new_heads) % heads
+            inside = torch.arange(new_size)
+            return torch.where(inside[None] < size, head[:, None] * size + inside[None], -1).flatten()
+        if axis == HEAD_DIM:
+            place = torch.arange(new)
+            return torch.where(place < old, place, -1)
+        return torch.arange(new) % old  # ffn, head counts and a family's own widths: copies in turn
+
+    @property
+    def q_scale(self) -> float:
+        (_, size), (_, new_size) = self.request.heads
+        return math.sqrt(new_size / size)
+
+    def rescale(self, tensor: TensorInfo) -> list[Step]:
+        steps: list[Step] = []
+        if tensor.role == "q" and self.q_scale != 1.0 and any(d.axis == HEADS for d in tensor.dims):
+            steps.append(Scale(self.q_scale))  # scores are divided by the root of the larger head size
+        if self.eta != 1.0 and not scales_epsilon(self.source) and tensor.writes_stream and any(d.axis == HIDDEN for d in tensor.dims):
+            steps.append(Scale(1.0 / self.eta))
+        norm = self.norm_of.get(tensor.template)
+        if norm is not None and norm.name in self.source.tied_readers:
+            old, new = self.request.axis_sizes[tensor.dims[0].axis]
+            if new != old:
+                steps.append(Scale(old / (new // old * old)))  # the tied decoder sums over the copies
+        return steps
+
+    # ---- depth
+
+    def deepen(self, tensor: TensorInfo, inserted: bool) -> list[Step]:
+        norm = self.norm_of.get(tensor.template)
+        is_norm = tensor.kind.startswith("norm")
+        if self.source.post_norm:
+            layers = self.request.layer_map
+            followed = tensor.layer is not None and tensor.layer + 1 < len(layers) and layers[tensor.layer + 1].inserted
+            plain = inserted if tensor.template not in self.closing else followed
+            if is_norm and norm is not None and norm.writes_stream and plain:
+                # a norm without affine part returns what it is given, up to epsilon; the last one carries the affine
+                return [Fill(1.0 if tensor.kind == "norm" else 0.0, "identity")]
+            return [Fill(0.0, "new layer")] if inserted and self.writes_residual(tensor) else []
+        if not inserted:
+            return []
+        if is_norm and norm is not None and norm.writes_stream:
+            return [Fill(0.0, "new layer")]
+        if self.writes_residual(tensor):
+            cancels = self.method.depth == "cancelzero" and len(tensor.dims) > 1
+            grown = {d[1] for d in self.request.width_dims(tensor) if d[2] == "in"}
+            return [] if cancels and grown else [Fill(0.0, "new layer")]
+        return []
+
+    @staticmethod
+    def writes_residual(tensor: TensorInfo) -> bool:
+        return tensor.writes_stream and tensor.kind in ("linear", "bias", "conv", "token")
+
+
+@dataclass(frozen=True, eq=False)
+class _FusedHeads(Step):
+    """Heads of a fused q, k, v: each part is widened as its own role asks."""
+
+    blocks: Any
+    index: Tensor
+    label: str = ""
+    std: float = 0.02
+    matrix: bool = True
+    q_scale: float = 1.0
+
+    def __call__(self, tensor: Tensor, context) -> Tensor:
+        def act(parts: Tensor, dim: int) -> Tensor:
+            place = dim - 1
+            done = []
+            for role, part in zip("qkv", parts.unbind(place), strict=True):
+                fresh = "random" if role in "qv" and self.matrix else "zero"
+                taken = Take(type(self.blocks)(place), self.index, "", fresh, self.std)(part, context)
+                done.append(taken * self.q_scale if role == "q" else taken)
+            return torch.stack(done, place)
+
+        return self.blocks.apply(tensor, act)
+
+
+def _label(old: int, new: int) -> str:
+    times, rest = divmod(new, old)
+    if times == 1:
+        return f"extended {old} → {new}"
+    return f"duplicated ×{times}" + (f" and {rest} more" if rest else "")

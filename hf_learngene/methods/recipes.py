@@ -1,0 +1,102 @@
+"""From a request and a method to one recipe for each target tensor: what all methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hf_learngene.anatomy import TensorInfo
+from hf_learngene.anatomy.types import KERNEL, LABELS, PATCHES, POSITIONS, RELATIVE
+from hf_learngene.maps import Recipe, Step
+from hf_learngene.maps.geometry import (
+    FirstRows,
+    MixChannels,
+    RepeatLine,
+    ResampleGrid,
+    ResampleKernel,
+    ResampleLine,
+    ResampleRelative,
+)
+from hf_learngene.methods.base import HEAD_COUNT, Method, Request
+
+
+def recipes_for(request: Request, method: Method, missing: frozenset[str] = frozenset()) -> Iterator[Recipe]:
+    """One recipe for each tensor of the target, in its order.
+
+    Args:
+        request (`Request`): source and target.
+        method (`Method`): fills the widths and the depth.
+        missing (`frozenset[str]`): source tensors that the checkpoint did not hold: nothing is taken from them.
+    """
+    for name, tensor in request.target.tensors.items():
+        sources, reason = _sources(tensor, request, method, missing)
+        steps: list[Step] = []
+        if sources:
+            old = request.source.tensors[sources[0][0]]
+            geometry, reason = _geometry(old, tensor, request, method)
+            if geometry is None:
+                sources = ()
+            else:
+                steps = [*geometry, *method.steps(tensor, request)]
+        yield Recipe(name, tensor.shape, sources, tuple(steps), reason)
+
+
+def _sources(
+    tensor: TensorInfo, request: Request, method: Method, missing: frozenset[str]
+) -> tuple[tuple[tuple[str, float], ...], str]:
+    if not method.keeps(tensor, request):
+        return (), "initialised"
+    if tensor.computed:
+        return (), "computed"
+    if tensor.layer is None:
+        names = [(tensor.name, 1.0)]
+    else:
+        layer = request.layer_map[tensor.layer]
+        names = [(tensor.template.format(i), weight) for i, weight in layer.sources]
+    present = tuple((n, w) for n, w in names if n in request.source.tensors and n not in missing)
+    if not present:
+        return (), "not in the checkpoint" if any(n in missing for n, _ in names) else "not in the source"
+    return present, ""
+
+
+def _geometry(
+    old: TensorInfo, new: TensorInfo, request: Request, method: Method
+) -> tuple[list[Step] | None, str]:
+    """Steps for everything that is no width; None where the tensor has to start anew."""
+    steps: list[Step] = []
+    patch_dims = []
+    for i, (a, b) in enumerate(zip(old.dims, new.dims, strict=True)):
+        if a.size == b.size:
+            if a.axis in (PATCHES, RELATIVE) and request.source.grid != request.target.grid:
+                steps.append(_grid_step(a.axis, i, a.prefix, request))  # 8x2 and 4x4 patches are as many
+            continue
+        if a.axis == LABELS:
+            return None, f"{b.size} labels instead of {a.size}"
+        if "+" in a.axis:
+            return None, f"other {a.axis.replace('+', ' and ')}"
+        if a.axis in (PATCHES, RELATIVE):
+            steps.append(_grid_step(a.axis, i, a.prefix, request))
+        elif a.axis == POSITIONS:
+            step = RepeatLine if method.repeats_positions() and b.size > a.size else ResampleLine
+            word = "repeated" if step is RepeatLine else "interpolated"
+            steps.append(step(i, b.size, a.prefix, f"{word} {a.size} → {b.size} positions"))
+        elif a.axis == KERNEL:
+            patch_dims.append(i)
+        elif a.axis == "num_channels":
+            steps.append(MixChannels(i, b.size, f"channels {a.size} → {b.size}"))
+        elif a.side == "-" and a.axis != HEAD_COUNT:
+            word = "first" if b.size < a.size else "extended"
+            steps.append(FirstRows(i, b.size, request.std, f"{word} {min(a.size, b.size)} of {max(a.size, b.size)}"))
+    if patch_dims and request.patches:
+        source, target = request.patches
+        label = f"kernel {source[0]}×{source[1]} → {target[0]}×{target[1]}"
+        steps.append(ResampleKernel(source, target, label))
+    return steps, ""
+
+
+def _grid_step(axis: str, dim: int, prefix: int, request: Request) -> Step:
+    source, target = request.source.grid, request.target.grid
+    if source is None or target is None:
+        raise TypeError("a table over patches needs an image grid")
+    label = f"interpolated {source[0]}×{source[1]} → {target[0]}×{target[1]}"
+    kind = ResampleGrid if axis == PATCHES else ResampleRelative
+    return kind(dim, source, target, prefix, label)

@@ -1,0 +1,49 @@
+"""`ResizableMixin`: `from_pretrained_resized` on a class of one's own."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+from hf_learngene.methods import Method
+from hf_learngene.resize.loading import load_resized
+
+
+class ResizableMixin:
+    """Adds `from_pretrained_resized` to a model class. Put it before the class.
+
+    Example:
+        >>> from transformers import ViTForImageClassification
+        >>> class MyViT(ResizableMixin, ViTForImageClassification): ...
+        >>> MyViT.from_pretrained_resized  # doctest: +ELLIPSIS
+        <bound method ResizableMixin.from_pretrained_resized of <class '...MyViT'>>
+    """
+
+    @classmethod
+    def from_pretrained_resized(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        method: str | Method = "auto",
+        params: str | int | float | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> Self:
+        """Loads a checkpoint and gives it another size.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): a Hub id or a folder.
+            method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` (the same function) and
+                shrinks with `weight_selection`.
+            params (`str`, `int` or `float`, *optional*): a parameter budget, `"20M"` or a share such as `0.25`.
+            seed (`int`, *optional*, defaults to 0): for every random number.
+            **kwargs: sizes by the config's field names (`hidden_size=384`), options of the method, and any keyword of
+                `from_pretrained` (`revision`, `token`, `dtype`, `cache_dir`, `num_labels`, `id2label`, ...).
+
+        Returns:
+            A model of this class at the new size, in eval mode.
+
+        Raises:
+            LearngeneError: a `ValueError` that says what was given, what is allowed and the nearest thing that works.
+        """
+        return load_resized(pretrained_model_name_or_path, cls, method=method, params=params, seed=seed, **kwargs)  # type: ignore[arg-type,return-value]

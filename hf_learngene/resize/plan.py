@@ -1,0 +1,197 @@
+"""`plan`: what a resize would do, before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy, anatomy_like, anatomy_of
+from hf_learngene.anatomy.fields import as_pair, section
+from hf_learngene.errors import DirectionError
+from hf_learngene.maps import Recipe
+from hf_learngene.methods import Lemon, Method, Request, WeightSelection, make_method, recipes_for
+from hf_learngene.methods.base import WIDTHS
+from hf_learngene.methods.weight_selection import flat_heads, source_axes
+from hf_learngene.resize import budget
+from hf_learngene.resize.sizes import check_names, complete, describe, target_config
+from hf_learngene.resize.table import plan_table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One method from one size to another. A mixed resize has two."""
+
+    method: Method
+    request: Request
+    config: PreTrainedConfig
+    recipes: tuple[Recipe, ...]
+    sizes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TensorFate:
+    """What becomes of one tensor.
+
+    Attributes:
+        name: the target tensor.
+        shape: its shape, and `source_shape` that of the tensor it comes from (None if fresh).
+        fate: `kept`, `selected 384 of 768`, `duplicated ×2`, `interpolated 14×14 → 16×16`, `fresh (...)`, ...
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source_shape: tuple[int, ...] | None
+    fate: str
+
+    @property
+    def fresh(self) -> bool:
+        return self.source_shape is None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a resize does. `print` shows a table of what becomes of each tensor.
+
+    Attributes:
+        target_config: the config of the result.
+        num_parameters: its parameters, tied ones counted once; `source_parameters` those of the source.
+        tensors: one `TensorFate` for each tensor of the result.
+        method: name of the method, both names joined by `+` for a mixed resize.
+        seed: for every random number.
+    """
+
+    target_config: PreTrainedConfig
+    source_config: PreTrainedConfig
+    model_class: type[PreTrainedModel]
+    stages: tuple[Stage, ...] = field(repr=False)
+    seed: int = 0
+
+    @property
+    def source(self) -> Anatomy:
+        return self.stages[0].request.source
+
+    @property
+    def target(self) -> Anatomy:
+        return self.stages[-1].request.target
+
+    @property
+    def num_parameters(self) -> int:
+        return self.target.num_parameters
+
+    @property
+    def source_parameters(self) -> int:
+        return self.source.num_parameters
+
+    @property
+    def method(self) -> str:
+        return "+".join(stage.method.name for stage in self.stages)
+
+    @property
+    def changes(self) -> str:
+        """The sizes that change, in a line."""
+        sizes = self.stages[-1].sizes
+        return describe(sizes, {**self.source.sizes, **_raw(self.source_config, self.source, sizes)})
+
+    @property
+    def tensors(self) -> list[TensorFate]:
+        fates: dict[str, TensorFate] = {}
+        for stage in self.stages:
+            previous, fates = fates, {}
+            for recipe in stage.recipes:
+                first = recipe.sources[0][0] if recipe.sources else None
+                before = previous.get(first) if first else None
+                if first is None or (before is not None and before.fresh):
+                    fates[recipe.name] = TensorFate(recipe.name, recipe.shape, None, before.fate if before else recipe.fate)
+                    continue
+                shape = before.source_shape if before else stage.request.source.tensors[first].shape
+                words = [w for w in ((before.fate if before else "kept"), recipe.fate) if w != "kept"]
+                fates[recipe.name] = TensorFate(recipe.name, recipe.shape, shape, ", then ".join(words) or "kept")
+        return list(fates.values())
+
+    def __str__(self) -> str:
+        return plan_table(self)
+
+
+def _raw(config: PreTrainedConfig, anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    part = section(config, anatomy.section)
+    found = {n: getattr(part, anatomy.fields.get(n, n), None) for n in sizes if n not in anatomy.sizes}
+    return {n: v for n, v in found.items() if v is not None}
+
+
+def make_plan(
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    sizes: Mapping[str, Any],
+    method: str | Method = "auto",
+    options: Mapping[str, Any] | None = None,
+    params: str | int | float | None = None,
+    seed: int = 0,
+    missing: frozenset[str] = frozenset(),
+) -> Plan:
+    """The plan for a config and a class. `plan` is the verb for people; this is what it and `resize` share."""
+    chosen = make_method(method, dict(options or {}))
+    source = anatomy_of(config, model_class)
+    wanted = check_names(source, sizes)
+    if params is not None:
+        wanted = {**budget.fit(source, params, wanted), **wanted}
+    if chosen is not None:
+        wanted = {**chosen.implied_sizes(source.sizes), **wanted}
+    full = complete(source, config, wanted)
+    stages = [(chosen, full)] if chosen is not None else _auto(source, config, full)
+    built: list[Stage] = []
+    start = config
+    for one, stage_sizes in stages:
+        built.append(_stage(one, start, model_class, stage_sizes, seed, frozenset() if built else missing))
+        start = built[-1].config
+    return Plan(start, config, model_class, tuple(built), seed)
+
+
+def _stage(
+    method: Method,
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    sizes: Mapping[str, Any],
+    seed: int,
+    missing: frozenset[str],
+) -> Stage:
+    source = anatomy_of(config, model_class)
+    method.check(source, sizes)
+    layer_map = method.depth_map(source, sizes["num_hidden_layers"])
+    part = section(config, source.section)
+    edits = method.edits(source, sizes, part.to_dict())
+    new_config = target_config(config, source, sizes, layer_map, edits)
+    target = anatomy_like(source, new_config, model_class)
+    patches = None
+    if source.grid is not None:
+        new_part = section(new_config, source.section)
+        patches = as_pair(part.patch_size), as_pair(new_part.patch_size)
+    std = float(getattr(part, "initializer_range", 0.02) or 0.02)
+    request = Request(source, target, layer_map, seed, std, patches)
+    recipes = tuple(recipes_for(request, method, missing))
+    return Stage(method, request, new_config, recipes, sizes)
+
+
+def _auto(source: Anatomy, config: PreTrainedConfig, sizes: Mapping[str, Any]) -> list[tuple[Method, dict[str, Any]]]:
+    """Grow by lemon, shrink by weight selection; mixed: first shrink what shrinks, then grow the rest."""
+    names = [n for n in (*WIDTHS, "num_hidden_layers", "mlp_ratio", *source_axes(source)) if n in sizes and n in source.sizes]
+    old, new = dict(source.sizes), dict(sizes)
+    grows = [n for n in names if new[n] > old[n]]
+    shrinks = [n for n in names if new[n] < old[n]]
+    if flat_heads(new) == flat_heads(old):  # the same heads cut otherwise: a selection takes them flat
+        grows, shrinks = ([n for n in x if n not in ("num_attention_heads", "head_dim")] for x in (grows, shrinks))
+    if not grows:
+        return [(WeightSelection(), dict(sizes))]
+    if not shrinks:
+        return [(Lemon(), dict(sizes))]
+    middle = {**sizes, **{n: old[n] for n in grows}}
+    if "hidden_size" in grows:
+        middle.update({n: v for n, v in source.sizes.items() if n in source.linked}, hidden_size=old["hidden_size"])
+    if not source.head_dim_honoured and middle["num_attention_heads"] * middle["head_dim"] != middle["hidden_size"]:
+        raise DirectionError(
+            f"Shrinking {', '.join(shrinks)} and growing {', '.join(grows)} in one go has no size in between that "
+            f"`{source.model_type}` can have: the heads must fill the width. Resize in two calls, with sizes of your choice."
+        )
+    return [(WeightSelection(), middle), (Lemon(), dict(sizes))]

@@ -1,0 +1,71 @@
+"""`config.learngene`: where a resized model comes from, in plain words that travel with its config."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_learngene._version import __version__
+from hf_learngene.errors import ProvenanceError
+from hf_learngene.resize.plan import Plan
+
+
+FORMAT = 1
+
+
+def record(plan: Plan, source: str | None, commit: str | None) -> dict[str, Any]:
+    """The record written to `config.learngene`.
+
+    Of a local source only the folder's name is kept: nothing of the machine goes into a config.
+    """
+    sizes = plan.stages[-1].sizes
+    changed = {n: v for n, v in sizes.items() if plan.source.sizes.get(n, v) != v}
+    return {
+        "format": FORMAT,
+        "package_version": __version__,
+        "source": public_name(source) if source else None,
+        "source_commit": commit,
+        "stages": [{"method": s.method.name, "options": _plain(s.method.options())} for s in plan.stages],
+        "seed": plan.seed,
+        "sizes": _plain(changed),
+        "history": history(plan.source_config),
+    }
+
+
+def history(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """Records of earlier resizes, oldest first."""
+    before = getattr(config, "learngene", None)
+    if not before:
+        return []
+    return [*before.get("history", []), {k: v for k, v in before.items() if k != "history"}]
+
+
+def check(config: PreTrainedConfig) -> None:
+    """Refuses a record that a newer version of the package wrote.
+
+    Raises:
+        ProvenanceError: says both versions.
+    """
+    before = getattr(config, "learngene", None)
+    if before is None:
+        return
+    if not isinstance(before, dict) or not isinstance(before.get("format"), int):
+        raise ProvenanceError(f"config.learngene is no record of this package: {before!r}. Remove it from config.json to go on.")
+    if before["format"] > FORMAT:
+        raise ProvenanceError(
+            f"config.learngene has format {before['format']}, written by hf_learngene {before.get('package_version', '?')}; "
+            f"this is {__version__} and understands up to format {FORMAT}. Upgrade with `pip install -U hf_learngene`."
+        )
+
+
+def public_name(source: str) -> str:
+    """A Hub id as it is; of a local path, its last part."""
+    source = os.fspath(source)
+    local = os.path.isdir(source) or os.path.isabs(source) or source.startswith((".", "~")) or source.count("/") > 1
+    return os.path.basename(os.path.normpath(source)) if local else source
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}

@@ -1,0 +1,154 @@
+"""`resize`: a model in memory to a model of another size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from hf_learngene.errors import UnsupportedSourceError
+from hf_learngene.maps import apply
+from hf_learngene.methods import Method
+from hf_learngene.resize import provenance
+from hf_learngene.resize.plan import Plan, make_plan
+
+
+logger = logging.get_logger(__name__)
+
+
+def resize(
+    model: PreTrainedModel,
+    *,
+    method: str | Method = "auto",
+    params: str | int | float | None = None,
+    seed: int = 0,
+    **sizes_and_options: Any,
+) -> PreTrainedModel:
+    """A model of another size, started from `model`. The source is left as it is.
+
+    Args:
+        model (`PreTrainedModel`): an encoder of a native transformers class, with any head.
+        method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with
+            `weight_selection`; see `registered_methods()`.
+        params (`str`, `int` or `float`, *optional*): a parameter budget (`"20M"`, or a share such as `0.25`): width and
+            depth are chosen in the source's proportions.
+        seed (`int`, *optional*, defaults to 0): for every random number: equal seeds give equal models.
+        **sizes_and_options: sizes by the config's own field names (`hidden_size=384`, `num_hidden_layers=6`, ...), and
+            options of the method (`element_selection="consecutive"`).
+
+    Returns:
+        `PreTrainedModel` of the same class, in eval mode, in the source's dtype and on its device, with
+        `config.learngene` telling where it comes from.
+
+    Raises:
+        LearngeneError: a `ValueError` for everything that cannot be done, before any weight is touched.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> big = BertModel(BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2, vocab_size=30))
+        >>> small = resize(big, hidden_size=8, num_hidden_layers=1)
+        >>> small.config.hidden_size, small.config.num_attention_heads, small.config.learngene["stages"][0]["method"]
+        (8, 1, 'weight_selection')
+    """
+    from hf_learngene.resize.request import split_options
+
+    check_source(model)
+    sizes, options = split_options(sizes_and_options, method)
+    provenance.check(model.config)
+    made = make_plan(model.config, type(model), sizes, method, options, params, seed)
+    return carry_out(made, model, model.config._name_or_path or None, getattr(model.config, "_commit_hash", None))
+
+
+def check_source(model: PreTrainedModel) -> None:
+    """Refuses a model whose weights cannot be read as they are.
+
+    Raises:
+        UnsupportedSourceError: says what is in the way and how to get rid of it.
+    """
+    if not isinstance(model, PreTrainedModel):
+        hint = " Call merge_and_unload() on it first." if hasattr(model, "merge_and_unload") else ""
+        raise UnsupportedSourceError(f"resize takes a transformers model; this is a {type(model).__name__}.{hint}")
+    if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
+        raise UnsupportedSourceError(
+            "The model is quantized; packed weights cannot be resized. Load it without quantization_config, resize, then quantize."
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UnsupportedSourceError("The model carries adapters. Merge or delete them, resize, then add adapters anew.")
+    devices = {p.device for p in model.parameters()}
+    if len(devices) > 1 or getattr(model, "hf_device_map", None) and len(set(model.hf_device_map.values())) > 1:
+        raise UnsupportedSourceError(
+            f"The model is spread over {', '.join(sorted(map(str, devices)))}. Load it on one device (device_map=None), resize, "
+            "then spread the result."
+        )
+    if devices == {torch.device("meta")}:
+        raise UnsupportedSourceError("The model is on meta and has no weights. `plan` needs none; `resize` does.")
+    sharded = [n for n, p in model.named_parameters() if type(p.data).__name__ == "DTensor"]
+    if sharded:
+        raise UnsupportedSourceError(f"`{sharded[0]}` is a slice on this process (DTensor). Resize before you shard.")
+
+
+def carry_out(plan: Plan, model: PreTrainedModel, source: str | None, commit: str | None) -> PreTrainedModel:
+    """Makes the model that a plan describes."""
+    current = model
+    for number, stage in enumerate(plan.stages):
+        last = number == len(plan.stages) - 1
+        config = stage.config
+        if last:
+            config.learngene = provenance.record(plan, source, commit)
+        current = _make(type(model), config, current, stage, plan.seed)
+    fresh = [t.name for t in plan.tensors if t.fresh]
+    if fresh and plan.method != "random":
+        logger.warning_once(f"Newly initialised, not from the source: {', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''}")
+    return current
+
+
+def _make(model_class, config, model: PreTrainedModel, stage, seed: int) -> PreTrainedModel:
+    with torch.no_grad():
+        state = dict(apply(_State(model), stage.recipes, seed))
+    device = next(model.parameters()).device
+    with _seeded(seed), _quiet():
+        made = model_class.from_pretrained(None, config=config, state_dict=state, dtype=model.dtype, device_map=None)
+    made.name_or_path = model.name_or_path
+    return made.to(device) if device.type != "cpu" else made
+
+
+class _State(Mapping):
+    """The source's parameters by name, without the copies that `state_dict` hooks may make."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.tensors = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False)}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Fresh tensors are drawn under the seed, and the caller's random state is as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What is newly initialised is said once, by us, in the plan's words."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,224 @@
+"""From what the caller asks for to the target's config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy.fields import ALIASES, as_pair, changed, per_layer_lists, section
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError, nearest
+from hf_learngene.maps import LayerMap
+from hf_learngene.methods.weight_selection import flat_heads
+
+
+_FIXED_SIZES = ("num_labels",)
+
+
+def canonical(anatomy: Anatomy, name: str) -> str | None:
+    """Canonical name of a size field that this family has, from any of its spellings; None if it has none."""
+    known = {**anatomy.fields, **dict.fromkeys(_FIXED_SIZES, "num_labels")}
+    if name in known:
+        return name
+    for size, native in known.items():
+        if name == native or name in ALIASES.get(size, ()):
+            return size
+    if name == "head_dim" and anatomy.head_dim_honoured:
+        return name
+    if name == "intermediate_size" and "mlp_ratio" in anatomy.fields:
+        return name
+    return None
+
+
+def size_names(anatomy: Anatomy) -> list[str]:
+    """Every size this family can be asked for, in the family's own spelling."""
+    names = [native for size, native in anatomy.fields.items() if "+" not in size]
+    extra = ["head_dim"] if anatomy.head_dim_honoured and "head_dim" not in names else []
+    return sorted({*names, *extra, *_FIXED_SIZES})
+
+
+def check_names(anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The request by canonical names.
+
+    Raises:
+        UnknownOptionError: a field that this family does not have.
+        InvalidSizeError: a value that is no positive whole number.
+    """
+    found: dict[str, Any] = {}
+    for name, value in sizes.items():
+        known = canonical(anatomy, name)
+        if known is None:
+            names = size_names(anatomy)
+            raise UnknownOptionError(
+                f"`{anatomy.model_type}` has no size field {name!r}; it has {', '.join(names)}.{nearest(name, names)}"
+            )
+        if known in found:
+            raise UnknownOptionError(f"{known!r} was given twice, once as {name!r}.")
+        found[known] = _checked(name, value)
+    return found
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in ("image_size", "patch_size") and isinstance(value, (list, tuple)) and len(value) == 2:
+        return type(value)(_checked(name, v) for v in value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        hint = f" Did you mean {int(value)}?" if isinstance(value, float) and value > 0 and value.is_integer() else ""
+        raise InvalidSizeError(f"{name} is a whole number; it was {value!r}.{hint}")
+    if value <= 0:
+        raise InvalidSizeError(f"{name} is at least 1; it was {value}.")
+    return value
+
+
+def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """All sizes of the target by canonical name: what was asked for, and the rest in the source's proportions.
+
+    The head size is kept and the number of heads follows the width; the ffn keeps its ratio, rounded.
+
+    Raises:
+        InvalidSizeError: sizes that do not divide, with the nearest that do.
+    """
+    part = section(config, anatomy.section)
+    sizes: dict[str, Any] = {**anatomy.sizes, **wanted}
+    hidden, old_hidden = sizes["hidden_size"], anatomy.sizes["hidden_size"]
+    _complete_heads(anatomy, part, wanted, sizes)
+    if "intermediate_size" in anatomy.sizes and "intermediate_size" not in wanted:
+        sizes["intermediate_size"] = max(1, round(anatomy.sizes["intermediate_size"] * hidden / old_hidden))
+    if "mlp_ratio" in anatomy.fields and "intermediate_size" in wanted:
+        ratio = wanted["intermediate_size"] / hidden
+        if not ratio.is_integer():
+            low = max(1, math.floor(ratio)) * hidden
+            raise InvalidSizeError(
+                f"`{anatomy.model_type}` writes its ffn as mlp_ratio × hidden_size: intermediate_size={wanted['intermediate_size']} "
+                f"is no multiple of {hidden}. The nearest are {low} and {low + hidden}."
+            )
+        sizes["mlp_ratio"] = int(ratio)
+        sizes.pop("intermediate_size")
+    for linked in anatomy.linked:
+        if linked not in wanted:
+            sizes[linked] = hidden
+    if "image_size" in sizes or "patch_size" in wanted:
+        _check_grid(part, anatomy, wanted)
+    return sizes
+
+
+def _complete_heads(anatomy: Anatomy, part: PreTrainedConfig, wanted: Mapping[str, Any], sizes: dict[str, Any]) -> None:
+    if "num_attention_heads" not in anatomy.sizes:
+        return
+    hidden, head_dim = sizes["hidden_size"], anatomy.sizes["head_dim"]
+    stored = getattr(part, "head_dim", None) is not None
+    own = "; or give num_attention_heads and head_dim, which this family keeps apart from the width" if anatomy.head_dim_honoured else ""
+    native = anatomy.fields["num_attention_heads"]
+    if "head_dim" in wanted:
+        head_dim = wanted["head_dim"]
+        if "num_attention_heads" not in wanted and hidden % head_dim == 0:
+            sizes["num_attention_heads"] = hidden // head_dim
+    elif "num_attention_heads" in wanted:
+        heads = wanted["num_attention_heads"]
+        if not stored:
+            if hidden % heads:
+                low, high = _near_divisors(hidden, heads)
+                raise InvalidSizeError(
+                    f"hidden_size={hidden} is not divisible by {native}={heads}. The nearest numbers of heads are {low} and "
+                    f"{high}; the nearest widths are {_around(hidden, heads)}{own}."
+                )
+            head_dim = hidden // heads
+    elif hidden != anatomy.sizes["hidden_size"]:
+        ratio = hidden * anatomy.sizes["num_attention_heads"]
+        if stored and ratio % anatomy.sizes["hidden_size"] == 0:
+            sizes["num_attention_heads"] = ratio // anatomy.sizes["hidden_size"]
+        elif hidden % head_dim == 0:
+            sizes["num_attention_heads"] = hidden // head_dim
+        else:
+            raise InvalidSizeError(
+                f"hidden_size={hidden} cannot keep the source's head size of {head_dim}. The nearest widths are "
+                f"{_around(hidden, head_dim)}; or give {native} too, a divisor of {hidden}{own}."
+            )
+    sizes["head_dim"] = head_dim
+    if not anatomy.head_dim_honoured and sizes["num_attention_heads"] * head_dim != hidden:
+        raise InvalidSizeError(f"`{anatomy.model_type}` has hidden_size = {native} × head size; {hidden} is not {sizes['num_attention_heads']} × {head_dim}.")
+    kv = anatomy.sizes.get("num_key_value_heads")
+    if kv and "num_key_value_heads" not in wanted:
+        scaled = kv * sizes["num_attention_heads"] / anatomy.sizes["num_attention_heads"]
+        if not scaled.is_integer():
+            raise InvalidSizeError(
+                f"{sizes['num_attention_heads']} heads cannot share key and value heads as the source's "
+                f"{anatomy.sizes['num_attention_heads']} share {kv}; give num_key_value_heads, a divisor of {sizes['num_attention_heads']}."
+            )
+        sizes["num_key_value_heads"] = int(scaled)
+
+
+def _around(value: int, step: int) -> str:
+    low = value // step * step
+    return f"{low} and {low + step}" if low else str(step)
+
+
+def _near_divisors(value: int, near: int) -> tuple[int, int]:
+    divisors = [n for n in range(1, value + 1) if value % n == 0]
+    return max(d for d in divisors if d <= near), min(d for d in divisors if d >= min(near, value))
+
+
+def _check_grid(part: PreTrainedConfig, anatomy: Anatomy, wanted: Mapping[str, Any]) -> None:
+    if not {"image_size", "patch_size"} & set(wanted):
+        return
+    image = as_pair(wanted.get("image_size", part.image_size))
+    patch = as_pair(wanted.get("patch_size", part.patch_size))
+    for side, step in zip(image, patch, strict=True):
+        if side < step:
+            raise InvalidSizeError(f"image_size={side} is smaller than one patch of {step}; the smallest is {step}.")
+    if any(i % p for i, p in zip(image, patch, strict=True)) and "image_size" in wanted:
+        raise InvalidSizeError(
+            f"image_size={image[0]} is no multiple of patch_size={patch[0]}; the nearest sizes are {_around(image[0], patch[0])}."
+        )
+
+
+def target_config(
+    config: PreTrainedConfig, anatomy: Anatomy, sizes: Mapping[str, Any], layer_map: LayerMap, edits: Mapping[str, Any]
+) -> PreTrainedConfig:
+    """A copy of the source's config at the target's sizes, with everything derived from them brought along."""
+    part = section(config, anatomy.section)
+    values: dict[str, Any] = {}
+    for size, value in sizes.items():
+        if size == "head_dim":
+            if anatomy.head_dim_honoured and (getattr(part, "head_dim", None) is not None or _head_dim_needed(sizes)):
+                values["head_dim"] = value
+            continue
+        native = anatomy.fields.get(size, size)
+        if size != "num_labels" and (hasattr(part, native) or size in anatomy.fields):
+            current = getattr(part, native, None)
+            pair = isinstance(current, (list, tuple)) and isinstance(value, int)
+            values[native] = type(current)((value, value)) if pair else value
+    if getattr(part, "encoder_stride", None) is not None and getattr(part, "encoder_stride") == getattr(part, "patch_size", None):
+        values["encoder_stride"] = values.get("patch_size", part.encoder_stride)
+    target = changed(config, anatomy.section, {**values, **edits})
+    new_part = section(target, anatomy.section)
+    for name, old in per_layer_lists(part, anatomy.num_layers).items():
+        setattr(new_part, name, type(old)(old[layer.index] for layer in layer_map))
+    _follow_depth(new_part, anatomy.num_layers, len(layer_map))
+    if sizes["num_labels"] != config.num_labels:
+        target.num_labels = sizes["num_labels"]
+    return target
+
+
+def _head_dim_needed(sizes: Mapping[str, Any]) -> bool:
+    return flat_heads(sizes) != sizes["hidden_size"]
+
+
+def _follow_depth(part: PreTrainedConfig, old: int, new: int) -> None:
+    """Names of the stages, and which of them a backbone hands out: the last stays the last."""
+    names = getattr(part, "stage_names", None)
+    if new == old or not isinstance(names, list) or len(names) != old + 1:
+        return
+    outputs = [i for i in (getattr(part, "out_indices", None) or [])]
+    part.stage_names = [names[0], *(f"stage{i}" for i in range(1, new + 1))]
+    if outputs:
+        kept = sorted({new if i == old else i for i in outputs if i <= new or i == old})
+        part.set_output_features_output_indices(out_features=None, out_indices=kept)
+
+
+def describe(sizes: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """What changes, in a line: `hidden_size 768 → 384, num_attention_heads 12 → 6`."""
+    changes = [f"{n} {before[n]} → {v}" for n, v in sizes.items() if n in before and before[n] != v]
+    return ", ".join(changes) or "nothing"

@@ -1,0 +1,139 @@
+"""`verify`: do two models compute the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_learngene.anatomy.build import example_inputs
+from hf_learngene.errors import InvalidSizeError
+
+
+# relative to max(1, |logit|); what float32 rounding leaves over a dozen layers, and float64
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 5e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far two models are apart on the same inputs.
+
+    Attributes:
+        max_abs_logit_difference: largest absolute difference over all outputs that both give.
+        relative: the same, divided by max(1, largest absolute output of the source).
+        tolerance: what rounding in the models' dtype explains.
+        outputs: name of each compared output -> its largest absolute difference.
+    """
+
+    max_abs_logit_difference: float
+    relative: float
+    tolerance: float
+    outputs: Mapping[str, float]
+
+    @property
+    def function_preserving(self) -> bool:
+        return self.relative <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "the same function" if self.function_preserving else "another function"
+        outputs = ", ".join(f"{name} {value:.1e}" for name, value in self.outputs.items())
+        return (
+            f"max |Δ| {self.max_abs_logit_difference:.2e} (relative {self.relative:.2e}, tolerance {self.tolerance:.0e}): {verdict}\n"
+            f"compared: {outputs}"
+        )
+
+
+def verify(
+    source: PreTrainedModel,
+    grown: PreTrainedModel,
+    inputs: Mapping[str, Tensor] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> Report:
+    """Runs both models in eval mode on the same inputs and compares what they give.
+
+    Logits are compared whole. Hidden states of a wider model hold the source's in their first entries, so these are
+    compared.
+
+    Args:
+        source (`PreTrainedModel`), grown (`PreTrainedModel`): the two models. They are left as they are.
+        inputs (`Mapping[str, Tensor]`, *optional*): keyword inputs of both. Default: two random images, or two random
+            texts with padding.
+        dtype (`torch.dtype`, *optional*): compare copies in this dtype, such as `torch.float64`; default: as they are.
+        seed (`int`, *optional*, defaults to 0): for the random inputs.
+
+    Returns:
+        `Report`.
+
+    Raises:
+        InvalidSizeError: the two have no output in common, or take images of different sizes and no inputs were given.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTModel
+        >>> model = ViTModel(ViTConfig(hidden_size=8, num_attention_heads=2, intermediate_size=16, num_hidden_layers=1, image_size=8, patch_size=4))
+        >>> verify(model, model).function_preserving
+        True
+    """
+    given = dict(inputs) if inputs is not None else random_inputs(source, seed)
+    if inputs is None and "pixel_values" in given:
+        shapes = {tuple(random_inputs(m, seed)["pixel_values"].shape) for m in (source, grown)}
+        if len(shapes) > 1:
+            raise InvalidSizeError(f"The models take images of different sizes ({sorted(shapes)}): a resampled grid is another function.")
+    first, second = (_outputs(m, given, dtype) for m in (source, grown))
+    differences: dict[str, float] = {}
+    largest = 1.0
+    for name in first.keys() & second.keys():
+        a, b = first[name], second[name]
+        if a.dim() != b.dim() or a.shape[:-1] != b.shape[:-1] or b.shape[-1] < a.shape[-1]:
+            continue
+        if name == "logits" and a.shape != b.shape:
+            continue
+        b = b[..., : a.shape[-1]].to(a.device)
+        differences[name] = float((a - b).abs().max())
+        largest = max(largest, float(a.abs().max()))
+    if not differences:
+        raise InvalidSizeError(
+            f"The models have no output in common: {sorted(first)} of shapes {[tuple(t.shape) for t in first.values()]} against "
+            f"{sorted(second)} of {[tuple(t.shape) for t in second.values()]}."
+        )
+    worst = max(differences.values())
+    compared = {dtype} if dtype is not None else {source.dtype, grown.dtype}
+    tolerance = max(TOLERANCES.get(d, 5e-2) for d in compared)
+    return Report(worst, worst / largest, tolerance, dict(sorted(differences.items())))
+
+
+def random_inputs(model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
+    """Two random images, or two random texts of which one is padded."""
+    example = example_inputs(model, model.config, tokens=16)
+    generator = torch.Generator().manual_seed(seed)
+    if "pixel_values" in example:
+        return {"pixel_values": torch.randn((2, *example["pixel_values"].shape[1:]), generator=generator)}
+    length = example["input_ids"].shape[1]
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(min(5, vocabulary - 1), vocabulary, (2, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, length - length // 4 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    training = model.training
+    if dtype is not None and model.dtype != dtype:
+        import copy
+
+        model = copy.deepcopy(model).to(dtype)
+    model.eval()
+    moved = {
+        k: v.to(model.device, model.dtype if v.is_floating_point() else None) if isinstance(v, Tensor) else v
+        for k, v in inputs.items()
+    }
+    try:
+        with torch.no_grad():
+            given = model(**moved)
+    finally:
+        model.train(training)
+    return {k: v for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point()}

@@ -1,0 +1,184 @@
+"""Tiny random models of every family: one table of sizes that any config class understands, and what few add to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto as auto
+
+from hf_learngene.anatomy.build import example_inputs
+from hf_learngene.anatomy.fields import native_name, section, section_name
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 61,
+    "max_position_embeddings": 40, "image_size": 12, "patch_size": 4,
+}  # fmt: skip
+# What keeps a family's other sizes in proportion; nothing here says what a tensor is.
+EXTRA: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16},
+    "beit": {"use_relative_position_bias": True, "use_absolute_position_embeddings": True, "layer_scale_init_value": 0.1},
+    "data2vec-vision": {"use_relative_position_bias": True, "layer_scale_init_value": 0.1},
+    "big_bird": {"attention_type": "original_full"},
+    "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True, "norm_rel_ebd": "layer_norm",
+                   "position_buckets": 8},
+    "dinov2": {"mlp_ratio": 2}, "dinov2_with_registers": {"mlp_ratio": 2},
+    "electra": {"embedding_size": 16}, "convbert": {"embedding_size": 24},
+    "layoutlm": {"max_2d_position_embeddings": 32},
+    "longformer": {"attention_window": 8, "max_position_embeddings": 64},
+    "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8, "pad_token_id": 0},
+    "nystromformer": {"num_landmarks": 4, "segment_means_seq_len": 16, "conv_kernel_size": 3},
+    "rembert": {"input_embedding_size": 16, "output_embedding_size": 20},
+    "vit_mae": {"decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1,
+                "decoder_intermediate_size": 20, "mask_ratio": 0.0},
+    "roformer": {"embedding_size": 24},
+    "esm": {"position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 4},
+    "eurobert": {"num_key_value_heads": 3, "head_dim": 8}, "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+}  # fmt: skip
+
+# The families the issue names, each with its base model and its task heads.
+VISION: dict[str, list[str]] = {
+    "vit": ["ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"],
+    "deit": ["DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"],
+    "beit": ["BeitModel", "BeitForImageClassification"],
+    "dinov2": ["Dinov2Model", "Dinov2ForImageClassification"],
+    "dinov2_with_registers": ["Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification"],
+    "vit_msn": ["ViTMSNModel", "ViTMSNForImageClassification"],
+    "vit_mae": ["ViTMAEModel"],
+    "ijepa": ["IJepaModel", "IJepaForImageClassification"],
+    "data2vec-vision": ["Data2VecVisionModel", "Data2VecVisionForImageClassification"],
+    "siglip_vision_model": ["SiglipVisionModel"],
+    "siglip": ["SiglipForImageClassification"],
+    "clip_vision_model": ["CLIPVisionModel"],
+    "clip": ["CLIPForImageClassification"],
+}
+_TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+TEXT: dict[str, str] = {
+    "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert",
+    "distilbert": "DistilBert", "electra": "Electra", "mpnet": "MPNet", "albert": "Albert", "deberta": "Deberta",
+    "deberta-v2": "DebertaV2", "roberta-prelayernorm": "RobertaPreLayerNorm", "megatron-bert": "MegatronBert",
+    "xlm-roberta-xl": "XLMRobertaXL", "modernbert": "ModernBert", "data2vec-text": "Data2VecText", "ernie": "Ernie",
+    "rembert": "RemBert", "roformer": "RoFormer", "nystromformer": "Nystromformer", "big_bird": "BigBird",
+    "longformer": "Longformer", "layoutlm": "LayoutLM",
+}  # fmt: skip
+# (model type, extra config, class name): every listed family with base model and heads, and variants of structure.
+VARIANTS: list[tuple[str, dict[str, Any], str]] = [
+    ("dinov2", {"use_swiglu_ffn": True}, "Dinov2ForImageClassification"),
+    ("beit", {"use_mean_pooling": False, "use_shared_relative_position_bias": True, "use_relative_position_bias": False},
+     "BeitForImageClassification"),
+    ("vit", {"qkv_bias": False}, "ViTForImageClassification"),
+    ("vit", {"image_size": (12, 20)}, "ViTForImageClassification"),
+    ("bert", {}, "BertForPreTraining"),
+    ("electra", {}, "ElectraForPreTraining"),
+    ("electra", {"embedding_size": 24}, "ElectraForMaskedLM"),
+    ("distilbert", {"sinusoidal_pos_embds": True}, "DistilBertForMaskedLM"),
+    ("deberta-v2", {"share_att_key": False}, "DebertaV2ForMaskedLM"),
+    ("bert", {"tie_word_embeddings": False}, "BertForMaskedLM"),
+]  # fmt: skip
+
+
+def listed() -> list[tuple[str, dict[str, Any], str]]:
+    """Every (model type, extra, class name) of the families named in the issue."""
+    import transformers
+
+    cases: list[tuple[str, dict[str, Any], str]] = [(k, {}, c) for k, cs in VISION.items() for c in cs]
+    for kind, stem in TEXT.items():
+        cases += [(kind, {}, stem + task) for task in _TASKS if hasattr(transformers, stem + task)]
+    return [*cases, *VARIANTS]
+
+
+def case_id(case: tuple[str, dict[str, Any], str]) -> str:
+    kind, extra, name = case
+    return "-".join([name, *(f"{k}={v}" for k, v in extra.items())]) or kind
+
+
+def model_class(name: str) -> type[PreTrainedModel]:
+    import transformers
+
+    return getattr(transformers, name)
+
+
+def tiny_config(model_type: str, main_input: str = "", **extra: Any) -> PreTrainedConfig:
+    """A config of the family with tiny sizes.
+
+    Only fields that the config class has are set, on its nested config where the sizes stand there.
+    """
+    config_class = CONFIG_MAPPING[model_type]
+    default = config_class()
+    nested = section_name(default, main_input or "pixel_values")
+    part = section(default, nested)
+    values: dict[str, Any] = {}
+    for name, value in {**SIZES, **EXTRA.get(model_type, {}), **extra}.items():
+        native = native_name(part, name) if name in SIZES else name
+        if native is not None and (name in EXTRA.get(model_type, {}) or name in extra or _sizes_like(part, native)):
+            values[native] = value
+    for stale in ("pooler_output_size", "pooler_hidden_size"):
+        if isinstance(getattr(part, stale, None), int):
+            values[stale] = SIZES["hidden_size"]
+    if "layer_types" in vars(part):
+        values["layer_types"] = None
+    for token in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+        current = getattr(part, token, None)
+        if isinstance(current, int) and current >= SIZES["vocab_size"]:
+            values.setdefault(token, 3)
+    return config_class(**({nested: values} if nested else values))
+
+
+def _sizes_like(part: PreTrainedConfig, native: str) -> bool:
+    return isinstance(getattr(part, native, None), (int, list, tuple))
+
+
+def randomise(model: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:
+    """Random values everywhere, biases and norm weights too: a growth that only works on fresh ones must fail."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad and "embed_positions" in name:
+                continue  # sinusoids are computed, not learnt
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            norm = parameter.dim() == 1 and name.endswith("weight")
+            parameter.copy_((1.0 + 0.3 * noise if norm else scale * noise).to(parameter.dtype))
+    return model
+
+
+def tiny_model(
+    model_type: str, class_name: str, extra: dict[str, Any] | None = None, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> PreTrainedModel:
+    """A tiny random model in eval mode."""
+    cls = model_class(class_name)
+    config = tiny_config(model_type, cls.main_input_name, **(extra or {}))
+    config.num_labels = 5
+    torch.manual_seed(seed)
+    return randomise(cls(config).to(dtype), seed).eval()
+
+
+def inputs_for(model: PreTrainedModel, seed: int = 0, batch: int = 2) -> dict[str, torch.Tensor]:
+    """Random inputs, with a padding mask on for text."""
+    generator = torch.Generator().manual_seed(seed)
+    example = example_inputs(model, model.config)
+    if "pixel_values" in example:
+        shape = (batch, *example["pixel_values"].shape[1:])
+        return {"pixel_values": torch.randn(shape, generator=generator, dtype=model.dtype)}
+    length = {"nystromformer": 16, "longformer": 16, "big_bird": 16}.get(model.config.model_type, 10)
+    ids = torch.randint(4, SIZES["vocab_size"] - 1, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, -3:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def mapping_families() -> dict[str, list[str]]:
+    """Every model type of the image-classification, masked-LM and sequence-classification auto mappings."""
+    found: dict[str, list[str]] = {}
+    for names in (
+        auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    ):
+        for kind, classes in names.items():
+            for name in classes if isinstance(classes, (list, tuple)) else [classes]:
+                found.setdefault(kind, []).append(name)
+    return found
