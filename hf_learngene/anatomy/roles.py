@@ -135,7 +135,7 @@ def settle(
         dims = tuple(_fused_ffn(d, ffn_width) for d in info.dims)
         if not honoured:
             dims = _heads(dims, role)
-        if role == "qkv" and fused_inside_heads(name, info.module in row_biases):
+        if role == "qkv" and fused_inside_heads(name, info.module.rpartition(".")[0] in row_biases):
             dims = tuple(dataclasses.replace(d, by_head=True) if d.axis == HEADS and d.parts > 1 else d for d in dims)
         axes = declared.axes_of(name)
         if axes is not None:

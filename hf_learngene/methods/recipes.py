@@ -19,6 +19,10 @@ from hf_learngene.maps.geometry import (
 from hf_learngene.methods.base import HEAD_COUNT, Method, Request
 
 
+# the fate of a tensor that the family's own initialisation computes (sinusoids over the head size)
+COMPUTED = "fresh (computed)"
+
+
 def recipes_for(request: Request, method: Method, missing: frozenset[str] = frozenset()) -> Iterator[Recipe]:
     """One recipe for each tensor of the target, in its order.
 

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.maps import apply
 from hf_learngene.methods import Method
+from hf_learngene.methods.recipes import COMPUTED
 from hf_learngene.resize import provenance
 from hf_learngene.resize.plan import Plan, make_plan
 
@@ -100,7 +101,7 @@ def carry_out(plan: Plan, model: PreTrainedModel, source: str | None, commit: st
         if last:
             config.learngene = provenance.record(plan, source, commit)
         current = _make(type(model), config, current, stage, plan.seed)
-    fresh = [t.name for t in plan.tensors if t.fresh]
+    fresh = [t.name for t in plan.tensors if t.fresh and t.fate != COMPUTED]
     if fresh and plan.method != "random":
         logger.warning_once(f"Newly initialised, not from the source: {', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''}")
     return current
@@ -112,6 +113,9 @@ def _make(model_class, config, model: PreTrainedModel, stage, seed: int) -> PreT
     device = next(model.parameters()).device
     with _seeded(seed), _quiet():
         made = model_class.from_pretrained(None, config=config, state_dict=state, dtype=model.dtype, device_map=None)
+    for name, parameter in made.named_parameters():  # a few classes fix the dtype of a parameter in their constructor
+        if name in state and parameter.dtype != state[name].dtype:
+            parameter.data = state[name]
     made.name_or_path = model.name_or_path
     return made.to(device) if device.type != "cpu" else made
 

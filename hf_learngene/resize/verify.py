@@ -132,7 +132,8 @@ def _outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], dtype: torch.
         for k, v in inputs.items()
     }
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # ViT-MAE masks at random, in eval mode too
             given = model(**moved)
     finally:
         model.train(training)
