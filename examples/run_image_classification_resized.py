@@ -111,7 +111,7 @@ class CheckpointSafeTrainer(Trainer):
     Transformers 5.23 saves ViT-like models under their historical names, and then reads checkpoints back without
     renaming: `--resume_from_checkpoint` and `--load_best_model_at_end` leave most weights as they were, with no error
     (huggingface/transformers#43701). Checkpoints are therefore written under the names of the model in memory. The
-    final model, in the output folder itself, keeps the published format.
+    final model, in the output folder itself, is left to `save_pretrained`.
     """
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

@@ -113,7 +113,7 @@ class CheckpointSafeTrainer(Trainer):
     Transformers 5.23 saves some encoders (NomicBERT and GTE among them, though not BERT) under their historical names,
     and then reads checkpoints back without renaming: `--resume_from_checkpoint` and `--load_best_model_at_end` leave
     such weights as they were, with no error (huggingface/transformers#43701). Checkpoints are therefore written under
-    the names of the model in memory. The final model, in the output folder itself, keeps the published format.
+    the names of the model in memory. The final model, in the output folder itself, is left to `save_pretrained`.
     """
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers import AutoModel as TransformersAutoModel
 from transformers import AutoModelForImageClassification as TransformersAutoModelForImageClassification
+from transformers.utils import logging
 
 from hf_learngene import AutoModel, AutoModelForImageClassification, verify
 
@@ -36,10 +38,10 @@ VALIDATION_SHARE = 0.2
 # Eight-pixel digits hold no more detail than a 4 x 4 grid of patches can show.
 PATCHES_PER_SIDE = 4
 BATCH_SIZE = 32
-EVALUATIONS = 8
+EVALUATIONS = 10
 WARMUP_SHARE = 0.1
 WEIGHT_DECAY = 0.05
-LEARNING_RATES = (5e-5, 1e-4, 2e-4, 4e-4)
+LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 STARTS = {"resized": "auto", "random": "random"}
 SIZE_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
@@ -59,7 +61,7 @@ def run_demo(
     image_model: str,
     text_model: str,
     output: str | Path,
-    steps: int = 120,
+    steps: int = 100,
     seeds: int = 3,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -92,12 +94,13 @@ def run_demo(
     output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
 
-    console.rule("[bold]Growing a text encoder")
-    text = grow_text_model(text_model, console)
-    console.rule("[bold]Shrinking a vision encoder")
-    image = shrink_image_model(image_model, console)
-    console.rule("[bold]Fine-tuning the small encoder")
-    training = compare_starts(image_model, steps, range(seeds), console)
+    with quiet_loading():
+        console.rule("[bold]Growing a text encoder")
+        text = grow_text_model(text_model, console)
+        console.rule("[bold]Shrinking a vision encoder")
+        image = shrink_image_model(image_model, console)
+        console.rule("[bold]Fine-tuning the small encoder")
+        training = compare_starts(image_model, steps, range(seeds), console)
 
     results = {
         "image_model": image,
@@ -122,6 +125,20 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError("the demo draws with matplotlib: pip install 'hf_learngene[demo]'") from error
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silences what transformers has to say about each checkpoint: the same one is loaded many times here."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def small_sizes(config: PreTrainedConfig) -> dict[str, int]:
@@ -342,18 +359,31 @@ def resize_table(facts: dict[str, Any]) -> Table:
 
 
 def accuracy_table(training: dict[str, Any]) -> Table:
-    """Mean test accuracy by step, as a table."""
+    """Test accuracy by step, as a table."""
     seeds = len(training["seeds"])
-    table = Table(title=f"test accuracy by step, mean of {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
-    table.add_column("start")
-    table.add_column("learning rate", justify="right")
-    for step in training["steps"]:
-        table.add_column(str(step), justify="right")
-    for start, curves in training["test_accuracy"].items():
-        means = np.mean(curves, axis=0)
-        rate = training["learning_rates"][start]["chosen"]
-        table.add_row(start, f"{rate:g}", *(f"{value:.3f}" for value in means))
+    spread = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
+    table = Table(title=f"test accuracy, {spread}", title_justify="left")
+    table.add_column("step", justify="right")
+    for start, rates in training["learning_rates"].items():
+        table.add_column(f"{start} start\n(learning rate {rates['chosen']:g})", justify="right")
+    for number, step in enumerate(training["steps"]):
+        table.add_row(
+            str(step), *(summary([c[number] for c in curves]) for curves in training["test_accuracy"].values())
+        )
     return table
+
+
+def summary(values: Sequence[float]) -> str:
+    """The mean, and the range where there is one.
+
+    Example:
+        >>> summary([0.25, 0.75])
+        '0.500 (0.250-0.750)'
+        >>> summary([0.25])
+        '0.250'
+    """
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f}-{max(values):.3f})"
 
 
 def plot_learning_curves(results: dict[str, Any], path: Path) -> None:

@@ -17,6 +17,10 @@ SIZES: dict[str, Any] = {
     "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 61,
     "max_position_embeddings": 40, "image_size": 12, "patch_size": 4,
 }  # fmt: skip
+SMALL_VISION: dict[str, Any] = {
+    "model_type": "siglip_vision_model", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 20, "image_size": 16, "patch_size": 4,
+}  # fmt: skip
 # New layers of a post-norm family are exact up to epsilon, so all have BERT's 1e-12 here.
 # What keeps a family's other sizes in proportion; nothing here says what a tensor is.
 EXTRA: dict[str, dict[str, Any]] = {
@@ -38,8 +42,18 @@ EXTRA: dict[str, dict[str, Any]] = {
     "vit_mae": {"decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1,
                 "decoder_intermediate_size": 20, "mask_ratio": 0.0},
     "roformer": {"embedding_size": 24},
-    "esm": {"position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 4},
+    "esm": {"vocab_size": 61, "position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 4},
     "eurobert": {"num_key_value_heads": 3, "head_dim": 8}, "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "luke": {"entity_vocab_size": 20, "entity_emb_size": 16},
+    "markuplm": {"max_xpath_tag_unit_embeddings": 20, "max_xpath_subs_unit_embeddings": 20, "tag_pad_id": 16,
+                 "subs_pad_id": 17, "max_depth": 6, "xpath_unit_hidden_size": 4},
+    "mobilebert": {"embedding_size": 16, "true_hidden_size": 12, "intra_bottleneck_size": 12},
+    "neomme": {"num_key_value_heads": 3, "head_dim": 8, "embedding_dim": 16, "embedding_rank": 12, "per_layer_config": {}},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local", "local"], "feed_forward_size": 40,
+                 "attention_head_size": 8},
+    "squeezebert": {"embedding_size": 24}, "ultrabert": {"prediction_head_size": 20},
+    # image and text: the text side is resized, the image side is only made small
+    "modernvbert": {"vision_config": SMALL_VISION}, "ultravbert": {"vision_config": SMALL_VISION, "prediction_head_size": 20},
 }  # fmt: skip
 
 # The families the issue names, each with its base model and its task heads.
@@ -114,9 +128,13 @@ def tiny_config(model_type: str, main_input: str = "", **extra: Any) -> PreTrain
     nested = section_name(default, main_input or "pixel_values")
     part = section(default, nested)
     values: dict[str, Any] = {}
-    for name, value in {**SIZES, **EXTRA.get(model_type, {}), **extra}.items():
+    asked = {**EXTRA.get(model_type, {}), **extra}
+    other = {n: asked.pop(n) for n in ("vision_config", "text_config") if n in asked and nested}
+    for name, value in {**SIZES, **asked}.items():
         native = native_name(part, name) if name in SIZES else name
-        if native is not None and (name in EXTRA.get(model_type, {}) or name in extra or _sizes_like(part, native)):
+        if name in asked:  # a size that stands at None by default has no native name yet
+            values[native or name] = value
+        elif native is not None and _sizes_like(part, native):
             values[native] = value
     for stale in ("pooler_output_size", "pooler_hidden_size"):
         if isinstance(getattr(part, stale, None), int):
@@ -127,7 +145,7 @@ def tiny_config(model_type: str, main_input: str = "", **extra: Any) -> PreTrain
         current = getattr(part, token, None)
         if isinstance(current, int) and current >= SIZES["vocab_size"]:
             values.setdefault(token, 3)
-    return config_class(**({nested: values} if nested else values))
+    return config_class(**({nested: values, **other} if nested else values))
 
 
 def _sizes_like(part: PreTrainedConfig, native: str) -> bool:
@@ -148,7 +166,11 @@ def randomise(model: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:
 
 
 def tiny_model(
-    model_type: str, class_name: str, extra: dict[str, Any] | None = None, dtype: torch.dtype = torch.float64, seed: int = 0
+    model_type: str,
+    class_name: str,
+    extra: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
 ) -> PreTrainedModel:
     """A tiny random model in eval mode."""
     cls = model_class(class_name)

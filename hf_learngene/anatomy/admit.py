@@ -38,7 +38,10 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
             raise UnsupportedFamilyError(
                 f"`{kind}` is a convolutional or hierarchical family: its config has {shown}, not one number. {_ALLOWED}"
             )
-    stages = next((n for n in ("depths", "hidden_sizes", "embed_dims") if isinstance(getattr(part, n, None), (list, tuple))), None)
+    stages = next(
+        (n for n in ("depths", "hidden_sizes", "embed_dims") if isinstance(getattr(part, n, None), (list, tuple))),
+        None,
+    )
     if stages:
         raise UnsupportedFamilyError(
             f"`{kind}` is a hierarchical family: its stages have sizes of their own (`{stages}`). {_ALLOWED}"

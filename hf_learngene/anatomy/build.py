@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
 
     Example:
         >>> from transformers import BertConfig, BertModel
-        >>> config = BertConfig(hidden_size=8, num_attention_heads=2, intermediate_size=16, num_hidden_layers=3, vocab_size=30)
+        >>> config = BertConfig(hidden_size=8, num_attention_heads=2, intermediate_size=16, vocab_size=30)
         >>> anatomy = anatomy_of(config, BertModel)
         >>> [d.axis for d in anatomy.tensors["encoder.layer.0.attention.self.query.weight"].dims]
         ['heads', 'hidden']
@@ -83,7 +84,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         tensors[name] = info
     sizes = _sizes(part, prober)
     tensors = settle(tensors, short, flow, sizes, declared, honoured := _honours_head_dim(prober))
-    ties = {k: v for k, v in short.all_tied_weights_keys.items()}
+    ties = dict(short.all_tied_weights_keys)
     norms = _every_layer(_norms(trace, flow, containers, tensors, eps_followers), full, containers)
     by_template: dict[str, TensorInfo] = {}
     for info in tensors.values():
@@ -97,7 +98,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         ties=_full_ties(full),
         norms=tuple(norms),
         fields={**prober.fields, **_axis_fields(whole)},
-        sizes={**sizes, "num_hidden_layers": depth, "num_labels": config.num_labels},
+        sizes={**sizes, "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
         section=section_of,
         shared_layers=not containers,
         rotary=_rotary(short, tensors.values()),
@@ -154,7 +155,7 @@ def _rotary(model: nn.Module, tensors: Iterable[TensorInfo]) -> bool:
 def _trace(
     model: PreTrainedModel, config: PreTrainedConfig, model_class: type[PreTrainedModel], containers: list[str]
 ) -> Trace:
-    layers = {f"{c}.{i}" for c in containers for i in range(len(model.get_submodule(c)))}
+    layers = {f"{c}.{i}" for c in containers for i in range(len(cast(nn.ModuleList, model.get_submodule(c))))}
     error: Exception | None = None
     for device in ("meta", "cpu"):
         if device == "cpu":  # a model that looks at values cannot run on meta; only the flow is read either way
@@ -197,7 +198,11 @@ def _norms(
         weight = tensors.get(f"{name}.weight") or next((t for t in tensors.values() if t.module == name), None)
         axis = weight.dims[0].axis if weight is not None else HIDDEN
         layer = layer_of(f"{name}.weight", containers)[0]
-        norms.append(NormInfo(name, layer, axis, flow.kinds_into(node), name in closing, name in flow.stream_norms, name in followers))
+        norms.append(
+            NormInfo(
+                name, layer, axis, flow.kinds_into(node), name in closing, name in flow.stream_norms, name in followers
+            )
+        )
     return norms
 
 
@@ -228,7 +233,7 @@ def anatomy_like(known: Anatomy, config: PreTrainedConfig, model_class: type[Pre
         known,
         tensors=tensors,
         ties=tied,
-        sizes={**sizes, "num_hidden_layers": depth, "num_labels": config.num_labels},
+        sizes={**sizes, "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
         grid=_grid(part),
     )
 
@@ -242,15 +247,15 @@ def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) 
     """The norms seen at the short depth, repeated for the whole depth, still in order of execution."""
     own = {n for n, m in full.named_modules() if is_norm(m)}
     if {n.name for n in norms} >= own or not containers:
-        return norms
+        return [n for n in norms if n.name in own]  # a model of one layer was seen with two
     seen = [n for n in norms if n.layer is not None]
     last = max(n.layer for n in seen if n.layer is not None)
     pattern = [n for n in seen if n.layer == last]
     before = norms[: norms.index(seen[0])]
-    after = [n for n in norms[norms.index(seen[-1]) + 1 :]]
+    after = norms[norms.index(seen[-1]) + 1 :]
     between = [n for n in norms if n.layer is None and n not in before and n not in after]
     middle = [n for n in seen if n.layer != last]
-    depth = max(len(full.get_submodule(c)) for c in containers)
+    depth = max(len(cast(nn.ModuleList, full.get_submodule(c))) for c in containers)
     for index in range(last, depth):
         for norm in pattern:
             container = next(c for c in containers if norm.name.startswith(f"{c}.{last}."))
@@ -260,7 +265,7 @@ def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) 
 
 
 def _spread(
-    full: nn.Module, containers: list[str], known: dict[str, TensorInfo], ties: dict[str, str]
+    full: PreTrainedModel, containers: list[str], known: dict[str, TensorInfo], ties: dict[str, str]
 ) -> dict[str, TensorInfo]:
     """What was found at the short depth, for every layer of the whole depth."""
     tensors = {}
@@ -282,5 +287,3 @@ def _spread(
 def _full_ties(model: PreTrainedModel) -> dict[str, str]:
     names = {n for n, _ in model.named_parameters(remove_duplicate=False)}
     return {k: v for k, v in model.all_tied_weights_keys.items() if k in names and v in names and k != v}
-
-

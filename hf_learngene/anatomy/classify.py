@@ -95,14 +95,12 @@ def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -
             return axis, 1, max(0, size - table)
     if "head_dim" in effect:
         head_dim = getattr(part, "head_dim", None) or hidden // heads
-        if size == head_dim and effect["head_dim"].delta == head_dim:
-            return HEAD_DIM, 1, 0
+        if "num_attention_heads" not in effect and "num_key_value_heads" not in effect:
+            return (HEAD_DIM, 1, 0) if size == head_dim else (UNKNOWN, 1, 0)
         kv = getattr(part, "num_key_value_heads", heads)
         if size % (heads * head_dim) == 0 and "num_key_value_heads" not in effect:
             return HEADS, size // (heads * head_dim), 0
-        if size == kv * head_dim:
-            return KV_HEADS, 1, 0
-        return UNKNOWN, 1, 0
+        return (KV_HEADS, 1, 0) if size == kv * head_dim else (UNKNOWN, 1, 0)
     if "intermediate_size" in effect or "mlp_ratio" in effect:
         width = effect.get("intermediate_size")
         if width is not None:

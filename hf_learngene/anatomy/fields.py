@@ -30,7 +30,13 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 EPS_FIELDS = ("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "rms_norm_eps")
 # Fields that repeat the width: they follow it as long as they equal it.
-LINKED_TO_HIDDEN = ("pooler_output_size", "pooler_hidden_size", "embedding_size", "input_embedding_size", "out_hidden_size")
+LINKED_TO_HIDDEN = (
+    "pooler_output_size",
+    "pooler_hidden_size",
+    "embedding_size",
+    "input_embedding_size",
+    "out_hidden_size",
+)
 # Records of the checkpoint's past, not sizes, though they are integers.
 _NO_SIZES = ("token_id", "_id", "id2label", "seed", "version", "offset")
 

@@ -31,6 +31,7 @@ def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: 
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Parameter name -> shape; tied parameters under each of their names."""
     return {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
 
 
@@ -74,25 +75,36 @@ class Prober:
         self.shapes = shapes(self.model)
         self.effects: dict[str, list[dict[str, Effect]]] = {n: [{} for _ in s] for n, s in self.shapes.items()}
         self.linked = tuple(
-            n for n in LINKED_TO_HIDDEN if getattr(self.part, n, None) == getattr(self.part, self.fields["hidden_size"])
+            n
+            for n in LINKED_TO_HIDDEN
+            if getattr(self.part, n, None) == getattr(self.part, self.fields["hidden_size"])
         )
 
     def run(self) -> None:
         value = {c: getattr(self.part, n) for c, n in self.fields.items()}
         hidden = value["hidden_size"]
         # a stored head_dim would pin the heads while the width doubles, or be inconsistent with it
-        self.try_field("hidden_size", hidden, {self.fields["hidden_size"]: 2 * hidden, **dict.fromkeys(self.linked, 2 * hidden)})
+        self.try_field(
+            "hidden_size", hidden, {self.fields["hidden_size"]: 2 * hidden, **dict.fromkeys(self.linked, 2 * hidden)}
+        )
         heads = value.get("num_attention_heads")
         if isinstance(heads, int):
             self.probe_heads(hidden, heads, value)
-        for name in ("intermediate_size", "vocab_size", "max_position_embeddings", "type_vocab_size", "embedding_size", "num_channels"):
+        for name in (
+            "intermediate_size",
+            "vocab_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "embedding_size",
+            "num_channels",
+        ):
             if isinstance(value.get(name), int) and self.fields[name] not in self.linked:
                 step = value[name] if name in ("intermediate_size", "embedding_size") else 8
                 self.try_field(name, step, {self.fields[name]: value[name] + step})
         if "mlp_ratio" in value:
             self.try_field("mlp_ratio", value["mlp_ratio"], {self.fields["mlp_ratio"]: 2 * value["mlp_ratio"]})
         self.probe_images(value)
-        self.try_field("num_labels", 3, {"num_labels": self.config.num_labels + 3})
+        self.try_field("num_labels", 3, {"num_labels": (self.config.num_labels or 0) + 3})
         for name in other_integers(self.part):
             if name not in self.linked:
                 step = getattr(self.part, name)
@@ -111,13 +123,21 @@ class Prober:
                 break
         # pairs of head dimensions rotate together, so the size stays even
         self.try_field("head_dim", head_dim, {"head_dim": 2 * head_dim})
+        if any("head_dim" in e for effects in self.effects.values() for e in effects):
+            # with the head size pinned, what grows with the number of heads is heads x head size, even at one head
+            self.try_field("num_attention_heads", heads, {name: 2 * heads, "head_dim": head_dim, **more})
 
     def probe_images(self, value: Mapping[str, Any]) -> None:
         if "image_size" not in value or "patch_size" not in value:
             return
         image, patch = as_pair(value["image_size"]), as_pair(value["patch_size"])
-        twice = {n: type(value[c])(2 * x for x in p) if isinstance(value[c], (list, tuple)) else 2 * p[0]
-                 for c, n, p in (("image_size", self.fields["image_size"], image), ("patch_size", self.fields["patch_size"], patch))}
+        twice = {
+            n: type(value[c])(2 * x for x in p) if isinstance(value[c], (list, tuple)) else 2 * p[0]
+            for c, n, p in (
+                ("image_size", self.fields["image_size"], image),
+                ("patch_size", self.fields["patch_size"], patch),
+            )
+        }
         self.try_field("image_size", 1, {self.fields["image_size"]: twice[self.fields["image_size"]]})
         # both doubled: the grid stays, only the kernel grows
         self.try_field("patch_size", patch[0], twice)
@@ -142,7 +162,11 @@ class Prober:
             native = native_name(self.part, name)
             if native is None:
                 continue
-            after = epsilons(build(self.model_class, changed(self.config, self.section_of, {native: 3 * getattr(self.part, native)})))
+            after = epsilons(
+                build(
+                    self.model_class, changed(self.config, self.section_of, {native: 3 * getattr(self.part, native)})
+                )
+            )
             followers = {n for n, eps in before.items() if after.get(n) not in (eps, None)}
             if followers:
                 return native, followers

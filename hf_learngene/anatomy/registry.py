@@ -65,4 +65,5 @@ def register_anatomy(
 
 
 def declaration_of(model_type: str) -> Declaration:
+    """What was declared of a family, or an empty declaration."""
     return _DECLARED.get(model_type, _NOTHING)

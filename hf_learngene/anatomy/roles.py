@@ -29,7 +29,10 @@ class Flow:
         self.attention_roles = self._attention_roles()
 
     def _collect(self) -> None:
-        for node in [*(n.parents[0] for n in self.trace.norms.values() if n.parents), *self.trace.layer_outputs.values()]:
+        for node in [
+            *(n.parents[0] for n in self.trace.norms.values() if n.parents),
+            *self.trace.layer_outputs.values(),
+        ]:
             for source in Trace.sources(node):
                 name = source.node.name
                 if source.is_scale:
@@ -56,7 +59,7 @@ class Flow:
 
     def reads(self, weight: str) -> set[tuple[str, str]]:
         """(kind, name) of everything a product's input is a sum of."""
-        found = set()
+        found: set[tuple[str, str]] = set()
         for node in self.trace.products.get(weight, ()):
             for parent in node.parents:
                 found.update((s.node.kind, s.node.name) for s in Trace.sources(parent) if not s.is_scale)

@@ -9,7 +9,12 @@ import re
 # projection, `keys_to_ignore` is not.
 _ROLES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("qkv", re.compile(r"^(wqkv|qkv|qkv_proj|query_key_value|in_proj|in_proj_weight|in_proj_bias|c_attn)$", re.I)),
-    ("q", re.compile(r"^(q|query|queries|q_proj|q_lin|query_proj|query_global|pos_q_proj|pos_query_proj|q_bias|w_q)$", re.I)),
+    (
+        "q",
+        re.compile(
+            r"^(q|query|queries|q_proj|q_lin|query_proj|query_global|pos_q_proj|pos_query_proj|q_bias|w_q)$", re.I
+        ),
+    ),
     ("k", re.compile(r"^(k|key|keys|k_proj|k_lin|key_proj|key_global|pos_proj|pos_key_proj|k_bias|w_k)$", re.I)),
     ("v", re.compile(r"^(v|value|values|v_proj|v_lin|value_proj|value_global|v_bias|w_v)$", re.I)),
 )

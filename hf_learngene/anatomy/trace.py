@@ -17,9 +17,31 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 
 
-_ACTIVATIONS = tuple({c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()} - {nn.Identity})
-_ACTIVATION_FUNCTIONS = {"gelu", "relu", "silu", "tanh", "sigmoid", "softmax", "mish", "elu", "leaky_relu", "erf", "exp", "celu"}
-_ATTENTION_FUNCTIONS = {"scaled_dot_product_attention", "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "multi_head_attention_forward"}
+_CLASSES: list[Any] = [c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()]
+_ACTIVATIONS = tuple(c for c in _CLASSES if c is not nn.Identity)
+_ACTIVATION_FUNCTIONS = {
+    "gelu",
+    "relu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "softmax",
+    "mish",
+    "elu",
+    "leaky_relu",
+    "erf",
+    "exp",
+    "celu",
+}
+_ATTENTION_FUNCTIONS = {
+    "scaled_dot_product_attention",
+    "matmul",
+    "__matmul__",
+    "bmm",
+    "baddbmm",
+    "einsum",
+    "multi_head_attention_forward",
+}
 _SCALINGS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__"}
 _PRODUCTS = {"linear", "conv1d", "conv2d"}
 
@@ -147,7 +169,6 @@ class _Recorder(TorchFunctionMode):
         if function in _ACTIVATION_FUNCTIONS:
             return Node("activation", parents, "softmax" if function == "softmax" else "", function)
         return Node("through", parents, "", function)
-
 
     def fused_attention(self, inputs: list[torch.Tensor]) -> Node:
         weights = [self.names[id(t)] for t in inputs if id(t) in self.names and t.dim() == 2]

@@ -8,4 +8,17 @@ from hf_learngene.maps.recipe import Recipe, apply, compute_dtype
 from hf_learngene.maps.steps import Add, Fill, Matrix, Scale, Split, Step, Take
 
 
-__all__ = ["Add", "Fill", "Layer", "LayerMap", "Matrix", "Recipe", "Scale", "Split", "Step", "Take", "apply", "compute_dtype"]
+__all__ = [
+    "Add",
+    "Fill",
+    "Layer",
+    "LayerMap",
+    "Matrix",
+    "Recipe",
+    "Scale",
+    "Split",
+    "Step",
+    "Take",
+    "apply",
+    "compute_dtype",
+]

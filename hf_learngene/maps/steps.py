@@ -147,7 +147,9 @@ class Split(Step):
     def _split(self, tensor: Tensor, dim: int, context: Context) -> Tensor:
         old = self.index >= 0
         source = self.index.clamp_min(0)
-        copies = torch.zeros(tensor.shape[dim], dtype=torch.int64).index_add_(0, source[old], torch.ones_like(source[old]))
+        copies = torch.zeros(tensor.shape[dim], dtype=torch.int64).index_add_(
+            0, source[old], torch.ones_like(source[old])
+        )
         shares = torch.where(old, 1.0 / copies.clamp_min(1)[source].to(torch.float64), 0.0).to(tensor.dtype)
         split = tensor.index_select(dim, source)
         split = torch.zeros_like(split) if self.cancel else split.mul_(_along(shares, split, dim))

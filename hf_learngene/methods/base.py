@@ -141,4 +141,16 @@ class Method:
         return False
 
 
-__all__ = ["FFN", "GEOMETRY", "HEADS", "HEAD_COUNT", "HEAD_DIM", "HIDDEN", "KV_HEADS", "WIDTHS", "Method", "Paper", "Request"]
+__all__ = [
+    "FFN",
+    "GEOMETRY",
+    "HEADS",
+    "HEAD_COUNT",
+    "HEAD_DIM",
+    "HIDDEN",
+    "KV_HEADS",
+    "WIDTHS",
+    "Method",
+    "Paper",
+    "Request",
+]

@@ -26,7 +26,9 @@ class Front(Method):
     """
 
     name: ClassVar[str] = "front"
-    paper: ClassVar[Paper | None] = Paper("One-for-All Model Initialization with Frequency-Domain Knowledge", "2603.07523")
+    paper: ClassVar[Paper | None] = Paper(
+        "One-for-All Model Initialization with Frequency-Domain Knowledge", "2603.07523"
+    )
     grows: ClassVar[bool] = True
     shrinks: ClassVar[bool] = True
     summary: ClassVar[str] = "low frequencies of the weights"
@@ -38,6 +40,8 @@ class Front(Method):
 
     def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
         return [
-            Matrix(request.blocks(tensor, dim), dct_matrix(old, new), f"frequencies {min(old, new)} of {max(old, new)}")
+            Matrix(
+                request.blocks(tensor, dim), dct_matrix(old, new), f"frequencies {min(old, new)} of {max(old, new)}"
+            )
             for dim, _, _, old, new in request.width_dims(tensor)
         ]

@@ -48,17 +48,21 @@ class Layers(Method):
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         if source.shared_layers:
-            raise DirectionError(f"The layers of `{source.model_type}` share one set of weights: there is nothing to pick.")
+            raise DirectionError(
+                f"The layers of `{source.model_type}` share one set of weights: there is nothing to pick."
+            )
         depth = source.num_layers
         outside = [i for i in self.layer_map if not -depth <= i < depth]
         if outside:
             raise InvalidSizeError(f"layer_map names layers {outside}; the source has layers 0 to {depth - 1}.")
         if sizes["num_hidden_layers"] != len(self.layer_map):
             raise InvalidSizeError(
-                f"layer_map names {len(self.layer_map)} layers, but num_hidden_layers={sizes['num_hidden_layers']} was asked for. "
-                "Leave num_hidden_layers out."
+                f"layer_map names {len(self.layer_map)} layers, but num_hidden_layers={sizes['num_hidden_layers']} was "
+                "asked for. Leave num_hidden_layers out."
             )
-        changed = [f"{n} {source.sizes[n]} → {sizes[n]}" for n in WIDTHS if n in sizes and sizes[n] != source.sizes.get(n)]
+        changed = [
+            f"{n} {source.sizes[n]} → {sizes[n]}" for n in WIDTHS if n in sizes and sizes[n] != source.sizes.get(n)
+        ]
         if changed:
             raise DirectionError(
                 f"method='layers' copies whole layers, so widths stay ({', '.join(changed)}). "

@@ -59,7 +59,9 @@ class Lemon(Method):
     def __post_init__(self) -> None:
         for option, allowed in (("symmetry", SYMMETRIES), ("depth", DEPTHS), ("allow_lossy", (True, False))):
             if getattr(self, option) not in allowed:
-                raise UnknownOptionError(f"{option} is one of {', '.join(map(str, allowed))}; it was {getattr(self, option)!r}.")
+                raise UnknownOptionError(
+                    f"{option} is one of {', '.join(map(str, allowed))}; it was {getattr(self, option)!r}."
+                )
 
     def repeats_positions(self) -> bool:
         return True
@@ -72,9 +74,9 @@ class Lemon(Method):
 
     def edits(self, source: Anatomy, sizes: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
         eta = eta_of(source.sizes["hidden_size"], sizes["hidden_size"])
-        if eta == 1.0 or not scales_epsilon(source):
+        if eta == 1.0 or source.eps_field is None or not scales_epsilon(source):
             return {}
-        return {source.eps_field: config[source.eps_field] * eta**2}  # type: ignore[dict-item]
+        return {source.eps_field: config[source.eps_field] * eta**2}
 
     def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
         return _Growth(self, request).steps(tensor)
@@ -98,7 +100,9 @@ class _Growth:
         self.eta, self.multiple = eta_of(old, new), new // old
         self.lossy = self.eta != 1.0 and bool(self.source.norms_that_need_multiples())
         norms = {n.name: n for n in self.source.norms}
-        self.norm_of = {t.template: norms.get(t.module) for t in self.source.tensors.values() if t.kind.startswith("norm")}
+        self.norm_of = {
+            t.template: norms.get(t.module) for t in self.source.tensors.values() if t.kind.startswith("norm")
+        }
         self.closing = {t for t, n in self.norm_of.items() if n is not None and n.closes_layer}
 
     def steps(self, tensor: TensorInfo) -> list[Step]:
@@ -120,16 +124,24 @@ class _Growth:
         label = _label(old, new)
         if side == "in":
             inside = axis == HIDDEN and tensor.layer is not None and tensor.reads_norm and not self.lossy
-            cancel = inserted and not self.source.post_norm and self.method.depth == "cancelzero" and tensor.writes_stream
-            new_columns = "random" if inside else "zero"  # they read exact zeros, or the mean that must not count twice
-            return Split(blocks, index, label, self.request.std if cancel else self.noise, new_columns, self.request.std, cancel)
+            cancel = (
+                inserted and not self.source.post_norm and self.method.depth == "cancelzero" and tensor.writes_stream
+            )
+            new_columns = (
+                "random" if inside else "zero"
+            )  # they read exact zeros, or the mean that must not count twice
+            return Split(
+                blocks, index, label, self.request.std if cancel else self.noise, new_columns, self.request.std, cancel
+            )
         if axis == HIDDEN:
             return self.widen_stream(tensor, blocks, index, label, side)
         if axis in (HEADS, KV_HEADS, HEAD_DIM):
             # one of q and k must be zero in the new places of a head; both would leave them without a gradient
             fresh = "random" if tensor.role in ("q", "v") and len(tensor.dims) > 1 else "zero"
             if tensor.role == "qkv":
-                return _FusedHeads(blocks, index, label, std=self.request.std, matrix=len(tensor.dims) > 1, q_scale=self.q_scale)
+                return _FusedHeads(
+                    blocks, index, label, std=self.request.std, matrix=len(tensor.dims) > 1, q_scale=self.q_scale
+                )
             return Take(blocks, index, label, fresh, self.request.std)
         return Take(blocks, index, label)
 
@@ -176,7 +188,12 @@ class _Growth:
         steps: list[Step] = []
         if tensor.role == "q" and self.q_scale != 1.0 and any(d.axis == HEADS for d in tensor.dims):
             steps.append(Scale(self.q_scale))  # scores are divided by the root of the larger head size
-        if self.eta != 1.0 and not scales_epsilon(self.source) and tensor.writes_stream and any(d.axis == HIDDEN for d in tensor.dims):
+        if (
+            self.eta != 1.0
+            and not scales_epsilon(self.source)
+            and tensor.writes_stream
+            and any(d.axis == HIDDEN for d in tensor.dims)
+        ):
             steps.append(Scale(1.0 / self.eta))
         norm = self.norm_of.get(tensor.template)
         if norm is not None and norm.name in self.source.tied_readers:
@@ -192,7 +209,9 @@ class _Growth:
         is_norm = tensor.kind.startswith("norm")
         if self.source.post_norm:
             layers = self.request.layer_map
-            followed = tensor.layer is not None and tensor.layer + 1 < len(layers) and layers[tensor.layer + 1].inserted
+            followed = (
+                tensor.layer is not None and tensor.layer + 1 < len(layers) and layers[tensor.layer + 1].inserted
+            )
             plain = inserted if tensor.template not in self.closing else followed
             if is_norm and norm is not None and norm.writes_stream and plain:
                 # a norm without affine part returns what it is given, up to epsilon; the last one carries the affine

@@ -22,6 +22,7 @@ def eta_of(old: int, new: int) -> float:
 
 
 def nearest_multiples(old: int, new: int) -> str:
+    """The whole multiples of `old` below and above `new`, in words."""
     low = new // old * old
     return f"{low} and {low + old}"
 
@@ -57,15 +58,15 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
         raise LossyGrowthError(
             f"hidden_size {old} → {new} cannot keep the function of `{source.model_type}` as {source.model_class}: "
             f"`{norm.name}` normalises {why}, and only whole multiples of {old} are exact there. The nearest are "
-            f"{nearest_multiples(old, new)}. allow_lossy=True grows to {new} with a small loss."
+            f"{nearest_multiples(old, new)}. method='lemon' with allow_lossy=True grows to {new} with a small loss."
         )
     for axis in sorted(own):
-        if axis in sizes and axis in source.sizes and sizes[axis] % source.sizes[axis]:
-            if source.norms_that_need_multiples(axis) or any(n.axis == axis for n in source.norms):
-                raise LossyGrowthError(
-                    f"{axis} {source.sizes[axis]} → {sizes[axis]}: only whole multiples are exact; the nearest are "
-                    f"{nearest_multiples(source.sizes[axis], sizes[axis])}."
-                )
+        before, after = source.sizes.get(axis, 1), sizes.get(axis, 1)
+        if after % before and any(n.axis == axis for n in source.norms):
+            raise LossyGrowthError(
+                f"{axis} {before} → {after}: only whole multiples are exact, because a norm runs over it; the nearest are "
+                f"{nearest_multiples(before, after)}."
+            )
 
 
 def _check_heads(source: Anatomy, sizes: Mapping[str, int]) -> None:
@@ -91,4 +92,3 @@ def _check_heads(source: Anatomy, sizes: Mapping[str, int]) -> None:
                 f"Grouped heads grow together by one whole factor: {heads_old} heads over {kv_old} cannot become "
                 f"{heads_new} over {kv_new}."
             )
-

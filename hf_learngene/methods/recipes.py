@@ -62,9 +62,7 @@ def _sources(
     return present, ""
 
 
-def _geometry(
-    old: TensorInfo, new: TensorInfo, request: Request, method: Method
-) -> tuple[list[Step] | None, str]:
+def _geometry(old: TensorInfo, new: TensorInfo, request: Request, method: Method) -> tuple[list[Step] | None, str]:
     """Steps for everything that is no width; None where the tensor has to start anew."""
     steps: list[Step] = []
     patch_dims = []

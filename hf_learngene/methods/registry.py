@@ -23,7 +23,9 @@ def register_method(method: type[Method]) -> type[Method]:
         UnknownOptionError: the name is not lower_snake_case, or taken by another class.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", method.name) or method.name == AUTO:
-        raise UnknownOptionError(f"A method's name is lower_snake_case and not {AUTO!r}; {method.__name__} has {method.name!r}.")
+        raise UnknownOptionError(
+            f"A method's name is lower_snake_case and not {AUTO!r}; {method.__name__} has {method.name!r}."
+        )
     if METHODS.get(method.name, method) is not method:
         raise UnknownOptionError(f"The name {method.name!r} is taken by {METHODS[method.name].__name__}.")
     METHODS[method.name] = method
@@ -53,9 +55,9 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method | None:
             )
         return method
     if not isinstance(method, str) or method not in [*METHODS, AUTO]:
-        raise UnknownOptionError(
-            f"Method {method!r} does not exist; there are {', '.join(registered_methods())}.{nearest(str(method), registered_methods())}"
-        )
+        is_class = isinstance(method, type) and issubclass(method, Method)
+        hint = f" Did you mean {method.__name__}()?" if is_class else nearest(str(method), registered_methods())
+        raise UnknownOptionError(f"Method {method!r} does not exist; there are {', '.join(registered_methods())}.{hint}")
     if method == AUTO:
         return None
     known = METHODS[method].option_names()

@@ -60,7 +60,11 @@ class WeightSelection(Method):
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         flat = flat_heads(source.sizes), flat_heads(sizes)
-        pairs = {n: (source.sizes[n], sizes[n]) for n in (*WIDTHS, "num_hidden_layers", *source_axes(source)) if n in sizes and n in source.sizes}
+        pairs = {
+            n: (source.sizes[n], sizes[n])
+            for n in (*WIDTHS, "num_hidden_layers", *source_axes(source))
+            if n in sizes and n in source.sizes
+        }
         if self.head_selection == "flat":  # fewer but larger heads are fine as long as the flat axis does not grow
             pairs.pop("num_attention_heads", None), pairs.pop("head_dim", None)
             pairs["heads × head size"] = flat

@@ -46,7 +46,13 @@ class _ResizableAuto:
         See `ResizableMixin.from_pretrained_resized` for the arguments; the class follows from the checkpoint's config.
         """
         return load_resized(
-            pretrained_model_name_or_path, None, method=method, params=params, seed=seed, choose_class=cls.class_for, **kwargs
+            pretrained_model_name_or_path,
+            None,
+            method=method,
+            params=params,
+            seed=seed,
+            choose_class=cls.class_for,
+            **kwargs,
         )
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN
+from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS, LABELS, POSITIONS, VOCAB
 from hf_learngene.errors import InvalidSizeError
 
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+# What a budget chooses, or what follows from that.
+_CHOSEN = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "image_size", "patch_size")
+_AXES = {
+    "intermediate_size": FFN,
+    "mlp_ratio": FFN,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": POSITIONS,
+    "num_labels": LABELS,
+}
 
 
 def parse_budget(params: str | int | float, source: int) -> int:
@@ -30,20 +39,30 @@ def parse_budget(params: str | int | float, source: int) -> int:
         if match:
             params = float(match[1]) * _UNITS[match[2].lower()]
             params = params if params < 1 else int(params)
-    if isinstance(params, bool) or not isinstance(params, (int, float)) or params <= 0:
+    if isinstance(params, bool) or not isinstance(params, (int, float)) or not 0 < params < math.inf:
         raise InvalidSizeError(f"params is a number such as '20M', 20_000_000 or 0.25 (a share); it was {params!r}.")
-    return round(params * source) if params < 1 else round(params)
+    return round(params * source) if isinstance(params, float) and params <= 1 else round(params)
 
 
-def count(anatomy: Anatomy, hidden: int, depth: int) -> int:
-    """Parameters at another width and depth in the source's proportions, from the anatomy alone."""
-    ratio = hidden / anatomy.sizes["hidden_size"]
-    linked = {HIDDEN, HEADS, FFN, "kv_heads", *anatomy.linked}
-    total = 0.0
+def counter(anatomy: Anatomy, fixed: Mapping[str, Any]) -> Callable[[int, int], int]:
+    """Parameters at a width and depth in the source's proportions, from the anatomy alone.
+
+    Sizes in `fixed` count as they are given there, whatever the width.
+    """
+    follows = {HIDDEN, HEADS, FFN, KV_HEADS, *anatomy.linked}
+    share = {_AXES.get(n, n): v / anatomy.sizes[n] for n, v in fixed.items() if n in anatomy.sizes and n not in _CHOSEN}
+    follows -= share.keys() - ({FFN} if "mlp_ratio" in fixed else set())  # a ratio still follows the width
+    totals: dict[tuple[bool, int], float] = {}  # (in a layer, power of the width) -> parameters
     for tensor in anatomy.tensors.values():
-        size = math.prod(d.size * (ratio if d.axis in linked else 1.0) for d in tensor.dims)
-        total += size * (depth / anatomy.num_layers if tensor.layer is not None else 1.0)
-    return round(total)
+        key = tensor.layer is not None, sum(d.axis in follows for d in tensor.dims)
+        size = math.prod(d.size * share.get(d.axis, 1.0) for d in tensor.dims)
+        totals[key] = totals.get(key, 0.0) + size
+
+    def count(hidden: int, depth: int) -> int:
+        ratio, layers = hidden / anatomy.sizes["hidden_size"], depth / anatomy.num_layers
+        return round(sum(n * ratio**power * (layers if layered else 1) for (layered, power), n in totals.items()))
+
+    return count
 
 
 def fit(anatomy: Anatomy, params: str | int | float, fixed: Mapping[str, Any]) -> dict[str, int]:
@@ -64,20 +83,26 @@ def fit(anatomy: Anatomy, params: str | int | float, fixed: Mapping[str, Any]) -
     step, width, depth = anatomy.sizes.get("head_dim", 1), anatomy.sizes["hidden_size"], anatomy.num_layers
     if budget > anatomy.num_parameters and anatomy.norms_that_need_multiples():
         step = width  # only whole multiples grow without loss
-    widths = [fixed["hidden_size"]] if "hidden_size" in fixed else [step * i for i in range(1, 1 + max(1, 8 * width // step))]
+    widths = (
+        [fixed["hidden_size"]]
+        if "hidden_size" in fixed
+        else [step * i for i in range(1, 1 + max(1, 8 * width // step))]
+    )
     depths = [fixed["num_hidden_layers"]] if "num_hidden_layers" in fixed else list(range(1, 4 * depth + 1))
     if anatomy.shared_layers:
         depths = [depth]
 
+    count = counter(anatomy, fixed)
+
     def cost(size: tuple[int, int]) -> tuple[float, int, int]:
-        miss = abs(math.log(count(anatomy, *size) / budget))
+        miss = abs(math.log(count(*size) / budget))
         distortion = abs(math.log((size[0] / width) / (size[1] / depth)))
         return 4 * miss + distortion, *size
 
     best = min(((w, d) for w in widths for d in depths), key=cost)
-    reached = count(anatomy, *best)
+    reached = count(*best)
     if not 0.5 <= reached / budget <= 2:
-        bound = min(count(anatomy, w, d) for w in widths for d in depths)
+        bound = min(count(w, d) for w in widths for d in depths)
         raise InvalidSizeError(
             f"No size of `{anatomy.model_type}` in the source's proportions has about {budget:,} parameters; the nearest has "
             f"{reached:,} and the smallest {bound:,} (the embeddings count too)."

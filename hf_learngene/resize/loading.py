@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
+from transformers.utils.hub import resolve_revision
 
 from hf_learngene.errors import CheckpointError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.methods import Method
 from hf_learngene.resize import provenance
 from hf_learngene.resize.plan import Plan, make_plan
 from hf_learngene.resize.request import split_loading, split_options
-from hf_learngene.resize.run import carry_out, check_source
+from hf_learngene.resize.run import carry_out, check_source, seeded
 
 
 logger = logging.get_logger(__name__)
@@ -34,7 +36,8 @@ def load_config(source: str | os.PathLike, loading: dict[str, Any]) -> PreTraine
         raise CheckpointError(_not_found(str(source), error)) from error
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedSourceError(
-            f"`{source}` is quantized; packed weights cannot be resized. Name the checkpoint it was made from, and quantize the result."
+            f"`{source}` is quantized; packed weights cannot be resized. Name the checkpoint it was made from, "
+            "and quantize the result."
         )
     provenance.check(config)
     return config
@@ -70,6 +73,13 @@ def native_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     )
 
 
+def _pinned(source: str | os.PathLike, loading: dict[str, Any]) -> dict[str, Any]:
+    """The loading keywords with the revision pinned to a commit: config and weights come from one state of the Hub."""
+    where = {k: loading[k] for k in ("token", "local_files_only", "cache_dir") if k in loading}
+    revision = resolve_revision(source, loading.get("revision"), **where)
+    return loading if revision is None else {**loading, "revision": revision}
+
+
 def plan_checkpoint(
     source: str | os.PathLike,
     model_class: type[PreTrainedModel] | None,
@@ -82,28 +92,43 @@ def plan_checkpoint(
 ) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
     """(plan, loading keywords, label fields) for a checkpoint on disk or on the Hub."""
     rest, loading, labels = split_loading(given)
+    if not isinstance(source, (str, os.PathLike)):
+        raise UnsupportedSourceError(
+            f"A checkpoint is named by a Hub id or a folder; this is a {type(source).__name__}. "
+            "`resize(model, ...)` takes a model in memory."
+        )
+    native = native_class(model_class) if model_class is not None else None  # before anything is fetched
+    loading = _pinned(source, loading)
     config = load_config(source, loading)
     cls = model_class or choose_class(config)
-    if type(config).__name__ != getattr(cls.config_class, "__name__", "") and hasattr(config, "vision_config"):
-        config = config.vision_config if isinstance(config.vision_config, cls.config_class) else config
-    if not isinstance(config, cls.config_class):
+    wanted: Any = cls.config_class
+    nested = getattr(config, "vision_config", None)
+    if not isinstance(config, wanted) and isinstance(nested, wanted):
+        config = nested  # one tower of a two-tower checkpoint
+    if not isinstance(config, wanted):
         raise CheckpointError(
-            f"`{source}` is a `{config.model_type}` checkpoint, and {cls.__name__} loads `{cls.config_class.model_type}` ones."
+            f"`{source}` is a `{config.model_type}` checkpoint, and {cls.__name__} loads `{wanted.model_type}` ones."
         )
-    config, rest = _labels_to_sizes(config, rest, labels)
+    rest, labels = _with_labels(rest, labels)
     sizes, options = split_options(rest, method)
-    return make_plan(config, native_class(cls), sizes, method, options, params, seed), loading, labels
+    return make_plan(config, native or native_class(cls), sizes, method, options, params, seed), loading, labels
 
 
-def _labels_to_sizes(
-    config: PreTrainedConfig, rest: dict[str, Any], labels: dict[str, Any]
-) -> tuple[PreTrainedConfig, dict[str, Any]]:
+def _with_labels(rest: dict[str, Any], labels: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The number of labels follows from their names, and `id2label` and `label2id` from each other."""
     names = labels.get("id2label")
-    if names is not None:
-        if rest.get("num_labels", len(names)) != len(names):
-            raise UnknownOptionError(f"num_labels={rest['num_labels']}, but id2label names {len(names)} labels. Leave num_labels out.")
-        rest = {**rest, "num_labels": len(names)}
-    return config, rest
+    if names is None and isinstance(labels.get("label2id"), Mapping):
+        names = {index: name for name, index in labels["label2id"].items()}
+    if names is None:
+        return rest, labels
+    if not isinstance(names, Mapping) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+        raise UnknownOptionError(f"id2label names the labels 0, 1, ...: {{0: 'cat', 1: 'dog'}}; it was {names!r}.")
+    if rest.get("num_labels", len(names)) != len(names):
+        raise UnknownOptionError(
+            f"num_labels={rest['num_labels']}, but id2label names {len(names)} labels. Leave num_labels out."
+        )
+    names = {int(index): name for index, name in names.items()}
+    return {**rest, "num_labels": len(names)}, {"label2id": {n: i for i, n in names.items()}, **labels, "id2label": names}
 
 
 def load_resized(
@@ -120,20 +145,23 @@ def load_resized(
     plan, loading, labels = plan_checkpoint(
         source, model_class, method=method, params=params, seed=seed, given=given, choose_class=choose_class
     )
-    model, missing = load_source(source, plan, loading)
+    with seeded(seed):  # what the checkpoint lacks is drawn when it is loaded
+        model, missing = load_source(source, plan, loading)
     check_source(model)
     if missing:
         plan = _without(plan, missing)
-    commit = getattr(model.config, "_commit_hash", None)
-    resized = carry_out(plan, model, os.fspath(source), commit)
+    resized = carry_out(plan, model, os.fspath(source), getattr(loading.get("revision"), "resolved", None))
     for name, value in labels.items():
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):
         resized.__class__ = model_class  # the mixin adds methods only, no state
+        vars(resized).pop("_weight_conversions", None)  # no names are converted when this class loads, so none on saving
     return resized
 
 
-def load_source(source: str | os.PathLike, plan: Plan, loading: dict[str, Any]) -> tuple[PreTrainedModel, frozenset[str]]:
+def load_source(
+    source: str | os.PathLike, plan: Plan, loading: dict[str, Any]
+) -> tuple[PreTrainedModel, frozenset[str]]:
     """The source model, and the names of its parameters that the checkpoint did not hold.
 
     Raises:
@@ -143,11 +171,16 @@ def load_source(source: str | os.PathLike, plan: Plan, loading: dict[str, Any]) 
 
     cls = plan.model_class
     try:
-        model, info = cls.from_pretrained(source, config=plan.source_config, output_loading_info=True, **loading)
+        loaded: Any = cls.from_pretrained(source, config=plan.source_config, output_loading_info=True, **loading)
+        model, info = loaded
     except SafetensorError as error:
-        raise CheckpointError(f"The weights of `{source}` are truncated or no safetensors file: {error}. Fetch them again.") from error
+        raise CheckpointError(
+            f"The weights of `{source}` are truncated or no safetensors file: {error}. Fetch them again."
+        ) from error
     except (OSError, EOFError) as error:
         raise CheckpointError(f"The weights of `{source}` cannot be read: {_first_line(error)}") from error
+    except ValueError as error:  # a keyword of from_pretrained that transformers does not accept
+        raise CheckpointError(f"`{source}` cannot be loaded as asked: {_first_line(error)}") from error
     except RuntimeError as error:
         raise CheckpointError(f"The weights of `{source}` do not fit its own config: {_first_line(error)}") from error
     missing = frozenset(plan.source.ties.get(k, k) for k in info["missing_keys"]) & plan.source.tensors.keys()
@@ -176,6 +209,7 @@ def _without(plan: Plan, missing: frozenset[str]) -> Plan:
     first = plan.stages[0]
     again = dataclasses.replace(first, recipes=tuple(recipes_for(first.request, first.method, missing)))
     later = [
-        dataclasses.replace(stage, recipes=tuple(recipes_for(stage.request, stage.method, missing))) for stage in plan.stages[1:]
+        dataclasses.replace(stage, recipes=tuple(recipes_for(stage.request, stage.method, missing)))
+        for stage in plan.stages[1:]
     ]
     return dataclasses.replace(plan, stages=(again, *later))

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_like, anatomy_of
 from hf_learngene.anatomy.fields import as_pair, section
-from hf_learngene.errors import DirectionError
+from hf_learngene.errors import DirectionError, InvalidSizeError
 from hf_learngene.maps import Recipe
 from hf_learngene.methods import Lemon, Method, Request, WeightSelection, make_method, recipes_for
 from hf_learngene.methods.base import WIDTHS
@@ -104,7 +104,9 @@ class Plan:
                 first = recipe.sources[0][0] if recipe.sources else None
                 before = previous.get(first) if first else None
                 if first is None or (before is not None and before.fresh):
-                    fates[recipe.name] = TensorFate(recipe.name, recipe.shape, None, before.fate if before else recipe.fate)
+                    fates[recipe.name] = TensorFate(
+                        recipe.name, recipe.shape, None, before.fate if before else recipe.fate
+                    )
                     continue
                 shape = before.source_shape if before else stage.request.source.tensors[first].shape
                 words = [w for w in ((before.fate if before else "kept"), recipe.fate) if w != "kept"]
@@ -132,6 +134,8 @@ def make_plan(
     missing: frozenset[str] = frozenset(),
 ) -> Plan:
     """The plan for a config and a class. `plan` is the verb for people; this is what it and `resize` share."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise InvalidSizeError(f"seed is a whole number of at most 64 bits; it was {seed!r}.")
     chosen = make_method(method, dict(options or {}))
     source = anatomy_of(config, model_class)
     wanted = check_names(source, sizes)
@@ -176,12 +180,17 @@ def _stage(
 
 def _auto(source: Anatomy, config: PreTrainedConfig, sizes: Mapping[str, Any]) -> list[tuple[Method, dict[str, Any]]]:
     """Grow by lemon, shrink by weight selection; mixed: first shrink what shrinks, then grow the rest."""
-    names = [n for n in (*WIDTHS, "num_hidden_layers", "mlp_ratio", *source_axes(source)) if n in sizes and n in source.sizes]
+    names = [
+        n
+        for n in (*WIDTHS, "num_hidden_layers", "mlp_ratio", *source_axes(source))
+        if n in sizes and n in source.sizes
+    ]
     old, new = dict(source.sizes), dict(sizes)
     grows = [n for n in names if new[n] > old[n]]
     shrinks = [n for n in names if new[n] < old[n]]
-    if flat_heads(new) == flat_heads(old):  # the same heads cut otherwise: a selection takes them flat
+    if flat_heads(new) <= flat_heads(old):  # the same heads cut otherwise: a selection takes them flat
         grows, shrinks = ([n for n in x if n not in ("num_attention_heads", "head_dim")] for x in (grows, shrinks))
+        shrinks += ["num_attention_heads"] if flat_heads(new) < flat_heads(old) else []
     if not grows:
         return [(WeightSelection(), dict(sizes))]
     if not shrinks:

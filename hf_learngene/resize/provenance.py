@@ -52,7 +52,9 @@ def check(config: PreTrainedConfig) -> None:
     if before is None:
         return
     if not isinstance(before, dict) or not isinstance(before.get("format"), int):
-        raise ProvenanceError(f"config.learngene is no record of this package: {before!r}. Remove it from config.json to go on.")
+        raise ProvenanceError(
+            f"config.learngene is no record of this package: {before!r}. Remove it from config.json to go on."
+        )
     if before["format"] > FORMAT:
         raise ProvenanceError(
             f"config.learngene has format {before['format']}, written by hf_learngene {before.get('package_version', '?')}; "

@@ -8,13 +8,31 @@ from typing import Any
 from hf_learngene.anatomy.fields import ALIASES
 from hf_learngene.errors import UnknownOptionError, nearest
 from hf_learngene.methods import METHODS, Method
-from hf_learngene.methods.registry import option_owners
+from hf_learngene.methods.registry import make_method, option_owners
 
 
 # Keywords of `PreTrainedModel.from_pretrained` and of the Hub client below it.
 LOADING = frozenset(
-    "revision token cache_dir force_download local_files_only subfolder proxies dtype torch_dtype variant use_safetensors "
-    "weights_only key_mapping attn_implementation device_map low_cpu_mem_usage gguf_file adapter_kwargs".split()
+    [
+        "revision",
+        "token",
+        "cache_dir",
+        "force_download",
+        "local_files_only",
+        "subfolder",
+        "proxies",
+        "dtype",
+        "torch_dtype",
+        "variant",
+        "use_safetensors",
+        "weights_only",
+        "key_mapping",
+        "attn_implementation",
+        "device_map",
+        "low_cpu_mem_usage",
+        "gguf_file",
+        "adapter_kwargs",
+    ]
 )
 # What belongs to the target's task, not to its size; set on the target's config as it is.
 LABELS = frozenset({"id2label", "label2id", "problem_type"})
@@ -34,6 +52,8 @@ def split_options(given: Mapping[str, Any], method: str | Method) -> tuple[dict[
     Raises:
         UnknownOptionError: an option of another method.
     """
+    if not isinstance(method, (str, Method)):
+        make_method(method, {})  # says what a method may be
     cls = METHODS.get(method) if isinstance(method, str) else type(method)
     own = set(cls.option_names()) if cls is not None else set()
     options = {k: v for k, v in given.items() if k in own}
@@ -42,7 +62,9 @@ def split_options(given: Mapping[str, Any], method: str | Method) -> tuple[dict[
         owners = option_owners(name)
         if owners and name not in _all_sizes():
             used = method if isinstance(method, str) else method.name
-            raise UnknownOptionError(f"{name!r} is an option of method {owners[0]!r}, not of {used!r}. Give method={owners[0]!r} with it.")
+            raise UnknownOptionError(
+                f"{name!r} is an option of method {owners[0]!r}, not of {used!r}. Give method={owners[0]!r} with it."
+            )
     return sizes, options
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -50,7 +51,8 @@ def resize(
 
     Example:
         >>> from transformers import BertConfig, BertModel
-        >>> big = BertModel(BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2, vocab_size=30))
+        >>> config = BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2)
+        >>> big = BertModel(config)
         >>> small = resize(big, hidden_size=8, num_hidden_layers=1)
         >>> small.config.hidden_size, small.config.num_attention_heads, small.config.learngene["stages"][0]["method"]
         (8, 1, 'weight_selection')
@@ -61,7 +63,7 @@ def resize(
     sizes, options = split_options(sizes_and_options, method)
     provenance.check(model.config)
     made = make_plan(model.config, type(model), sizes, method, options, params, seed)
-    return carry_out(made, model, model.config._name_or_path or None, getattr(model.config, "_commit_hash", None))
+    return carry_out(made, model, model.config._name_or_path or None, None)
 
 
 def check_source(model: PreTrainedModel) -> None:
@@ -75,12 +77,15 @@ def check_source(model: PreTrainedModel) -> None:
         raise UnsupportedSourceError(f"resize takes a transformers model; this is a {type(model).__name__}.{hint}")
     if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
         raise UnsupportedSourceError(
-            "The model is quantized; packed weights cannot be resized. Load it without quantization_config, resize, then quantize."
+            "The model is quantized; packed weights cannot be resized. Load it without quantization_config, resize, "
+            "then quantize."
         )
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise UnsupportedSourceError("The model carries adapters. Merge or delete them, resize, then add adapters anew.")
+        raise UnsupportedSourceError(
+            "The model carries adapters. Merge or delete them, resize, then add adapters anew."
+        )
     devices = {p.device for p in model.parameters()}
-    if len(devices) > 1 or getattr(model, "hf_device_map", None) and len(set(model.hf_device_map.values())) > 1:
+    if len(devices) > 1 or len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         raise UnsupportedSourceError(
             f"The model is spread over {', '.join(sorted(map(str, devices)))}. Load it on one device (device_map=None), resize, "
             "then spread the result."
@@ -94,6 +99,7 @@ def check_source(model: PreTrainedModel) -> None:
 
 def carry_out(plan: Plan, model: PreTrainedModel, source: str | None, commit: str | None) -> PreTrainedModel:
     """Makes the model that a plan describes."""
+    _check_fits(plan, model)
     current = model
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
@@ -103,21 +109,53 @@ def carry_out(plan: Plan, model: PreTrainedModel, source: str | None, commit: st
         current = _make(type(model), config, current, stage, plan.seed)
     fresh = [t.name for t in plan.tensors if t.fresh and t.fate != COMPUTED]
     if fresh and plan.method != "random":
-        logger.warning_once(f"Newly initialised, not from the source: {', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''}")
+        logger.warning_once(
+            f"Newly initialised, not from the source: {', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''}"
+        )
     return current
+
+
+def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
+    """Refuses a model that is not what its config says: a head replaced by hand, layers wrapped or pruned."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for tensor in plan.source.tensors.values():
+        found = tuple(parameters[tensor.name].shape) if tensor.name in parameters else None
+        if found != tensor.shape:
+            raise UnsupportedSourceError(
+                f"The model is not what its config says: `{tensor.name}` "
+                f"{f'has shape {found}' if found else 'is absent'}, by the config it is {tensor.shape}. "
+                "Merge adapters, undo changes of the modules, or set the config's sizes to the model's."
+            )
+    for name, first in plan.source.ties.items():
+        if name in parameters and not torch.equal(parameters[name], parameters[first]):
+            raise UnsupportedSourceError(
+                f"The model is not what its config says: `{name}` and `{first}` are tied there and differ here. "
+                "Call model.tie_weights(), or set config.tie_word_embeddings=False."
+            )
 
 
 def _make(model_class, config, model: PreTrainedModel, stage, seed: int) -> PreTrainedModel:
     with torch.no_grad():
         state = dict(apply(_State(model), stage.recipes, seed))
     device = next(model.parameters()).device
-    with _seeded(seed), _quiet():
-        made = model_class.from_pretrained(None, config=config, state_dict=state, dtype=model.dtype, device_map=None)
+    with seeded(seed), _quiet():
+        made = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=model.dtype,
+            attn_implementation=model.config._attn_implementation,
+            device_map=None,
+        )
     for name, parameter in made.named_parameters():  # a few classes fix the dtype of a parameter in their constructor
         if name in state and parameter.dtype != state[name].dtype:
             parameter.data = state[name]
     made.name_or_path = model.name_or_path
-    return made.to(device) if device.type != "cpu" else made
+    if hasattr(model, "_weight_conversions"):  # saved under the names that the source's files have
+        made._weight_conversions = model._weight_conversions
+    else:
+        del made._weight_conversions
+    return made if device.type == "cpu" else cast(PreTrainedModel, nn.Module.to(made, device=device))
 
 
 class _State(Mapping):
@@ -137,10 +175,10 @@ class _State(Mapping):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Fresh tensors are drawn under the seed, and the caller's random state is as it was afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too, for good
         yield
 
 

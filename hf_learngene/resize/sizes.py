@@ -56,14 +56,15 @@ def check_names(anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
                 f"`{anatomy.model_type}` has no size field {name!r}; it has {', '.join(names)}.{nearest(name, names)}"
             )
         if known in found:
-            raise UnknownOptionError(f"{known!r} was given twice, once as {name!r}.")
+            first = next(n for n in sizes if canonical(anatomy, n) == known)
+            raise UnknownOptionError(f"{first!r} and {name!r} are the same size; give one of them.")
         found[known] = _checked(name, value)
     return found
 
 
 def _checked(name: str, value: Any) -> Any:
     if name in ("image_size", "patch_size") and isinstance(value, (list, tuple)) and len(value) == 2:
-        return type(value)(_checked(name, v) for v in value)
+        return tuple(_checked(name, v) for v in value)
     if isinstance(value, bool) or not isinstance(value, int):
         hint = f" Did you mean {int(value)}?" if isinstance(value, float) and value > 0 and value.is_integer() else ""
         raise InvalidSizeError(f"{name} is a whole number; it was {value!r}.{hint}")
@@ -91,8 +92,9 @@ def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, An
         if not ratio.is_integer():
             low = max(1, math.floor(ratio)) * hidden
             raise InvalidSizeError(
-                f"`{anatomy.model_type}` writes its ffn as mlp_ratio × hidden_size: intermediate_size={wanted['intermediate_size']} "
-                f"is no multiple of {hidden}. The nearest are {low} and {low + hidden}."
+                f"`{anatomy.model_type}` writes its ffn as mlp_ratio × hidden_size: "
+                f"intermediate_size={wanted['intermediate_size']} is no multiple of {hidden}. "
+                f"The nearest are {low} and {low + hidden}."
             )
         sizes["mlp_ratio"] = int(ratio)
         sizes.pop("intermediate_size")
@@ -104,12 +106,18 @@ def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, An
     return sizes
 
 
-def _complete_heads(anatomy: Anatomy, part: PreTrainedConfig, wanted: Mapping[str, Any], sizes: dict[str, Any]) -> None:
+def _complete_heads(
+    anatomy: Anatomy, part: PreTrainedConfig, wanted: Mapping[str, Any], sizes: dict[str, Any]
+) -> None:
     if "num_attention_heads" not in anatomy.sizes:
         return
     hidden, head_dim = sizes["hidden_size"], anatomy.sizes["head_dim"]
     stored = getattr(part, "head_dim", None) is not None
-    own = "; or give num_attention_heads and head_dim, which this family keeps apart from the width" if anatomy.head_dim_honoured else ""
+    own = (
+        "; or give num_attention_heads and head_dim, which this family keeps apart from the width"
+        if anatomy.head_dim_honoured
+        else ""
+    )
     native = anatomy.fields["num_attention_heads"]
     if "head_dim" in wanted:
         head_dim = wanted["head_dim"]
@@ -121,8 +129,8 @@ def _complete_heads(anatomy: Anatomy, part: PreTrainedConfig, wanted: Mapping[st
             if hidden % heads:
                 low, high = _near_divisors(hidden, heads)
                 raise InvalidSizeError(
-                    f"hidden_size={hidden} is not divisible by {native}={heads}. The nearest numbers of heads are {low} and "
-                    f"{high}; the nearest widths are {_around(hidden, heads)}{own}."
+                    f"hidden_size={hidden} is not divisible by {native}={heads}. The nearest numbers of heads are "
+                    f"{_either(low, high)}; the nearest widths are {_around(hidden, heads)}{own}."
                 )
             head_dim = hidden // heads
     elif hidden != anatomy.sizes["hidden_size"]:
@@ -138,14 +146,18 @@ def _complete_heads(anatomy: Anatomy, part: PreTrainedConfig, wanted: Mapping[st
             )
     sizes["head_dim"] = head_dim
     if not anatomy.head_dim_honoured and sizes["num_attention_heads"] * head_dim != hidden:
-        raise InvalidSizeError(f"`{anatomy.model_type}` has hidden_size = {native} × head size; {hidden} is not {sizes['num_attention_heads']} × {head_dim}.")
+        raise InvalidSizeError(
+            f"`{anatomy.model_type}` has hidden_size = {native} × head size; "
+            f"{hidden} is not {sizes['num_attention_heads']} × {head_dim}."
+        )
     kv = anatomy.sizes.get("num_key_value_heads")
     if kv and "num_key_value_heads" not in wanted:
         scaled = kv * sizes["num_attention_heads"] / anatomy.sizes["num_attention_heads"]
         if not scaled.is_integer():
             raise InvalidSizeError(
                 f"{sizes['num_attention_heads']} heads cannot share key and value heads as the source's "
-                f"{anatomy.sizes['num_attention_heads']} share {kv}; give num_key_value_heads, a divisor of {sizes['num_attention_heads']}."
+                f"{anatomy.sizes['num_attention_heads']} share {kv}; give num_key_value_heads, a divisor of "
+                f"{sizes['num_attention_heads']}."
             )
         sizes["num_key_value_heads"] = int(scaled)
 
@@ -153,6 +165,10 @@ def _complete_heads(anatomy: Anatomy, part: PreTrainedConfig, wanted: Mapping[st
 def _around(value: int, step: int) -> str:
     low = value // step * step
     return f"{low} and {low + step}" if low else str(step)
+
+
+def _either(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} and {high}"
 
 
 def _near_divisors(value: int, near: int) -> tuple[int, int]:
@@ -168,9 +184,11 @@ def _check_grid(part: PreTrainedConfig, anatomy: Anatomy, wanted: Mapping[str, A
     for side, step in zip(image, patch, strict=True):
         if side < step:
             raise InvalidSizeError(f"image_size={side} is smaller than one patch of {step}; the smallest is {step}.")
-    if any(i % p for i, p in zip(image, patch, strict=True)) and "image_size" in wanted:
+    uneven = [(side, step) for side, step in zip(image, patch, strict=True) if side % step]
+    if uneven and "image_size" in wanted:
+        side, step = uneven[0]
         raise InvalidSizeError(
-            f"image_size={image[0]} is no multiple of patch_size={patch[0]}; the nearest sizes are {_around(image[0], patch[0])}."
+            f"image_size={side} is no multiple of patch_size={step}; the nearest sizes are {_around(side, step)}."
         )
 
 
@@ -189,8 +207,10 @@ def target_config(
         if size != "num_labels" and (hasattr(part, native) or size in anatomy.fields):
             current = getattr(part, native, None)
             pair = isinstance(current, (list, tuple)) and isinstance(value, int)
-            values[native] = type(current)((value, value)) if pair else value
-    if getattr(part, "encoder_stride", None) is not None and getattr(part, "encoder_stride") == getattr(part, "patch_size", None):
+            values[native] = (
+                [value, value] if pair and isinstance(current, list) else (value, value) if pair else value
+            )
+    if getattr(part, "encoder_stride", None) is not None and part.encoder_stride == getattr(part, "patch_size", None):
         values["encoder_stride"] = values.get("patch_size", part.encoder_stride)
     target = changed(config, anatomy.section, {**values, **edits})
     new_part = section(target, anatomy.section)
@@ -211,7 +231,7 @@ def _follow_depth(part: PreTrainedConfig, old: int, new: int) -> None:
     names = getattr(part, "stage_names", None)
     if new == old or not isinstance(names, list) or len(names) != old + 1:
         return
-    outputs = [i for i in (getattr(part, "out_indices", None) or [])]
+    outputs = list(getattr(part, "out_indices", None) or [])
     part.stage_names = [names[0], *(f"stage{i}" for i in range(1, new + 1))]
     if outputs:
         kept = sorted({new if i == old else i for i in outputs if i <= new or i == old})

@@ -23,6 +23,7 @@ def render(table: Table, width: int = 120) -> str:
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:
+    """`768×768`, or a dash for what has no source."""
     return "–" if shape is None else "×".join(map(str, shape)) or "1"
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.methods import Method
+from hf_learngene.resize import provenance
 from hf_learngene.resize.auto import class_of_checkpoint
 from hf_learngene.resize.loading import plan_checkpoint
 from hf_learngene.resize.plan import Plan, make_plan
@@ -47,10 +49,26 @@ def plan(
     """
     if isinstance(source, (str, os.PathLike)):
         made, _, _ = plan_checkpoint(
-            source, model_class, method=method, params=params, seed=seed, given=sizes_and_options, choose_class=class_of_checkpoint
+            source,
+            model_class,
+            method=method,
+            params=params,
+            seed=seed,
+            given=sizes_and_options,
+            choose_class=class_of_checkpoint,
         )
         return made
+    if not isinstance(source, (PreTrainedConfig, PreTrainedModel)):
+        raise UnsupportedSourceError(
+            f"plan takes a Hub id, a folder, a config or a transformers model; this is a {type(source).__name__}."
+        )
     config = source if isinstance(source, PreTrainedConfig) else source.config
     cls = model_class or (type(source) if isinstance(source, PreTrainedModel) else class_of_checkpoint(config))
+    wanted: Any = cls.config_class
+    if not isinstance(config, wanted):
+        raise UnsupportedSourceError(
+            f"{cls.__name__} is built from a {wanted.__name__}; this is a {type(config).__name__} (`{config.model_type}`)."
+        )
+    provenance.check(config)
     sizes, options = split_options(sizes_and_options, method)
     return make_plan(config, cls, sizes, method, options, params, seed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -41,7 +43,8 @@ class Report:
         verdict = "the same function" if self.function_preserving else "another function"
         outputs = ", ".join(f"{name} {value:.1e}" for name, value in self.outputs.items())
         return (
-            f"max |Δ| {self.max_abs_logit_difference:.2e} (relative {self.relative:.2e}, tolerance {self.tolerance:.0e}): {verdict}\n"
+            f"max |Δ| {self.max_abs_logit_difference:.2e} "
+            f"(relative {self.relative:.2e}, tolerance {self.tolerance:.0e}): {verdict}\n"
             f"compared: {outputs}"
         )
 
@@ -60,7 +63,8 @@ def verify(
     compared.
 
     Args:
-        source (`PreTrainedModel`), grown (`PreTrainedModel`): the two models. They are left as they are.
+        source (`PreTrainedModel`): the reference. It is left as it is.
+        grown (`PreTrainedModel`): the model to compare, as wide as the source or wider. It is left as it is.
         inputs (`Mapping[str, Tensor]`, *optional*): keyword inputs of both. Default: two random images, or two random
             texts with padding.
         dtype (`torch.dtype`, *optional*): compare copies in this dtype, such as `torch.float64`; default: as they are.
@@ -74,7 +78,8 @@ def verify(
 
     Example:
         >>> from transformers import ViTConfig, ViTModel
-        >>> model = ViTModel(ViTConfig(hidden_size=8, num_attention_heads=2, intermediate_size=16, num_hidden_layers=1, image_size=8, patch_size=4))
+        >>> sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
+        >>> model = ViTModel(ViTConfig(**sizes, image_size=8, patch_size=4))
         >>> verify(model, model).function_preserving
         True
     """
@@ -82,7 +87,9 @@ def verify(
     if inputs is None and "pixel_values" in given:
         shapes = {tuple(random_inputs(m, seed)["pixel_values"].shape) for m in (source, grown)}
         if len(shapes) > 1:
-            raise InvalidSizeError(f"The models take images of different sizes ({sorted(shapes)}): a resampled grid is another function.")
+            raise InvalidSizeError(
+                f"The models take images of different sizes ({sorted(shapes)}): a resampled grid is another function."
+            )
     first, second = (_outputs(m, given, dtype) for m in (source, grown))
     differences: dict[str, float] = {}
     largest = 1.0
@@ -101,7 +108,8 @@ def verify(
             f"{sorted(second)} of {[tuple(t.shape) for t in second.values()]}."
         )
     worst = max(differences.values())
-    compared = {dtype} if dtype is not None else {source.dtype, grown.dtype}
+    # In a wider dtype the weights themselves are still rounded: those of the grown model to the dtype it is stored in.
+    compared = {dtype or source.dtype, grown.dtype}
     tolerance = max(TOLERANCES.get(d, 5e-2) for d in compared)
     return Report(worst, worst / largest, tolerance, dict(sorted(differences.items())))
 
@@ -113,7 +121,7 @@ def random_inputs(model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
     if "pixel_values" in example:
         return {"pixel_values": torch.randn((2, *example["pixel_values"].shape[1:]), generator=generator)}
     length = example["input_ids"].shape[1]
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = int(cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0])
     ids = torch.randint(min(5, vocabulary - 1), vocabulary, (2, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, length - length // 4 :] = 0
@@ -123,9 +131,8 @@ def random_inputs(model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
 def _outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
     training = model.training
     if dtype is not None and model.dtype != dtype:
-        import copy
-
-        model = copy.deepcopy(model).to(dtype)
+        model = copy.deepcopy(model)
+        torch.nn.Module.to(model, dtype=dtype)
     model.eval()
     moved = {
         k: v.to(model.device, model.dtype if v.is_floating_point() else None) if isinstance(v, Tensor) else v

@@ -1,0 +1,235 @@
+"""The model card of a resized model: what it is, where it comes from, and whether it has to be trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedConfig, PreTrainedModel
+from yaml import YAMLError
+
+from hf_learngene.anatomy.fields import known_sizes, section, section_name
+from hf_learngene.errors import ProvenanceError, UnsupportedFamilyError
+from hf_learngene.methods import METHODS, Paper
+from hf_learngene.resize import provenance
+from hf_learngene.resize.auto import BY_TASK
+from hf_learngene.resize.loading import native_class
+from hf_learngene.resize.plan import Plan
+from hf_learngene.resize.saving import PROCESSOR_FILES, TOKENIZER_FILES, source_files
+
+
+logger = logging.getLogger(__name__)
+# What a change of these makes anew or resamples, so that the outputs cannot be the source's.
+_NEW_PARTS = {
+    "num_labels": "the head is new",
+    "image_size": "position embeddings are interpolated",
+    "patch_size": "the patch embedding is resampled",
+    "num_channels": "the patch embedding takes other channels",
+    "vocab_size": "the vocabulary is another",
+}
+_LICENSE_FIELDS = ("license", "license_name", "license_link")
+
+
+def model_card(
+    resized: PreTrainedModel | Plan,
+    *,
+    plan: Plan | None = None,
+    source: str | os.PathLike | None = None,
+    loading: Mapping[str, Any] | None = None,
+    name: str | None = None,
+) -> str:
+    """The text of README.md for a resized model. Names of local folders are cut to their last part.
+
+    Args:
+        resized (`PreTrainedModel` or `Plan`): the model, or the plan it will be made by.
+        plan (`Plan`, *optional*): the plan a model was made by; adds sizes and parameters of the source.
+        source (`str` or `os.PathLike`, *optional*): Hub id or folder of the source; its README.md names the licence.
+        loading (`Mapping`, *optional*): `revision`, `token`, `cache_dir`, ... of the source.
+        name (`str`, *optional*): what to load the model by. Default: a placeholder.
+
+    Returns:
+        `str`: YAML metadata and Markdown.
+
+    Raises:
+        ProvenanceError: the model was not made by this package.
+
+    Example:
+        >>> from hf_learngene import plan
+        >>> from transformers import ViTConfig
+        >>> card = model_card(plan(ViTConfig(), hidden_size=384), name="me/vit-small")
+        >>> [line for line in card.splitlines() if line.startswith("| hidden_size")]
+        ['| hidden_size | 768 | 384 |']
+    """
+    if isinstance(resized, Plan):
+        plan, config, cls = resized, resized.target_config, resized.model_class
+        record = provenance.record(resized, os.fspath(source) if source else None, None)
+        parameters = resized.num_parameters
+    else:
+        config, cls = resized.config, native_class(type(resized))
+        record = getattr(config, "learngene", None) or {}
+        provenance.check(config)
+        if not record:
+            raise ProvenanceError("The model has no config.learngene: it was not resized by this package.")
+        parameters = sum(p.numel() for p in resized.parameters())
+    base = record["source"] or f"a {config.model_type} model"
+    on_hub = _on_hub(record, source)
+    task = _task(config, cls)
+    data = ModelCardData(
+        base_model=base if on_hub else None,
+        library_name="transformers",
+        pipeline_tag=_pipeline_tag(task, cls),
+        tags=["learngene", "resized", *_methods(record)],
+        **_license(source, loading or {}),
+    )
+    sections = [
+        f"# {os.path.basename(name) if name else f'{os.path.basename(base)}, resized'}",
+        _summary(record, cls, base, on_hub),
+        _readiness(record, _new_parts(record, cls, plan)),
+        _use(config, cls, source, loading or {}, name),
+        "## Sizes\n\n" + _sizes(config, cls, plan, parameters),
+        "## Method\n\n" + "\n\n".join(_method(stage) for stage in record["stages"]),
+        "## Provenance\n\n" + _provenance(record),
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
+
+
+def _methods(record: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(stage["method"] for stage in record["stages"]))
+
+
+def _on_hub(record: Mapping[str, Any], source: str | os.PathLike | None) -> bool:
+    """Whether the recorded source is a Hub id: a local folder's name would link to somebody else's repository."""
+    if not record["source"] or (source is not None and os.path.exists(source)):
+        return False
+    return source is not None or record["source_commit"] is not None or "/" in record["source"]
+
+
+def _task(config: PreTrainedConfig, cls: type[PreTrainedModel]) -> str | None:
+    for task, auto in BY_TASK.items():
+        try:
+            if auto.class_for(config) is cls:
+                return task
+        except UnsupportedFamilyError:
+            continue
+    return None
+
+
+def _pipeline_tag(task: str | None, cls: type[PreTrainedModel]) -> str | None:
+    if task != "base":
+        return task
+    return "image-feature-extraction" if cls.main_input_name == "pixel_values" else "feature-extraction"
+
+
+def _license(source: str | os.PathLike | None, loading: Mapping[str, Any]) -> dict[str, Any]:
+    """The licence goes with the weights."""
+    if source is None:
+        return {}
+    for file in source_files(source, ("README.md",), loading):
+        try:
+            # A licence that this version of the Hub client does not know is carried all the same.
+            data = ModelCard.load(file, ignore_metadata_errors=True).data
+        except (ValueError, YAMLError) as error:
+            logger.warning("README.md of the source cannot be read, so its licence is not carried over: %s", error)
+            return {}
+        return {k: getattr(data, k) for k in _LICENSE_FIELDS if getattr(data, k, None)}
+    return {}
+
+
+def _summary(record: Mapping[str, Any], cls: type[PreTrainedModel], base: str, on_hub: bool) -> str:
+    link = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{base}`"
+    commit = f" (commit `{record['source_commit']}`)" if record["source_commit"] else ""
+    return f"This is {link}{commit} at another size, a plain transformers `{cls.__name__}` made with `hf_learngene`."
+
+
+def _new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Plan | None) -> list[str]:
+    parts = [why for size, why in _NEW_PARTS.items() if size in record["sizes"]]
+    saved_from = (plan.source_config.architectures if plan is not None else None) or [cls.__name__]
+    if "For" in cls.__name__ and cls.__name__ not in saved_from:
+        parts.append(f"its head is not that of its source (`{saved_from[0]}`)")
+    return parts
+
+
+def _readiness(record: Mapping[str, Any], new_parts: list[str]) -> str:
+    stages = record["stages"]
+    lossless = all(s["method"] == "lemon" and not s["options"].get("allow_lossy") for s in stages)
+    if lossless and not new_parts:
+        return (
+            "**Function-preserving.** On the same inputs it computes what its source computes, up to rounding. Use it "
+            "as it is, or train on from there; `hf-learngene verify SOURCE THIS` measures the difference."
+        )
+    if lossless:
+        return f"**Needs training.** The encoder was grown without loss, but {' and '.join(new_parts)}."
+    if _methods(record) == ["random"]:
+        return "**Needs training.** Every weight is random: a control to compare other starts with."
+    besides = f" Besides, {' and '.join(new_parts)}." if new_parts else ""
+    return (
+        "**Needs training.** It is a start for fine-tuning or distillation: its weights come from the source, but its "
+        f"outputs are not the source's.{besides}"
+    )
+
+
+def _use(
+    config: PreTrainedConfig,
+    cls: type[PreTrainedModel],
+    source: str | os.PathLike | None,
+    loading: Mapping[str, Any],
+    name: str | None,
+) -> str:
+    name = name or "path/or/repository"
+    names, lines = [cls.__name__], [f'model = {cls.__name__}.from_pretrained("{name}")']
+    vision = cls.main_input_name == "pixel_values"
+    helper, variable = ("AutoImageProcessor", "processor") if vision else ("AutoTokenizer", "tokenizer")
+    if source is not None and source_files(source, PROCESSOR_FILES if vision else TOKENIZER_FILES, loading):
+        names.append(helper)
+        lines.insert(0, f'{variable} = {helper}.from_pretrained("{name}")')
+    code = "\n".join([f"from transformers import {', '.join(sorted(names))}", "", *lines])
+    return f"## Use\n\n```python\n{code}\n```"
+
+
+def _sizes(config: PreTrainedConfig, cls: type[PreTrainedModel], plan: Plan | None, parameters: int) -> str:
+    """A table of every size the config carries, before and after where the source's are known."""
+
+    def read(one: PreTrainedConfig) -> dict[str, Any]:
+        part = section(one, section_name(one, cls.main_input_name))
+        found = {native: getattr(part, native) for native in known_sizes(part).values()}
+        return {**found, "num_labels": one.num_labels} if "For" in cls.__name__ and one.id2label else found
+
+    after = {**read(config), "parameters": f"{parameters:,}"}
+    if plan is None:
+        rows = [["", "size"], ["---", "---:"], *([name, value] for name, value in after.items())]
+    else:
+        before = {**read(plan.source_config), "parameters": f"{plan.source_parameters:,}"}
+        rows = [["", "source", "this model"], ["---", "---:", "---:"]]
+        rows += [[name, before.get(name, "–"), value] for name, value in after.items()]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def _method(stage: Mapping[str, Any]) -> str:
+    method = METHODS.get(stage["method"])
+    paper = method.paper if method else None
+    options = ", ".join(f"`{k}={v!r}`" for k, v in stage["options"].items())
+    summary = f": {method.summary}" if method and method.summary else ""
+    text = f"**{stage['method']}**{summary}{f' ({options})' if options else ''}."
+    return text if paper is None else f"{text} [{paper.title}]({paper.url}).\n\n```bibtex\n{_bibtex(paper)}\n```"
+
+
+def _bibtex(paper: Paper) -> str:
+    fields = {
+        "title": f"{{{paper.title}}}",  # the second pair of braces keeps capitals as they are
+        "year": f"20{paper.arxiv[:2]}",
+        "eprint": paper.arxiv,
+        "archivePrefix": "arXiv",
+        "url": paper.url,
+    }
+    return f"@misc{{arxiv{paper.arxiv},\n" + ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items()) + "\n}"
+
+
+def _provenance(record: Mapping[str, Any]) -> str:
+    return (
+        f"Made by `hf_learngene` {record['package_version']} with seed {record['seed']}. `config.json` says so too, "
+        f"under `learngene`:\n\n```json\n{json.dumps(record, indent=2)}\n```"
+    )

@@ -1,0 +1,322 @@
+"""The command line. Heavy imports wait for the command that needs them, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from hf_learngene._version import __version__
+from hf_learngene.cli.arguments import (
+    DTYPES,
+    HiddenSize,
+    MethodName,
+    NumHiddenLayers,
+    Option,
+    Params,
+    Revision,
+    Size,
+    Source,
+    Task,
+    Token,
+    dtype_name,
+    keywords,
+    method_with_options,
+)
+from hf_learngene.errors import CheckpointError, LearngeneError, UnknownOptionError, nearest
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hf_learngene.methods import Method
+    from hf_learngene.resize.plan import Plan
+
+
+USER_ERROR = 2  # also what the parser gives for an option that does not exist
+
+
+class Commands(TyperGroup):
+    """Says in one line what was wrong with what the user gave; a traceback is for what is wrong with us."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command.
+
+        Raises:
+            typer.Exit: with status 2, after the message.
+        """
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `hf-learngene plan ... | head`
+            raise
+        except (LearngeneError, OSError, ImportError) as error:
+            if os.environ.get("HF_LEARNGENE_DEBUG"):
+                raise
+            line = " ".join(str(error).split()) or type(error).__name__
+            _errors().print(f"Error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(USER_ERROR) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # they print local variables, and one of them is the token
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _help(text: str, *examples: str) -> str:
+    r"""Help with examples below it, each on a line of its own (`\b` keeps the lines apart)."""
+    title = "Examples:" if len(examples) > 1 else "Example:"
+    return f"{text}\n\n\b{title}\n" + "\n".join(f"  hf-learngene {example}" for example in examples)
+
+
+@app.callback(
+    invoke_without_command=True,
+    help=_help(
+        "Start a vision or text encoder of any size from a checkpoint you already have.",
+        "plan google/vit-base-patch16-224 --params 20M",
+        "resize google/vit-base-patch16-224 vit-small --hidden-size 384",
+    ),
+)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Start a vision or text encoder of any size from a checkpoint you already have."""
+    if version:
+        typer.echo(f"hf_learngene {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    "plan",
+    help=_help(
+        "Show what a resize would do. Only the config is fetched, no weights.\n\n"
+        "For each tensor: kept, selected, duplicated, interpolated, or fresh. Sizes you leave out follow the source.",
+        "plan google/vit-base-patch16-224 --hidden-size 384 --num-hidden-layers 6",
+        "plan google-bert/bert-base-uncased --method layers --option layer_map=0,2,4,7,9,11",
+    ),
+)
+def plan_command(
+    source: Source,
+    hidden_size: HiddenSize = None,
+    num_hidden_layers: NumHiddenLayers = None,
+    size: Size = None,
+    params: Params = None,
+    method: MethodName = "auto",
+    option: Option = None,
+    task: Task = None,
+    revision: Revision = None,
+    token: Token = None,
+) -> None:
+    """Show what a resize would do. Only the config is fetched, no weights."""
+    chosen = method_with_options(method, option)
+    given = keywords(
+        size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers, revision=revision, token=token
+    )
+    typer.echo(str(_plan(source, chosen, params, 0, given, task)))
+
+
+@app.command(
+    "resize",
+    help=_help(
+        "Make a model of another size, and save it with tokenizer or image processor.\n\n"
+        "A larger one computes what its source computes; a smaller one is a start for training.",
+        "resize google/vit-base-patch16-224 vit-22m --params 22M",
+        "resize google-bert/bert-base-uncased bert-24 --num-hidden-layers 24",
+    ),
+)
+def resize_command(
+    source: Source,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
+    hidden_size: HiddenSize = None,
+    num_hidden_layers: NumHiddenLayers = None,
+    size: Size = None,
+    params: Params = None,
+    method: MethodName = "auto",
+    option: Option = None,
+    task: Task = None,
+    num_labels: Annotated[int | None, typer.Option(help="Labels of a new head.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="For every random number.")] = 0,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"{', '.join(DTYPES)}. Default: the same.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
+    revision: Revision = None,
+    token: Token = None,
+) -> None:
+    """Make a model of another size, and save it with tokenizer or image processor."""
+    from hf_learngene.resize.saving import check_output
+
+    check_output(output, overwrite)
+    chosen = method_with_options(method, option)
+    given = keywords(
+        size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_labels=num_labels,
+        revision=revision,
+        token=token,
+        dtype=dtype_name(dtype),
+    )
+    made = _plan(source, chosen, params, seed, given, task)
+    typer.echo(str(made))
+
+    from hf_learngene.card import model_card
+    from hf_learngene.resize.loading import load_resized
+    from hf_learngene.resize.saving import save_resized
+
+    with _status(f"Loading and resizing {source}"):
+        model = load_resized(
+            source, None, method=chosen, params=params, seed=seed, choose_class=lambda _: made.model_class, **given
+        )
+    loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
+    with _status(f"Writing {output}"):
+        card = model_card(model, plan=made, source=source, loading=loading, name=output.name)
+        save_resized(model, output, source=source, loading=loading, card=card, overwrite=overwrite)
+    typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
+
+
+@app.command(
+    "verify",
+    help=_help(
+        "Measure whether a grown model computes what its source computes.\n\n"
+        "Both get the same random inputs. The exit status is 0 if they agree up to rounding, 1 if they do not.",
+        "verify google-bert/bert-base-uncased bert-24 --dtype float64",
+    ),
+)
+def verify_command(
+    source: Source,
+    grown: Annotated[
+        str, typer.Argument(metavar="GROWN", help="The resized model: a Hub id or a folder.", show_default=False)
+    ],
+    dtype: Annotated[
+        str | None, typer.Option(help=f"Compute in {', '.join(DTYPES)}. Default: as stored.", show_default=False)
+    ] = None,
+    token: Token = None,
+) -> None:
+    """Measure whether a grown model computes what its source computes."""
+    import torch
+
+    from hf_learngene.resize import verify
+
+    wanted = dtype_name(dtype)
+    with _status("Loading both models"):
+        first, second = _load_pair(source, grown, token)
+    with _status("Comparing"):
+        report = verify(first, second, dtype=getattr(torch, wanted) if wanted else None)
+    typer.echo(str(report))
+    if not report.function_preserving:
+        raise typer.Exit(1)
+
+
+@app.command(
+    "demo",
+    help=_help(
+        "Grow a text encoder, shrink a vision encoder, and fine-tune it beside a random start.\n\n"
+        "A few minutes on a CPU. It leaves learning_curves.png and results.json in OUTPUT.",
+        "demo --image-model google/vit-base-patch16-224 --text-model google-bert/bert-base-uncased",
+    ),
+)
+def demo_command(
+    image_model: Annotated[str, typer.Option(help="A vision encoder with an image processor.", show_default=False)],
+    text_model: Annotated[str, typer.Option(help="A text encoder.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="The folder for figure and numbers.")] = Path("demo"),
+    steps: Annotated[int, typer.Option(min=1, help="Fine-tuning steps of each run.")] = 120,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs from each start.")] = 3,
+) -> None:
+    """Grow a text encoder, shrink a vision encoder, and fine-tune it beside a random start."""
+    from hf_learngene.demo import run_demo
+
+    run_demo(image_model, text_model, output, steps=steps, seeds=seeds, console=Console())
+
+
+def _plan(
+    source: str, method: Method | str, params: str | None, seed: int, given: dict[str, Any], task: str | None
+) -> Plan:
+    from hf_learngene.resize.auto import BY_TASK, class_of_checkpoint
+    from hf_learngene.resize.loading import plan_checkpoint
+
+    if task is not None and task not in BY_TASK:
+        raise UnknownOptionError(f"--task is one of {', '.join(BY_TASK)}; it was {task!r}.{nearest(task, BY_TASK)}")
+    choose = BY_TASK[task].class_for if task else class_of_checkpoint
+    with _status(f"Reading the config of {source}"):
+        made, _, _ = plan_checkpoint(
+            source, None, method=method, params=params, seed=seed, given=given, choose_class=choose
+        )
+    return made
+
+
+def _load_pair(source: str, grown: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Both models by the class that both checkpoints fill: the common head, or the encoder alone."""
+    from hf_learngene.resize.auto import AutoModel, class_of_checkpoint
+    from hf_learngene.resize.loading import load_config
+
+    loading: dict[str, Any] = {"token": token} if token else {}
+    configs = [load_config(name, loading) for name in (source, grown)]
+    first, second = (class_of_checkpoint(config) for config in configs)
+    if first.main_input_name != second.main_input_name:
+        raise CheckpointError(f"`{source}` takes {first.main_input_name}, `{grown}` takes {second.main_input_name}.")
+    if first is not second:
+        first, second = (AutoModel.class_for(config) for config in configs)
+    return _load_whole(source, first, loading), _load_whole(grown, second, loading)
+
+
+def _load_whole(source: str, model_class: type[PreTrainedModel], loading: dict[str, Any]) -> PreTrainedModel:
+    """The model, with nothing in it drawn at random.
+
+    Raises:
+        CheckpointError: the checkpoint does not fill it.
+    """
+    from hf_learngene.resize.loading import load_source, plan_checkpoint
+
+    # The plan of no change: it loads with all the checks of a resize.
+    same, *_ = plan_checkpoint(
+        source, model_class, method="auto", params=None, seed=0, given=dict(loading), choose_class=None
+    )
+    model, missing = load_source(source, same, loading)
+    if missing and all("pooler" in name for name in missing):
+        model, missing = load_source(source, same, {**loading, "add_pooling_layer": False})
+    if missing:
+        raise CheckpointError(
+            f"`{source}` holds no {min(missing)!r}: what {model_class.__name__} gives would be random."
+        )
+    return model
+
+
+def _errors() -> Console:
+    return Console(stderr=True)
+
+
+@contextmanager
+def _status(text: str) -> Iterator[None]:
+    """A line that moves while something takes time. Not on stdout, which may be a file."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # what it says of missing weights, the plan says in our words
+    logging.disable_progress_bar()
+    try:
+        with _errors().status(text):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def main() -> None:
+    """The entry point of `hf-learngene`."""
+    # A job that is told to stop cleans up as one that is interrupted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    app(prog_name="hf-learngene")

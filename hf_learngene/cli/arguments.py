@@ -1,0 +1,131 @@
+"""What the commands take, and how it is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_learngene.errors import UnknownOptionError, nearest
+
+
+if TYPE_CHECKING:
+    from hf_learngene.methods import Method
+
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SOURCE", help="A Hub id, or a folder with config.json and weights.", show_default=False),
+]
+HiddenSize = Annotated[int | None, typer.Option(help="Width. Heads and ffn follow it.", show_default=False)]
+NumHiddenLayers = Annotated[int | None, typer.Option(help="Depth.", show_default=False)]
+Params = Annotated[
+    str | None,
+    typer.Option(metavar="COUNT", help="A budget instead of sizes: 20M, or 0.25 of the source.", show_default=False),
+]
+Size = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Any other size by its config name. Repeatable.", show_default=False),
+]
+MethodName = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="auto grows by lemon and shrinks by weight_selection; besides there are layers, front and random.",
+        show_default=False,
+    ),
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An option of the method. Repeatable.", show_default=False),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(help="The head, such as fill-mask, or base. Default: as it is.", show_default=False),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.", show_default=False)]
+Token = Annotated[
+    str | None, typer.Option(help="Hub token. Default: the one you are logged in with.", show_default=False)
+]
+
+
+def keywords(sizes: list[str] | None, **named: Any) -> dict[str, Any]:
+    """The keywords that were given, those of `--size` among them.
+
+    Raises:
+        UnknownOptionError: a name that is no size, or one given twice.
+    """
+    from hf_learngene.resize.request import LABELS, LOADING, REFUSED
+
+    found = {name: value for name, value in named.items() if value is not None}
+    for name, value in _pairs("--size", sizes, "num_attention_heads=6"):
+        if name in found:
+            raise UnknownOptionError(f"{name!r} was given twice.")
+        if name in LOADING | LABELS | REFUSED.keys() or name in ("method", "params", "seed", "source", "model_class"):
+            raise UnknownOptionError(f"{name!r} is no size, so --size cannot set it.")
+        found[name] = _value(value)
+    return found
+
+
+def method_with_options(name: str, options: list[str] | None) -> Method | str:
+    """The method with its options.
+
+    Raises:
+        UnknownOptionError: no such method, no such option, or an option without a method to take it.
+    """
+    from hf_learngene.methods import METHODS, make_method
+    from hf_learngene.methods.registry import option_owners
+
+    given = {k: _value(v) for k, v in _pairs("--option", options, "element_selection=consecutive")}
+    if name in METHODS:
+        for field in fields(METHODS[name]):
+            if isinstance(field.default, tuple) and field.name in given and not isinstance(given[field.name], list):
+                given[field.name] = [given[field.name]]  # a list of one
+    chosen = make_method(name, given)
+    if chosen is None and given:
+        option = next(iter(given))
+        owners = option_owners(option)
+        hint = f"It is one of {', '.join(owners)}: add --method {owners[0]}." if owners else "No method has it."
+        raise UnknownOptionError(f"--method auto has no option {option!r}. {hint}")
+    return chosen or name
+
+
+def _pairs(flag: str, given: list[str] | None, example: str) -> list[tuple[str, str]]:
+    found = []
+    for text in given or []:
+        name, sign, value = text.partition("=")
+        if not (name and sign and value):
+            raise UnknownOptionError(f"{flag} takes NAME=VALUE, such as {example}; it was {text!r}.")
+        found.append((name.strip().replace("-", "_"), value.strip()))
+    return found
+
+
+def _value(text: str) -> Any:
+    """`6`, `0.5`, `true`, a list `0,2,4`, a pair `224x160`, or the text itself."""
+    if "," in text:
+        return [_value(part.strip()) for part in text.split(",") if part.strip()]
+    if re.fullmatch(r"\d+x\d+", text):
+        height, width = text.split("x")
+        return (int(height), int(width))
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def dtype_name(name: str | None) -> str | None:
+    """The name, if there is such a dtype.
+
+    Raises:
+        UnknownOptionError: there is none.
+    """
+    if name is not None and name not in DTYPES:
+        raise UnknownOptionError(f"--dtype is one of {', '.join(DTYPES)}; it was {name!r}.{nearest(name, DTYPES)}")
+    return name

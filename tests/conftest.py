@@ -1,0 +1,57 @@
+"""What every test shares: no network, no progress bars, one profile for hypothesis, tiny checkpoints on disk."""
+
+from __future__ import annotations
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: before everything below
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import settings
+from transformers.utils import logging
+
+from families import tiny_model
+
+
+# Derandomised: a failure shows up in every run, not in one of ten.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
+logging.disable_progress_bar()
+
+
+def save_tiny(folder, model_type, class_name, dtype=torch.float32, **extra):
+    """A tiny random model, saved to `folder`."""
+    model = tiny_model(model_type, class_name, extra, dtype=dtype)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="session")
+def _checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    save_tiny(folder / "vit", "vit", "ViTForImageClassification")
+    save_tiny(folder / "bert", "bert", "BertForMaskedLM")
+    return folder
+
+
+@pytest.fixture
+def vit_folder(_checkpoints, tmp_path):
+    """A folder with a tiny `ViTForImageClassification` (width 24, 3 layers, 3 heads), free to be damaged."""
+    return shutil.copytree(_checkpoints / "vit", tmp_path / "vit")
+
+
+@pytest.fixture
+def bert_folder(_checkpoints, tmp_path):
+    """A folder with a tiny `BertForMaskedLM` (width 24, 3 layers, 3 heads), free to be damaged."""
+    return shutil.copytree(_checkpoints / "bert", tmp_path / "bert")
+
+
+@pytest.fixture
+def config_only(vit_folder):
+    """A ViT checkpoint without weights: whatever reads weights fails, so an error of another kind came before that."""
+    (vit_folder / "model.safetensors").unlink()
+    return vit_folder
