@@ -131,7 +131,7 @@ def test_a_model_without_tokenizer_is_loaded_without_one(source):
     [
         ({"num_hidden_layers": 5}, "**Function-preserving.**"),
         ({"hidden_size": 48}, "**Function-preserving.**"),
-        ({"hidden_size": 36, "method": "lemon", "allow_lossy": True}, "**Needs training.** It is a start"),
+        ({"hidden_size": 32, "method": "lemon", "allow_lossy": True}, "**Needs training.** It is a start"),
         ({"hidden_size": 16}, "**Needs training.** It is a start"),
         ({"hidden_size": 16, "num_hidden_layers": 5}, "**Needs training.** It is a start"),
         ({"hidden_size": 16, "vocab_size": 50}, "Besides, the vocabulary is another."),

@@ -377,6 +377,16 @@ def test_copies_in_the_result_share_no_memory_with_each_other():
     assert stacked.get_input_embeddings().weight is stacked.get_output_embeddings().weight  # but ties stay ties
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("request_", REQUESTS, ids=str)
+def test_a_model_on_an_accelerator_stays_there(request_):
+    model = tiny_model("vit", "ViTForImageClassification", dtype=torch.float32)
+    wanted = resize(model, **request_)
+    made = resize(model.cuda(), **request_)
+    assert {p.device.type for p in made.parameters()} == {"cuda"}
+    assert same_weights(made.cpu(), wanted)
+
+
 # ---- keywords
 
 

@@ -92,7 +92,11 @@ assert not any("learngene" in name for name in sys.modules)
 
 
 INTERRUPTIONS = [
-    (OSError(errno.ENOSPC, "No space left on device"), OutputError, "it needs about [0-9,]+ bytes .* and [0-9,]+ bytes"),
+    (
+        OSError(errno.ENOSPC, "No space left on device"),
+        OutputError,
+        "it needs about [0-9,]+ bytes .* and [0-9,]+ bytes",
+    ),
     # what safetensors raises is no OSError
     (Exception("I/O error: No space left on device (os error 28)"), OutputError, "too little space"),
     (OSError(errno.EIO, "Input/output error"), OutputError, "could not be written"),
@@ -103,8 +107,10 @@ INTERRUPTIONS = [
 
 
 def interrupt(monkeypatch, model, error: BaseException) -> None:
-    def save_pretrained(folder):
-        (Path(folder) / "model.safetensors").write_bytes(b"half")
+    """Makes a model, or every model of a class, stop in the middle of being written."""
+
+    def save_pretrained(*given):
+        (Path(given[-1]) / "model.safetensors").write_bytes(b"half")
         raise error
 
     monkeypatch.setattr(model, "save_pretrained", save_pretrained)

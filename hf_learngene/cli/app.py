@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -319,4 +320,7 @@ def main() -> None:
     """The entry point of `hf-learngene`."""
     # A job that is told to stop cleans up as one that is interrupted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # an arrow that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="replace")
     app(prog_name="hf-learngene")

@@ -116,7 +116,10 @@ class ResampleKernel(Step):
 
 @dataclass(frozen=True)
 class MixChannels(Step):
-    """Fits a patch kernel to another number of image channels; the response to a grey image stays the same."""
+    """Fits a patch kernel to another number of image channels; the response to a grey image stays the same.
+
+    Channels are repeated in turn and share what their source had, or are folded onto the ones that stay.
+    """
 
     dim: int
     new: int
@@ -124,9 +127,11 @@ class MixChannels(Step):
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         old = tensor.shape[self.dim]
-        if self.new == 1:
-            return tensor.sum(self.dim, keepdim=True)
-        return tensor.index_select(self.dim, torch.arange(self.new) % old) * (old / self.new)
+        source, target = torch.arange(max(old, self.new)) % old, torch.arange(max(old, self.new)) % self.new
+        shares = 1.0 / torch.bincount(source)[source].to(tensor.dtype)
+        parts = tensor.index_select(self.dim, source).movedim(self.dim, -1) * shares
+        folded = parts.new_zeros(*parts.shape[:-1], self.new).index_add_(-1, target, parts)
+        return folded.movedim(-1, self.dim).contiguous()
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Request:
         """(dimension, axis, side, source size, target size) of every width of `tensor` that changes."""
         found = []
         for i, d in enumerate(tensor.dims):
-            if d.side == "-" and d.axis != HEAD_COUNT:
+            if (d.side == "-" and d.axis != HEAD_COUNT) or d.axis in GEOMETRY:
                 continue
             old, new = self.axis_sizes.get(d.axis, (d.size // d.parts, d.size // d.parts))
             if old != new:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, LossyGrowthError
-from hf_learngene.methods.base import WIDTHS
+from hf_learngene.methods.base import GEOMETRY, WIDTHS
 
 
 def eta_of(old: int, new: int) -> float:
@@ -35,7 +35,7 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
         InvalidSizeError: heads or head size that no exact construction reaches.
         LossyGrowthError: a width that is no multiple where only multiples are exact, without `allow_lossy`.
     """
-    own = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"} - {HIDDEN, HEADS, KV_HEADS, FFN}
+    own = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"} - {HIDDEN, HEADS, KV_HEADS, FFN, *GEOMETRY}
     names = [n for n in (*WIDTHS, "num_hidden_layers", *sorted(own)) if n in source.sizes and n in sizes]
     smaller = [f"{n} {source.sizes[n]} → {sizes[n]}" for n in names if sizes[n] < source.sizes[n]]
     if smaller:

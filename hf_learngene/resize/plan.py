@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_like, anatomy_of
 from hf_learngene.anatomy.fields import as_pair, section
-from hf_learngene.errors import DirectionError, InvalidSizeError
+from hf_learngene.errors import DirectionError, InvalidSizeError, LearngeneError
 from hf_learngene.maps import Recipe
 from hf_learngene.methods import Lemon, Method, Request, WeightSelection, make_method, recipes_for
 from hf_learngene.methods.base import WIDTHS
@@ -167,7 +167,13 @@ def _stage(
     part = section(config, source.section)
     edits = method.edits(source, sizes, part.to_dict())
     new_config = target_config(config, source, sizes, layer_map, edits)
-    target = anatomy_like(source, new_config, model_class)
+    try:
+        target = anatomy_like(source, new_config, model_class)
+    except LearngeneError:
+        raise
+    except Exception as error:  # the family's own checks: a table smaller than its padding index, a pair it cannot divide
+        change = describe(sizes, {**source.sizes, **_raw(config, source, sizes)})
+        raise InvalidSizeError(f"`{source.model_type}` cannot be built with {change}: {error}") from error
     patches = None
     if source.grid is not None:
         new_part = section(new_config, source.section)

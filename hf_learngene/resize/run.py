@@ -151,21 +151,21 @@ def _make(model_class, config, model: PreTrainedModel, stage, seed: int) -> PreT
         if name in state and parameter.dtype != state[name].dtype:
             parameter.data = state[name]
     made.name_or_path = model.name_or_path
-    if hasattr(model, "_weight_conversions"):  # saved under the names that the source's files have
+    # the result is saved under the names that the source would be saved under, not those of the tensors above
+    vars(made).pop("_weight_conversions", None)
+    if hasattr(model, "_weight_conversions"):
         made._weight_conversions = model._weight_conversions
-    else:
-        del made._weight_conversions
     return made if device.type == "cpu" else cast(PreTrainedModel, nn.Module.to(made, device=device))
 
 
 class _State(Mapping):
-    """The source's parameters by name, without the copies that `state_dict` hooks may make."""
+    """The source's parameters by name, one at a time on the CPU: indices and noise are there."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.tensors = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False)}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
+        return self.tensors[name].cpu()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
