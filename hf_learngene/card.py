@@ -88,7 +88,7 @@ def model_card(
     sections = [
         f"# {os.path.basename(name) if name else f'{os.path.basename(base)}, resized'}",
         _summary(record, cls, base, on_hub),
-        _readiness(record, _new_parts(record, cls, plan)),
+        _readiness(record, _new_parts(record)),
         _use(config, cls, source, loading or {}, name),
         "## Sizes\n\n" + _sizes(config, cls, plan, parameters),
         "## Method\n\n" + "\n\n".join(_method(stage) for stage in record["stages"]),
@@ -145,17 +145,20 @@ def _summary(record: Mapping[str, Any], cls: type[PreTrainedModel], base: str, o
     return f"This is {link}{commit} at another size, a plain transformers `{cls.__name__}` made with `hf_learngene`."
 
 
-def _new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Plan | None) -> list[str]:
+def _new_parts(record: Mapping[str, Any]) -> list[str]:
     parts = [why for size, why in _NEW_PARTS.items() if size in record["sizes"]]
-    saved_from = (plan.source_config.architectures if plan is not None else None) or [cls.__name__]
-    if "For" in cls.__name__ and cls.__name__ not in saved_from:
-        parts.append(f"its head is not that of its source (`{saved_from[0]}`)")
+    if record["fresh"] and not parts:
+        names = ", ".join(f"`{n}`" for n in record["fresh"][:3]) + (", …" if len(record["fresh"]) > 3 else "")
+        parts.append(f"{names} did not come with its source and started anew")
     return parts
 
 
 def _readiness(record: Mapping[str, Any], new_parts: list[str]) -> str:
     stages = record["stages"]
-    lossless = all(s["method"] == "lemon" and not s["options"].get("allow_lossy") for s in stages)
+    lossless = all(
+        (method := METHODS.get(s["method"])) is not None and method.lossless and not s["options"].get("allow_lossy")
+        for s in stages
+    )
     if lossless and not new_parts:
         return (
             "**Function-preserving.** On the same inputs it computes what its source computes, up to rounding. Use it "

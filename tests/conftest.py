@@ -11,10 +11,9 @@ import shutil
 
 import pytest
 import torch
+from families import tiny_model
 from hypothesis import settings
 from transformers.utils import logging
-
-from families import tiny_model
 
 
 # Derandomised: a failure shows up in every run, not in one of ten.

@@ -12,10 +12,10 @@ import peft
 import pytest
 import torch
 import transformers
+from families import inputs_for, model_class, tiny_config, tiny_model
 from torch import nn
 
 import hf_learngene
-from families import inputs_for, model_class, tiny_config, tiny_model
 from hf_learngene import AutoModelForImageClassification, ResizableMixin, plan, resize, verify
 from hf_learngene.errors import (
     CheckpointError,
@@ -64,7 +64,10 @@ def test_a_checkpoint_without_weights_is_only_an_error_once_the_request_is_sound
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"hiden_size": 16}, r"`vit` has no size field 'hiden_size'; it has .*hidden_size.* Did you mean 'hidden_size'\?"),
+        (
+            {"hiden_size": 16},
+            r"`vit` has no size field 'hiden_size'; it has .*hidden_size.* Did you mean 'hidden_size'\?",
+        ),
         ({"encoder_depth": 3}, r"`vit` has no size field 'encoder_depth'; it has .*num_hidden_layers"),
         ({"vocab_size": 9}, r"`vit` has no size field 'vocab_size'; it has .*patch_size"),
         ({"hidden_size": 16, "d_model": 16}, r"'hidden_size' and 'd_model' are the same size; give one of them"),
@@ -108,14 +111,18 @@ def test_the_sizes_an_error_names_do_work(hidden):
 
 
 def test_a_family_without_its_own_head_size_needs_heads_that_fill_the_width():
-    with pytest.raises(InvalidSizeError, match="hidden_size=24 is not divisible by num_attention_heads=99.* heads are 24;"):
+    with pytest.raises(
+        InvalidSizeError, match="hidden_size=24 is not divisible by num_attention_heads=99.* heads are 24;"
+    ):
         plan_of("bert", "BertModel", num_attention_heads=99)
     with pytest.raises(UnknownOptionError, match="`bert` has no size field 'head_dim'"):
         plan_of("bert", "BertModel", head_dim=4)
 
 
 def test_an_ffn_that_is_a_ratio_of_the_width():
-    message = "`dinov2` writes its ffn as mlp_ratio × hidden_size: intermediate_size=30 is no multiple of 24. .* 24 and 48"
+    message = (
+        "`dinov2` writes its ffn as mlp_ratio × hidden_size: intermediate_size=30 is no multiple of 24. .* 24 and 48"
+    )
     with pytest.raises(InvalidSizeError, match=message):
         plan_of("dinov2", "Dinov2Model", intermediate_size=30)
 
@@ -134,7 +141,10 @@ def test_budgets_that_are_no_number(config_only, params):
 
 @pytest.mark.parametrize("params", [10, "5B"])
 def test_budgets_out_of_reach(config_only, params):
-    with pytest.raises(InvalidSizeError, match=r"No size of `vit` .* has about [\d,]+ parameters; the nearest has [\d,]+ and the smallest"):
+    with pytest.raises(
+        InvalidSizeError,
+        match=r"No size of `vit` .* has about [\d,]+ parameters; the nearest has [\d,]+ and the smallest",
+    ):
         LOAD(config_only, params=params)
 
 
@@ -156,7 +166,9 @@ def test_a_selection_cannot_grow(config_only):
 
 
 def test_a_lossless_growth_cannot_shrink(config_only):
-    message = r"lemon keeps the function, so it only grows \(hidden_size 24 → 16.*method='weight_selection'.*method='auto'"
+    message = (
+        r"lemon keeps the function, so it only grows \(hidden_size 24 → 16.*method='weight_selection'.*method='auto'"
+    )
     with pytest.raises(DirectionError, match=message):
         LOAD(config_only, hidden_size=16, method="lemon")
 
@@ -197,7 +209,10 @@ def test_widths_that_only_whole_multiples_reach(kind, class_name):
 
 
 def test_layers_that_share_their_weights_cannot_be_added():
-    with pytest.raises(DirectionError, match="layers of `albert` share one set of weights, so a deeper model computes another function.*method='front'"):
+    with pytest.raises(
+        DirectionError,
+        match="layers of `albert` share one set of weights, so a deeper model computes another function.*method='front'",
+    ):
         plan_of("albert", "AlbertForMaskedLM", num_hidden_layers=5)
     with pytest.raises(DirectionError, match="layers of `albert` share one set of weights: there is nothing to pick"):
         plan_of("albert", "AlbertForMaskedLM", method="layers", layer_map=[0, 2])
@@ -218,7 +233,11 @@ def test_heads_that_rotate_cannot_become_larger(kind, class_name):
         ([-4], InvalidSizeError, r"layer_map names layers \[-4\]; the source has layers 0 to 2"),
         ([0.0], InvalidSizeError, r"layer_map holds the indices of source layers; it was \[0.0\]"),
         ([True], InvalidSizeError, r"layer_map holds the indices of source layers; it was \[True\]"),
-        ([], UnknownOptionError, r"method='layers' needs layer_map, a list of source layers such as \[0, 2, 4\]; it was \[\]"),
+        (
+            [],
+            UnknownOptionError,
+            r"method='layers' needs layer_map, a list of source layers such as \[0, 2, 4\]; it was \[\]",
+        ),
         ("012", UnknownOptionError, r"needs layer_map, a list .* it was '012'"),
         (2, UnknownOptionError, r"needs layer_map, a list .* it was 2"),
         (None, UnknownOptionError, r"needs layer_map, a list .* it was None"),
@@ -230,16 +249,24 @@ def test_layer_maps_that_do_not_fit(config_only, layer_map, error, message):
 
 
 def test_a_layer_map_says_the_depth_and_keeps_the_width(config_only):
-    with pytest.raises(InvalidSizeError, match="layer_map names 2 layers, but num_hidden_layers=3 was asked for. Leave num_hidden_layers out"):
+    with pytest.raises(
+        InvalidSizeError,
+        match="layer_map names 2 layers, but num_hidden_layers=3 was asked for. Leave num_hidden_layers out",
+    ):
         LOAD(config_only, method="layers", layer_map=[0, 1], num_hidden_layers=3)
-    with pytest.raises(DirectionError, match=r"widths stay \(hidden_size 24 → 16.*method='weight_selection' shrinks widths"):
+    with pytest.raises(
+        DirectionError, match=r"widths stay \(hidden_size 24 → 16.*method='weight_selection' shrinks widths"
+    ):
         LOAD(config_only, method="layers", layer_map=[0, 1], hidden_size=16)
 
 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("weigth_selection", r"Method 'weigth_selection' does not exist; there are auto, .*Did you mean 'weight_selection'\?"),
+        (
+            "weigth_selection",
+            r"Method 'weigth_selection' does not exist; there are auto, .*Did you mean 'weight_selection'\?",
+        ),
         ("", r"Method '' does not exist; there are auto, front, layers, lemon, random, weight_selection"),
         (None, r"Method None does not exist; there are auto"),
         (3, r"Method 3 does not exist; there are auto"),
@@ -324,13 +351,17 @@ def test_a_quantized_checkpoint_is_refused(config_only):
 @pytest.mark.parametrize(("flag", "value"), [("is_quantized", True), ("quantization_method", "bitsandbytes")])
 def test_a_quantized_model_is_refused(vit, flag, value):
     setattr(vit, flag, value)
-    with pytest.raises(UnsupportedSourceError, match="model is quantized; .* Load it without quantization_config, resize"):
+    with pytest.raises(
+        UnsupportedSourceError, match="model is quantized; .* Load it without quantization_config, resize"
+    ):
         resize(vit, hidden_size=16)
 
 
 def test_a_model_on_several_devices_is_refused(vit):
     vit.vit.layers[1].to("meta")  # as accelerate leaves what it has offloaded
-    with pytest.raises(UnsupportedSourceError, match=r"spread over cpu, meta. Load it on one device \(device_map=None\)"):
+    with pytest.raises(
+        UnsupportedSourceError, match=r"spread over cpu, meta. Load it on one device \(device_map=None\)"
+    ):
         resize(vit, hidden_size=16)
 
 
@@ -365,7 +396,9 @@ def test_a_model_with_adapters_is_refused_until_they_are_merged(vit):
 def test_a_model_that_is_not_what_its_config_says_is_refused(vit):
     changed = copy.deepcopy(vit)
     changed.classifier = nn.Linear(24, 9)
-    with pytest.raises(UnsupportedSourceError, match=r"`classifier.weight` has shape \(9, 24\), by the config it is \(5, 24\)"):
+    with pytest.raises(
+        UnsupportedSourceError, match=r"`classifier.weight` has shape \(9, 24\), by the config it is \(5, 24\)"
+    ):
         resize(changed, hidden_size=16)
     del vit.vit.layers[2]
     with pytest.raises(UnsupportedSourceError, match=r"`vit.layers.2.* is absent"):
@@ -376,7 +409,9 @@ def test_weights_untied_by_hand_are_refused():
     bert = tiny_model("bert", "BertForMaskedLM")
     decoder = bert.cls.predictions.decoder
     decoder.weight = nn.Parameter(decoder.weight.detach() + 1)
-    with pytest.raises(UnsupportedSourceError, match="decoder.weight` and .*word_embeddings.weight` are tied there and differ"):
+    with pytest.raises(
+        UnsupportedSourceError, match="decoder.weight` and .*word_embeddings.weight` are tied there and differ"
+    ):
         resize(bert, hidden_size=16)
     bert.config.tie_word_embeddings = False
     assert resize(bert, hidden_size=16).config.hidden_size == 16
@@ -387,9 +422,13 @@ def test_a_source_of_another_kind(source):
     name = type(source).__name__
     with pytest.raises(UnsupportedSourceError, match=f"resize takes a transformers model; this is a {name}"):
         resize(source, hidden_size=16)
-    with pytest.raises(UnsupportedSourceError, match=f"a Hub id, a folder, a config or a transformers model; this is a {name}"):
+    with pytest.raises(
+        UnsupportedSourceError, match=f"a Hub id, a folder, a config or a transformers model; this is a {name}"
+    ):
         plan(source, hidden_size=16)
-    with pytest.raises(UnsupportedSourceError, match=rf"a Hub id or a folder; this is a {name}. `resize\(model, ...\)`"):
+    with pytest.raises(
+        UnsupportedSourceError, match=rf"a Hub id or a folder; this is a {name}. `resize\(model, ...\)`"
+    ):
         LOAD(source, hidden_size=16)
 
 
@@ -511,7 +550,9 @@ def test_labels_that_contradict_each_other(config_only):
     with pytest.raises(UnknownOptionError, match="num_labels=3, but id2label names 2 labels"):
         LOAD(config_only, num_labels=3, label2id={"cat": 0, "dog": 1})
     for names in (["cat", "dog"], {1: "cat", 2: "dog"}, {"cat": 0}, 2):
-        with pytest.raises(UnknownOptionError, match=r"id2label names the labels 0, 1, ...: \{0: 'cat', 1: 'dog'\}; it was"):
+        with pytest.raises(
+            UnknownOptionError, match=r"id2label names the labels 0, 1, ...: \{0: 'cat', 1: 'dog'\}; it was"
+        ):
             LOAD(config_only, id2label=names)
 
 
@@ -523,16 +564,22 @@ def test_a_class_for_another_kind_of_checkpoint(vit_folder, bert_folder):
 
     with pytest.raises(CheckpointError, match="vit` is a `vit` checkpoint, and MyBert loads `bert` ones"):
         MyBert.from_pretrained_resized(vit_folder, hidden_size=16)
-    with pytest.raises(UnsupportedFamilyError, match="AutoModelForImageClassification knows no class for `bert` checkpoints"):
+    with pytest.raises(
+        UnsupportedFamilyError, match="AutoModelForImageClassification knows no class for `bert` checkpoints"
+    ):
         LOAD(bert_folder, hidden_size=16)
     with pytest.raises(CheckpointError, match="vit` is a `vit` checkpoint, and BertModel loads `bert` ones"):
         plan(vit_folder, model_class=transformers.BertModel, hidden_size=16)
-    with pytest.raises(UnsupportedSourceError, match=r"BertModel is built from a BertConfig; this is a ViTConfig \(`vit`\)"):
+    with pytest.raises(
+        UnsupportedSourceError, match=r"BertModel is built from a BertConfig; this is a ViTConfig \(`vit`\)"
+    ):
         plan(tiny_config("vit"), model_class=transformers.BertModel, hidden_size=16)
 
 
 @pytest.mark.parametrize("base", [object, transformers.PreTrainedModel])
 def test_the_mixin_without_a_model_class(base, tmp_path):
     mine = type("Mine", (ResizableMixin, base) if base is not object else (ResizableMixin,), {})
-    with pytest.raises(UnsupportedSourceError, match="Mine does not descend from a model class .*`class MyViT.ResizableMixin, ViT"):
+    with pytest.raises(
+        UnsupportedSourceError, match="Mine does not descend from a model class .*`class MyViT.ResizableMixin, ViT"
+    ):
         mine.from_pretrained_resized(tmp_path, hidden_size=16)

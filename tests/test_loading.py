@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from families import inputs_for, tiny_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers.utils import logging
 
 import hf_learngene
-from families import inputs_for, tiny_model
 from hf_learngene import AutoModel, AutoModelForImageClassification, AutoModelForMaskedLM, ResizableMixin, plan, resize
 from hf_learngene.resize.run import logger
 
@@ -119,7 +119,11 @@ def test_a_base_checkpoint_under_a_task_class(tmp_path, warnings_of_resize):
 def test_a_base_checkpoint_under_a_larger_task_class_keeps_its_encoder(tmp_path, warnings_of_resize):
     base = tiny_model("bert", "BertModel", dtype=torch.float32)
     base.save_pretrained(tmp_path)
-    request = {"hidden_size": 48, "method": "lemon", "symmetry": "equal"}  # no noise: it depends on a tensor's full name
+    request = {
+        "hidden_size": 48,
+        "method": "lemon",
+        "symmetry": "equal",
+    }  # no noise: it depends on a tensor's full name
     large = hf_learngene.AutoModelForSequenceClassification.from_pretrained_resized(tmp_path, **request)
     assert "not from the source: classifier" in warnings_of_resize.text
     assert same_weights(large.bert, resize(base, **request))
@@ -143,7 +147,8 @@ def test_another_number_of_labels_gives_a_fresh_head(vit_folder, warnings_of_res
 
 
 @pytest.mark.parametrize(
-    "given", [{"id2label": {0: "cat", 1: "dog"}}, {"label2id": {"cat": 0, "dog": 1}}, {"id2label": {"0": "cat", "1": "dog"}}]
+    "given",
+    [{"id2label": {0: "cat", 1: "dog"}}, {"label2id": {"cat": 0, "dog": 1}}, {"id2label": {"0": "cat", "1": "dog"}}],
 )
 def test_labels_by_name(vit_folder, tmp_path, given):
     small = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, **given)
@@ -194,7 +199,9 @@ def test_a_subclass_of_a_task_model(vit_folder, tmp_path):
 
 def test_auto_classes_take_the_class_of_their_task(bert_folder):
     assert type(AutoModel.from_pretrained_resized(bert_folder, hidden_size=16)) is transformers.BertModel
-    assert type(AutoModelForMaskedLM.from_pretrained_resized(bert_folder, hidden_size=16)) is transformers.BertForMaskedLM
+    assert (
+        type(AutoModelForMaskedLM.from_pretrained_resized(bert_folder, hidden_size=16)) is transformers.BertForMaskedLM
+    )
 
 
 def test_one_tower_of_a_two_tower_checkpoint(tmp_path):
@@ -219,7 +226,9 @@ def run_elsewhere(code, *arguments):
 
 
 def test_the_result_loads_where_this_package_is_unknown(vit_folder, tmp_path):
-    small = MyViTForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, num_hidden_layers=2, num_labels=3)
+    small = MyViTForImageClassification.from_pretrained_resized(
+        vit_folder, hidden_size=16, num_hidden_layers=2, num_labels=3
+    )
     small.save_pretrained(tmp_path / "small")
     inputs = inputs_for(small)
     torch.save(inputs, tmp_path / "inputs.pt")
@@ -421,7 +430,9 @@ def test_keywords_of_from_pretrained_pass_through(vit_folder, tmp_path, monkeypa
 
 @pytest.mark.parametrize("dtype", ["float64", torch.float64])
 def test_dtype_is_that_of_the_arithmetic(vit_folder, dtype):
-    small = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, method="front", dtype=dtype)
+    small = AutoModelForImageClassification.from_pretrained_resized(
+        vit_folder, hidden_size=16, method="front", dtype=dtype
+    )
     source = tiny_model("vit", "ViTForImageClassification", dtype=torch.float32).double()
     assert same_weights(small, resize(source, hidden_size=16, method="front"))
 
@@ -460,7 +471,9 @@ def test_the_weights_on_disk_are_those_in_memory(vit_folder, tmp_path):
     large.save_pretrained(tmp_path / "large")
     on_disk = load_file(tmp_path / "large" / "model.safetensors")
     assert sum(t.numel() for t in on_disk.values()) == large.num_parameters()
-    assert torch.equal(on_disk["vit.encoder.layer.3.attention.attention.query.weight"], large.vit.layers[3].attention.q_proj.weight)
+    assert torch.equal(
+        on_disk["vit.encoder.layer.3.attention.attention.query.weight"], large.vit.layers[3].attention.q_proj.weight
+    )
     again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "large")
     assert again.config.layer_norm_eps == large.config.layer_norm_eps
     assert same_weights(again, large)

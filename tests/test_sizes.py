@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from families import inputs_for, model_class, tiny_config, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from families import inputs_for, model_class, tiny_config, tiny_model
 from hf_learngene import plan, resize
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.geometry import MixChannels, ResampleGrid, ResampleKernel, ResampleLine, ResampleRelative
@@ -52,7 +52,9 @@ def test_heads_ffn_and_pooler_follow_the_width():
 
 
 def test_what_is_asked_for_stays():
-    config = target("vit", "ViTModel", hidden_size=16, num_attention_heads=4, intermediate_size=33, num_hidden_layers=1)
+    config = target(
+        "vit", "ViTModel", hidden_size=16, num_attention_heads=4, intermediate_size=33, num_hidden_layers=1
+    )
     assert (config.num_attention_heads, config.intermediate_size, config.num_hidden_layers) == (4, 33, 1)
 
 
@@ -75,7 +77,12 @@ def test_a_head_size_of_its_own_is_written_only_where_it_is_needed():
 def test_the_embedding_of_electra_follows_only_while_it_repeats_the_width():
     assert target("electra", "ElectraForMaskedLM", {"embedding_size": 24}, hidden_size=16).embedding_size == 16
     assert target("electra", "ElectraForMaskedLM", {"embedding_size": 16}, hidden_size=8).embedding_size == 16
-    assert target("electra", "ElectraForMaskedLM", {"embedding_size": 24}, hidden_size=16, embedding_size=20).embedding_size == 20
+    assert (
+        target(
+            "electra", "ElectraForMaskedLM", {"embedding_size": 24}, hidden_size=16, embedding_size=20
+        ).embedding_size
+        == 20
+    )
     small = resize(tiny_model("electra", "ElectraForMaskedLM"), embedding_size=12, hidden_size=16)
     assert small.electra.embeddings_project.weight.shape == (16, 12)
 
@@ -90,7 +97,10 @@ def test_grouped_heads_keep_their_groups():
 
 @pytest.mark.parametrize(
     "names",
-    [("dim", "n_heads", "hidden_dim", "n_layers"), ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers")],
+    [
+        ("dim", "n_heads", "hidden_dim", "n_layers"),
+        ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers"),
+    ],
 )
 def test_a_familys_own_names_and_the_usual_ones(names):
     config = target("distilbert", "DistilBertForMaskedLM", **dict(zip(names, (16, 4, 20, 2), strict=True)))
@@ -120,7 +130,12 @@ def test_a_swiglu_keeps_its_rounded_width():
 def test_the_sizes_of_a_nested_config():
     config = target("clip", "CLIPForImageClassification", hidden_size=16, num_hidden_layers=2)
     vision = config.vision_config
-    assert (vision.hidden_size, vision.num_attention_heads, vision.intermediate_size, vision.num_hidden_layers) == (16, 2, 27, 2)
+    assert (vision.hidden_size, vision.num_attention_heads, vision.intermediate_size, vision.num_hidden_layers) == (
+        16,
+        2,
+        27,
+        2,
+    )
     assert config.text_config.to_dict() == tiny_config("clip", "pixel_values").text_config.to_dict()
     assert config.num_labels == target("clip", "CLIPForImageClassification").num_labels
     assert target("clip", "CLIPForImageClassification", num_labels=9).num_labels == 9
@@ -160,9 +175,15 @@ def test_layer_types_follow_the_layers_they_belong_to():
 
 def test_attention_windows_follow_the_layers_they_belong_to():
     extra = {"attention_window": [4, 8, 16]}
-    assert target("longformer", "LongformerModel", extra, method="layers", layer_map=[0, 2]).attention_window == [4, 16]
+    assert target("longformer", "LongformerModel", extra, method="layers", layer_map=[0, 2]).attention_window == [
+        4,
+        16,
+    ]
     assert target("longformer", "LongformerModel", extra, num_hidden_layers=5).attention_window == [4, 8, 8, 16, 16]
-    assert target("longformer", "LongformerModel", {"attention_window": 8}, num_hidden_layers=2).attention_window in (8, [8, 8])
+    assert target("longformer", "LongformerModel", {"attention_window": 8}, num_hidden_layers=2).attention_window in (
+        8,
+        [8, 8],
+    )
 
 
 def test_the_stride_of_a_decoder_follows_the_patch():
@@ -225,13 +246,17 @@ def test_the_planned_number_of_parameters_is_that_of_the_model(kind, class_name,
     model = tiny_model(kind, class_name, dtype=torch.float32)
     made = plan(model, params=share if share < 1 else round(share * model.num_parameters()))
     assert made.source_parameters == model.num_parameters()
-    assert made.num_parameters == resize(model, params=share if share < 1 else round(share * model.num_parameters())).num_parameters()
+    assert (
+        made.num_parameters
+        == resize(model, params=share if share < 1 else round(share * model.num_parameters())).num_parameters()
+    )
     assert 0.6 < made.num_parameters / (share * model.num_parameters()) < 1.5  # tiny models come in coarse steps
 
 
 @pytest.mark.parametrize("config", [transformers.ViTConfig(), transformers.BertConfig()], ids=lambda c: c.model_type)
 @pytest.mark.parametrize(
-    ("params", "wanted"), [("20M", 20e6), ("0.03B", 30e6), ("25000k", 25e6), (40_000_000, 40e6), (0.25, None), ("0.5", None)]
+    ("params", "wanted"),
+    [("20M", 20e6), ("0.03B", 30e6), ("25000k", 25e6), (40_000_000, 40e6), (0.25, None), ("0.5", None)],
 )
 def test_budgets_are_met_in_the_sources_proportions(config, params, wanted):
     made = plan(config, params=params)
@@ -251,7 +276,9 @@ def test_a_budget_of_the_source_itself_changes_nothing():
 
 
 def test_a_budget_that_grows_stays_exact():
-    assert plan(transformers.BertConfig(), params="300M").target_config.hidden_size % 768 == 0  # only multiples are exact
+    assert (
+        plan(transformers.BertConfig(), params="300M").target_config.hidden_size % 768 == 0
+    )  # only multiples are exact
     assert plan(transformers.ViTConfig(), params="150M").method == "lemon"
 
 
@@ -275,7 +302,9 @@ def test_a_line_of_positions_is_interpolated():
     longer = ResampleLine(0, 19, 0)(table, NO_CONTEXT)
     assert torch.allclose(longer, torch.linspace(0, 9, 19)[:, None] * torch.tensor([1.0, -2.0]), atol=1e-6)
     assert torch.equal(longer[[0, -1]], table[[0, -1]])
-    assert torch.allclose(ResampleLine(0, 4, 0)(longer, NO_CONTEXT)[:, 0], torch.tensor([0.0, 3.0, 6.0, 9.0]), atol=1e-6)
+    assert torch.allclose(
+        ResampleLine(0, 4, 0)(longer, NO_CONTEXT)[:, 0], torch.tensor([0.0, 3.0, 6.0, 9.0]), atol=1e-6
+    )
     padded = ResampleLine(0, 7, 2)(torch.cat([torch.full((2, 2), 99.0), torch.ones(10, 2)]), NO_CONTEXT)
     assert padded[:, 0].tolist() == [99.0, 99.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
@@ -313,7 +342,9 @@ def test_a_grid_of_positions_is_resampled_in_two_dimensions(new):
     assert torch.equal(made[0, :2], prefix)  # class and distillation tokens
     constant, along_rows, along_columns = made[0, 2:].reshape(*new, 3).unbind(-1)
     assert torch.allclose(constant, torch.full(new, 5.0, dtype=torch.float64))
-    assert torch.allclose(along_rows, along_rows[:, :1].expand(new))  # what varies along the height still does only there
+    assert torch.allclose(
+        along_rows, along_rows[:, :1].expand(new)
+    )  # what varies along the height still does only there
     assert torch.allclose(along_columns, along_columns[:1].expand(new))
     assert (along_rows[1:] >= along_rows[:-1]).all()
     assert (along_columns[:, 1:] >= along_columns[:, :-1]).all()
@@ -356,7 +387,11 @@ def test_image_positions_of_a_model(kind, class_name, name, prefix):
     assert torch.isfinite(made(**inputs_for(made)).last_hidden_state).all()
 
 
-@pytest.mark.parametrize(("extra", "request_"), [({"image_size": (12, 20)}, {"image_size": (20, 8)}), ({}, {"image_size": (16, 8)})], ids=str)
+@pytest.mark.parametrize(
+    ("extra", "request_"),
+    [({"image_size": (12, 20)}, {"image_size": (20, 8)}), ({}, {"image_size": (16, 8)})],
+    ids=str,
+)
 def test_images_that_are_not_square(extra, request_):
     made = resize(tiny_model("vit", "ViTForImageClassification", extra), **request_)
     assert tuple(made.config.image_size) == request_["image_size"]
@@ -365,7 +400,9 @@ def test_images_that_are_not_square(extra, request_):
 
 @pytest.mark.parametrize("kind", ["beit", "data2vec-vision"])
 def test_relative_tables_of_a_model_follow_the_grid(kind):
-    class_name = {"beit": "BeitForImageClassification", "data2vec-vision": "Data2VecVisionForImageClassification"}[kind]
+    class_name = {"beit": "BeitForImageClassification", "data2vec-vision": "Data2VecVisionForImageClassification"}[
+        kind
+    ]
     for request in ({"image_size": 20}, {"patch_size": 6}, {"image_size": 18, "patch_size": 6}):
         made = resize(tiny_model(kind, class_name), **request)
         assert torch.isfinite(made(**inputs_for(made)).logits).all()
@@ -432,13 +469,21 @@ def test_other_channels_see_the_same_in_a_grey_image(channels):
 @pytest.mark.parametrize("method", ["auto", "lemon", "front", "random"])
 def test_channels_and_widths_change_together(method):
     for channels in (1, 4):
-        made = resize(tiny_model("vit", "ViTForImageClassification"), num_channels=channels, hidden_size=48, method=method)
+        made = resize(
+            tiny_model("vit", "ViTForImageClassification"), num_channels=channels, hidden_size=48, method=method
+        )
         assert made.vit.embeddings.patch_embeddings.projection.weight.shape == (48, channels, 4, 4)
 
 
 def test_channels_share_what_they_repeat_and_hold_what_they_fold():
     kernel = torch.tensor([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)
-    for count, wanted in ((1, [7.0]), (2, [5.0, 2.0]), (3, [1.0, 2.0, 4.0]), (4, [0.5, 2.0, 4.0, 0.5]), (6, [0.5, 1.0, 2.0] * 2)):
+    for count, wanted in (
+        (1, [7.0]),
+        (2, [5.0, 2.0]),
+        (3, [1.0, 2.0, 4.0]),
+        (4, [0.5, 2.0, 4.0, 0.5]),
+        (6, [0.5, 1.0, 2.0] * 2),
+    ):
         assert MixChannels(1, count)(kernel, NO_CONTEXT).flatten().tolist() == wanted
 
 
@@ -473,7 +518,9 @@ def test_token_types_keep_their_first_rows():
 
 def test_tables_and_widths_change_together():
     model = tiny_model("bert", "BertForMaskedLM")
-    made = resize(model, vocab_size=70, max_position_embeddings=64, type_vocab_size=1, hidden_size=12, num_attention_heads=3)
+    made = resize(
+        model, vocab_size=70, max_position_embeddings=64, type_vocab_size=1, hidden_size=12, num_attention_heads=3
+    )
     assert torch.equal(made.get_input_embeddings().weight[:61], model.get_input_embeddings().weight[:, ::2])
     assert made(input_ids=torch.arange(4, 20)[None]).logits.shape == (1, 16, 70)
 
@@ -481,5 +528,7 @@ def test_tables_and_widths_change_together():
 def test_a_size_that_the_family_itself_cannot_build():
     with pytest.raises(InvalidSizeError, match="`roberta` cannot be built with vocab_size 61 → 1: Padding_idx"):
         target("roberta", "RobertaForMaskedLM", vocab_size=1)
-    with pytest.raises(InvalidSizeError, match=r"`siglip_vision_model` cannot be built with image_size 12 → \(8, 20\)"):
+    with pytest.raises(
+        InvalidSizeError, match=r"`siglip_vision_model` cannot be built with image_size 12 → \(8, 20\)"
+    ):
         target("siglip_vision_model", "SiglipVisionModel", image_size=(8, 20))

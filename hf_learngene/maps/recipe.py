@@ -54,7 +54,8 @@ def apply(
         source (`Mapping[str, Tensor]`): the source's state dict.
         recipes (`Iterable[Recipe]`): one for each target tensor.
         seed (`int`): for every random number that is drawn.
-        share (`bool`): whether a tensor that is kept as it is may share the source's memory.
+        share (`bool`): whether the first tensor kept as it is may share the source's memory, for a source that nobody else
+            holds.
 
     Yields:
         (name, tensor) in the source's dtype, on the source's device.
@@ -63,12 +64,15 @@ def apply(
         >>> dict(apply({"w": torch.ones(2)}, [Recipe("w", (2,), (("w", 1.0),))]))
         {'w': tensor([1., 1.])}
     """
+    shared: set[str] = set()
     for recipe in recipes:
         if not recipe.sources:
             continue
         first = source[recipe.sources[0][0]]
         if len(recipe.sources) == 1 and recipe.sources[0][1] == 1.0 and not recipe.steps:
-            yield recipe.name, first if share else first.detach().clone()
+            once = share and recipe.sources[0][0] not in shared
+            shared.add(recipe.sources[0][0])
+            yield recipe.name, first.detach() if once else first.detach().clone()
             continue
         dtype = compute_dtype(first.dtype)
         context = Context(source.__getitem__, seed, recipe.name)

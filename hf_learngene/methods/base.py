@@ -103,6 +103,7 @@ class Method:
     paper: ClassVar[Paper | None] = None
     grows: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
+    lossless: ClassVar[bool] = False
     summary: ClassVar[str] = ""
 
     @classmethod

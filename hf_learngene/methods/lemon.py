@@ -50,6 +50,7 @@ class Lemon(Method):
     name: ClassVar[str] = "lemon"
     paper: ClassVar[Paper | None] = Paper("LEMON: Lossless Model Expansion", "2310.07999")
     grows: ClassVar[bool] = True
+    lossless: ClassVar[bool] = True
     summary: ClassVar[str] = "a larger model with the same function"
 
     symmetry: str = "proj"

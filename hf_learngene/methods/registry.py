@@ -55,8 +55,9 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method | None:
             )
         return method
     if not isinstance(method, str) or method not in [*METHODS, AUTO]:
-        is_class = isinstance(method, type) and issubclass(method, Method)
-        hint = f" Did you mean {method.__name__}()?" if is_class else nearest(str(method), registered_methods())
+        given: object = method
+        is_class = isinstance(given, type) and issubclass(given, Method)
+        hint = f" Did you mean {getattr(given, '__name__', '')}()?" if is_class else nearest(str(method), registered_methods())
         raise UnknownOptionError(f"Method {method!r} does not exist; there are {', '.join(registered_methods())}.{hint}")
     if method == AUTO:
         return None

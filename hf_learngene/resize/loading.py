@@ -46,6 +46,8 @@ def load_config(source: str | os.PathLike, loading: dict[str, Any]) -> PreTraine
 def _not_found(source: str, error: Exception) -> str:
     if os.path.isdir(source):
         return f"The folder `{source}` holds no usable config.json: {error}"
+    if os.path.isabs(source) or source.startswith((".", "~")) or source.count("/") > 1:
+        return f"There is no folder `{source}`. Give a folder with config.json and weights, or a Hub id."
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     hint = (
@@ -150,7 +152,8 @@ def load_resized(
     check_source(model)
     if missing:
         plan = _without(plan, missing)
-    resized = carry_out(plan, model, os.fspath(source), getattr(loading.get("revision"), "resolved", None))
+    commit = getattr(loading.get("revision"), "resolved", None)
+    resized = carry_out(plan, model, os.fspath(source), commit, own=True)
     for name, value in labels.items():
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):

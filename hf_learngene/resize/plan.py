@@ -14,6 +14,7 @@ from hf_learngene.errors import DirectionError, InvalidSizeError, LearngeneError
 from hf_learngene.maps import Recipe
 from hf_learngene.methods import Lemon, Method, Request, WeightSelection, make_method, recipes_for
 from hf_learngene.methods.base import WIDTHS
+from hf_learngene.methods.recipes import COMPUTED
 from hf_learngene.methods.weight_selection import flat_heads, source_axes
 from hf_learngene.resize import budget
 from hf_learngene.resize.sizes import check_names, complete, describe, target_config
@@ -112,6 +113,11 @@ class Plan:
                 words = [w for w in ((before.fate if before else "kept"), recipe.fate) if w != "kept"]
                 fates[recipe.name] = TensorFate(recipe.name, recipe.shape, shape, ", then ".join(words) or "kept")
         return list(fates.values())
+
+    @property
+    def fresh(self) -> list[str]:
+        """Names of the tensors that the result's own initialisation draws, not those that it computes."""
+        return [t.name for t in self.tensors if t.fresh and t.fate != COMPUTED]
 
     def __str__(self) -> str:
         return plan_table(self)

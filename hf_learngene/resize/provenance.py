@@ -30,6 +30,7 @@ def record(plan: Plan, source: str | None, commit: str | None) -> dict[str, Any]
         "stages": [{"method": s.method.name, "options": _plain(s.method.options())} for s in plan.stages],
         "seed": plan.seed,
         "sizes": _plain(changed),
+        "fresh": [] if plan.method == "random" else plan.fresh,
         "history": history(plan.source_config),
     }
 

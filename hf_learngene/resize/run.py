@@ -14,7 +14,6 @@ from transformers.utils import logging
 from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.maps import apply
 from hf_learngene.methods import Method
-from hf_learngene.methods.recipes import COMPUTED
 from hf_learngene.resize import provenance
 from hf_learngene.resize.plan import Plan, make_plan
 
@@ -97,8 +96,10 @@ def check_source(model: PreTrainedModel) -> None:
         raise UnsupportedSourceError(f"`{sharded[0]}` is a slice on this process (DTensor). Resize before you shard.")
 
 
-def carry_out(plan: Plan, model: PreTrainedModel, source: str | None, commit: str | None) -> PreTrainedModel:
-    """Makes the model that a plan describes."""
+def carry_out(
+    plan: Plan, model: PreTrainedModel, source: str | None, commit: str | None, own: bool = False
+) -> PreTrainedModel:
+    """Makes the model that a plan describes. A source of our `own` may lend its memory to what is kept."""
     _check_fits(plan, model)
     current = model
     for number, stage in enumerate(plan.stages):
@@ -106,8 +107,8 @@ def carry_out(plan: Plan, model: PreTrainedModel, source: str | None, commit: st
         config = stage.config
         if last:
             config.learngene = provenance.record(plan, source, commit)
-        current = _make(type(model), config, current, stage, plan.seed)
-    fresh = [t.name for t in plan.tensors if t.fresh and t.fate != COMPUTED]
+        current = _make(plan.model_class, config, current, stage, plan.seed, own or number > 0)
+    fresh = plan.fresh
     if fresh and plan.method != "random":
         logger.warning_once(
             f"Newly initialised, not from the source: {', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''}"
@@ -134,9 +135,9 @@ def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
             )
 
 
-def _make(model_class, config, model: PreTrainedModel, stage, seed: int) -> PreTrainedModel:
+def _make(model_class, config, model: PreTrainedModel, stage, seed: int, share: bool) -> PreTrainedModel:
     with torch.no_grad():
-        state = dict(apply(_State(model), stage.recipes, seed))
+        state = dict(apply(_State(model), stage.recipes, seed, share))
     device = next(model.parameters()).device
     with seeded(seed), _quiet():
         made = model_class.from_pretrained(

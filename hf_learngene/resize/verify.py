@@ -83,6 +83,10 @@ def verify(
         >>> verify(model, model).function_preserving
         True
     """
+    if source.main_input_name != grown.main_input_name:
+        raise InvalidSizeError(
+            f"One model takes {source.main_input_name}, the other {grown.main_input_name}: there is nothing to compare."
+        )
     given = dict(inputs) if inputs is not None else random_inputs(source, seed)
     if inputs is None and "pixel_values" in given:
         shapes = {tuple(random_inputs(m, seed)["pixel_values"].shape) for m in (source, grown)}
