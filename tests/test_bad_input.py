@@ -220,7 +220,9 @@ def test_layers_that_share_their_weights_cannot_be_added():
 
 @pytest.mark.parametrize(("kind", "class_name"), [("modernbert", "ModernBertModel"), ("roformer", "RoFormerModel")])
 def test_heads_that_rotate_cannot_become_larger(kind, class_name):
-    message = rf"head_dim 8 → 16: `{kind}` rotates its head dimensions .* Keep head_dim at 8 and add heads instead \(num_attention_heads=6\)"
+    message = (
+        rf"head_dim 8 → 16: `{kind}` rotates .* Keep head_dim at 8 and add heads instead \(num_attention_heads=6\)"
+    )
     with pytest.raises(InvalidSizeError, match=message):
         plan_of(kind, class_name, hidden_size=48, num_attention_heads=3)
     assert plan_of(kind, class_name, hidden_size=48, num_attention_heads=6).method == "lemon"
@@ -283,13 +285,13 @@ def test_methods_that_do_not_exist(config_only, method, message):
     ("options", "message"),
     [
         ({"symmetry": "equal"}, r"'symmetry' is an option of method 'lemon', not of 'auto'. Give method='lemon' with it"),
-        ({"method": "lemon", "element_selection": "random"}, r"'element_selection' is an option of method 'weight_selection', not of 'lemon'"),
+        ({"method": "lemon", "element_selection": "random"}, r"is an option of method 'weight_selection', not of 'lemon'"),
         ({"method": Lemon(), "layer_map": [0]}, r"'layer_map' is an option of method 'layers', not of 'lemon'"),
         ({"method": Lemon(), "symmetry": "equal"}, r"\['symmetry'\] were given beside a Lemon object; put them into the object"),
         ({"method": "lemon", "symmetry": "both"}, r"symmetry is one of proj, equal; it was 'both'"),
         ({"method": "lemon", "depth": 3}, r"depth is one of allzero, cancelzero; it was 3"),
         ({"method": "lemon", "allow_lossy": "yes"}, r"allow_lossy is one of True, False; it was 'yes'"),
-        ({"method": "weight_selection", "element_selection": 3}, r"element_selection is one of uniform, consecutive, random, .*; it was 3"),
+        ({"method": "weight_selection", "element_selection": 3}, r"is one of uniform, consecutive, random, .*; it was 3"),
         ({"method": "weight_selection", "layer_selection": "last"}, r"layer_selection is one of first, uniform; it was 'last'"),
         ({"method": "weight_selection", "head_selection": None}, r"head_selection is one of flat, headwise; it was None"),
         ({"method": "random", "temperature": 1}, r"`vit` has no size field 'temperature'"),
@@ -492,7 +494,9 @@ def test_weights_that_do_not_fit_their_config(vit_folder):
 @pytest.mark.parametrize("verb", [LOAD, plan])
 def test_an_id_that_is_not_cached_while_offline(verb, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    message = "No checkpoint `nobody/no-such-model` was found: .*HF_HUB_OFFLINE is set, so only cached checkpoints and local folders"
+    message = (
+        "No checkpoint `nobody/no-such-model` was found: .*HF_HUB_OFFLINE is set, so only cached checkpoints and local"
+    )
     with pytest.raises(CheckpointError, match=message) as caught:
         verb("nobody/no-such-model", hidden_size=16, cache_dir=tmp_path)
     assert isinstance(caught.value, OSError)  # as transformers raises
@@ -501,7 +505,7 @@ def test_an_id_that_is_not_cached_while_offline(verb, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"format": 99, "package_version": "9.0"}, "has format 99, written by hf_learngene 9.0; this is .* up to format 1. Upgrade"),
+        ({"format": 99, "package_version": "9.0"}, "has format 99, written by hf_learngene 9.0; .* up to format 1. Upgrade"),
         ("mine", "config.learngene is no record of this package: 'mine'. Remove it from config.json"),
         ({"format": "1"}, "config.learngene is no record of this package"),
     ],

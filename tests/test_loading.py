@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import logging as standard_logging
 import random
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,54 +217,51 @@ def test_auto_classes_still_load_as_their_parents_do(vit_folder):
     assert same_weights(AutoModelForImageClassification.from_pretrained(vit_folder), native)
 
 
-def run_elsewhere(code, *arguments):
-    """Runs Python code in a fresh process, outside the repository."""
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+ELSEWHERE = """
+    import sys, torch, transformers
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    folder, inputs, logits, package = sys.argv[1:]
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    with torch.no_grad():
+        torch.save(model(**torch.load(inputs)).logits, logits)
+    assert "hf_learngene" not in sys.modules
+    print(type(model).__module__, model.config.learngene["format"])
+
+    mappings = {n: m for n, m in vars(modeling_auto).items() if n.endswith("_MAPPING")}
+    mappings["CONFIG_MAPPING"] = configuration_auto.CONFIG_MAPPING
+
+    def state():
+        autos = {n: v for n, v in vars(modeling_auto).items() if n.startswith("AutoModel")}
+        return (
+            {n: dict(m._extra_content) for n, m in mappings.items()},
+            {n: (v._model_mapping, sorted(vars(v))) for n, v in autos.items()},
+            sorted(vars(transformers.PreTrainedModel)),
+            sorted(vars(transformers.PreTrainedConfig)),
+            transformers.PreTrainedModel.from_pretrained.__func__.__code__,
+        )
+
+    before = state()
+    sys.path.insert(0, package)
+    import hf_learngene
+
+    assert len(mappings) > 20 and "from_pretrained_resized" in dir(hf_learngene.AutoModel)
+    print("same" if state() == before else "changed")
+"""
+
+
+def test_the_result_loads_where_this_package_is_unknown_and_importing_it_changes_nothing(vit_folder, tmp_path):
+    """In a fresh process: first without this package, then what its import does to transformers."""
+    small = MyViTForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, num_labels=3)
+    small.save_pretrained(tmp_path / "small")
+    torch.save(inputs := inputs_for(small), tmp_path / "inputs.pt")
+    package = Path(hf_learngene.__file__).parent.parent
+    arguments = [tmp_path / "small", tmp_path / "inputs.pt", tmp_path / "logits.pt", package]
+    command = [sys.executable, "-c", textwrap.dedent(ELSEWHERE), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=300)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
-
-
-def test_the_result_loads_where_this_package_is_unknown(vit_folder, tmp_path):
-    small = MyViTForImageClassification.from_pretrained_resized(
-        vit_folder, hidden_size=16, num_hidden_layers=2, num_labels=3
-    )
-    small.save_pretrained(tmp_path / "small")
-    inputs = inputs_for(small)
-    torch.save(inputs, tmp_path / "inputs.pt")
-    code = """
-        import sys, torch
-        from transformers import AutoModelForImageClassification
-        model = AutoModelForImageClassification.from_pretrained(sys.argv[1])
-        assert "hf_learngene" not in sys.modules
-        with torch.no_grad():
-            torch.save(model(**torch.load(sys.argv[2])).logits, sys.argv[3])
-        print(type(model).__module__, model.config.learngene["format"])
-    """
-    said = run_elsewhere(code, tmp_path / "small", tmp_path / "inputs.pt", tmp_path / "logits.pt")
-    assert said == "transformers.models.vit.modeling_vit 1"
+    assert done.stdout.splitlines()[-2:] == ["transformers.models.vit.modeling_vit 1", "same"]
     assert torch.equal(torch.load(tmp_path / "logits.pt"), small(**inputs).logits.detach())
-
-
-def test_importing_this_package_changes_nothing_in_transformers():
-    code = f"""
-        import sys, transformers
-        from transformers.models.auto import modeling_auto, configuration_auto
-        mappings = {{n: m for n, m in vars(modeling_auto).items() if n.endswith("_MAPPING")}}
-        mappings["CONFIG_MAPPING"] = configuration_auto.CONFIG_MAPPING
-        def state():
-            extra = {{n: dict(m._extra_content) for n, m in mappings.items()}}
-            classes = {{n: (v._model_mapping, sorted(vars(v))) for n, v in vars(modeling_auto).items() if n.startswith("AutoModel")}}
-            methods = sorted(vars(transformers.PreTrainedModel)), sorted(vars(transformers.PreTrainedConfig))
-            return extra, classes, methods, transformers.PreTrainedModel.from_pretrained.__func__.__code__
-        before = state()
-        sys.path.insert(0, {str(inspect.getfile(hf_learngene)).rsplit("/", 2)[0]!r})
-        import hf_learngene
-        assert len(mappings) > 20 and "from_pretrained_resized" in dir(hf_learngene.AutoModel)
-        assert state() == before
-        print("same")
-    """
-    assert run_elsewhere(code) == "same"
 
 
 # ---- provenance

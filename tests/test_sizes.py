@@ -284,8 +284,8 @@ def test_a_budget_that_grows_stays_exact():
 
 @pytest.mark.parametrize(
     "fixed",
-    [{"num_hidden_layers": 12}, {"hidden_size": 384}, {"intermediate_size": 512}, {"vocab_size": 1000}, {"num_attention_heads": 4},
-     {"max_position_embeddings": 4096}],
+    [{"num_hidden_layers": 12}, {"hidden_size": 384}, {"intermediate_size": 512}, {"vocab_size": 1000},
+     {"num_attention_heads": 4}, {"max_position_embeddings": 4096}],
     ids=str,
 )  # fmt: skip
 def test_sizes_given_beside_a_budget_stay_and_count(fixed):

@@ -14,7 +14,15 @@ from hf_learngene.errors import InvalidSizeError
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 # What a budget chooses, or what follows from that.
-_CHOSEN = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "image_size", "patch_size")
+_CHOSEN = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "image_size",
+    "patch_size",
+)
 _AXES = {
     "intermediate_size": FFN,
     "mlp_ratio": FFN,
