@@ -44,6 +44,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "roformer": {"embedding_size": 24},
     "esm": {"vocab_size": 61, "position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 4},
     "eurobert": {"num_key_value_heads": 3, "head_dim": 8}, "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "jina_embeddings_v3": {"layer_norm_eps": 1e-12},
     "luke": {"entity_vocab_size": 20, "entity_emb_size": 16},
     "markuplm": {"max_xpath_tag_unit_embeddings": 20, "max_xpath_subs_unit_embeddings": 20, "tag_pad_id": 16,
                  "subs_pad_id": 17, "max_depth": 6, "xpath_unit_hidden_size": 4},

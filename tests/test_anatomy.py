@@ -6,9 +6,9 @@ import time
 
 import pytest
 import torch
+from families import case_id, listed, model_class, tiny_config, tiny_model
 from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification
 
-from families import case_id, listed, model_class, tiny_config, tiny_model
 from hf_learngene import register_anatomy, resize, verify
 from hf_learngene.anatomy import anatomy_like, anatomy_of, registry
 from hf_learngene.anatomy.classify import UNKNOWN
@@ -90,7 +90,10 @@ def test_all_layers_are_described_at_any_depth():
 
 def test_one_head_is_still_heads():
     config = tiny_config("vit", "pixel_values", num_attention_heads=1, head_dim=4)
-    assert axes(anatomy_of(config, ViTForImageClassification), "vit.layers.0.attention.q_proj.weight") == ["heads", "hidden"]
+    assert axes(anatomy_of(config, ViTForImageClassification), "vit.layers.0.attention.q_proj.weight") == [
+        "heads",
+        "hidden",
+    ]
 
 
 def test_the_anatomy_of_another_size_follows_from_a_known_one():

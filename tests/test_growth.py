@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-
 from families import case_id, exact_deberta, inputs_for, listed, tiny_model
+
 from hf_learngene import resize, verify
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.errors import LossyGrowthError
@@ -48,7 +48,7 @@ def test_growth_keeps_the_function_in_float64(case):
         report = verify(model, grown, inputs)
         assert report.relative <= EXACT, f"{request}: {report}"
         for size, value in request.items():
-            if size in ("hidden_size", "num_hidden_layers") and "siglip" != kind and "clip" != kind:
+            if size in ("hidden_size", "num_hidden_layers") and kind != "siglip" and kind != "clip":
                 assert getattr(grown.config, size) == value
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import case_id, inputs_for, listed, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families import case_id, inputs_for, listed, tiny_model
 from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import anatomy_of
 

@@ -17,7 +17,7 @@ from hf_learngene.anatomy.fields import as_pair, changed, native_name, section, 
 from hf_learngene.anatomy.probe import Prober, build, layer_containers
 from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
-from hf_learngene.anatomy.trace import Trace, is_norm, record
+from hf_learngene.anatomy.trace import Trace, is_norm, record, subtracts_mean
 from hf_learngene.anatomy.types import HEAD_DIM, HIDDEN, Anatomy, NormInfo, TensorInfo
 from hf_learngene.errors import UnsupportedFamilyError
 
@@ -79,13 +79,13 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     flow = Flow(trace, containers)
     tensors = {}
     for name, parameter in short.named_parameters(remove_duplicate=False):
-        dims = axes_of(name, parameter, prober, short)
+        dims = axes_of(name, parameter, prober, short, flow.product_kind(name))
         info = TensorInfo(name, dims, *layer_of(name, containers), module=name.rpartition(".")[0])
         tensors[name] = info
     sizes = _sizes(part, prober)
     tensors = settle(tensors, short, flow, sizes, declared, honoured := _honours_head_dim(prober))
     ties = dict(short.all_tied_weights_keys)
-    norms = _every_layer(_norms(trace, flow, containers, tensors, eps_followers), full, containers)
+    norms = _every_layer(_norms(short, flow, containers, tensors, eps_followers), full, containers)
     by_template: dict[str, TensorInfo] = {}
     for info in tensors.values():
         scale = layer_of(info.scaled_by, containers)[1] if info.scaled_by else ""
@@ -102,6 +102,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         section=section_of,
         shared_layers=not containers,
         rotary=_rotary(short, tensors.values()),
+        normalised_heads=trace.heads_are_normalised(),
         head_dim_honoured=honoured,
         eps_field=eps_field,
         tied_readers=flow.tied_readers(ties),
@@ -190,17 +191,26 @@ def example_inputs(
 
 
 def _norms(
-    trace: Trace, flow: Flow, containers: list[str], tensors: dict[str, TensorInfo], followers: set[str]
+    model: nn.Module, flow: Flow, containers: list[str], tensors: dict[str, TensorInfo], followers: set[str]
 ) -> list[NormInfo]:
     norms = []
     closing = flow.closing_norms()
-    for name, node in trace.norms.items():
+    centred: dict[type, bool] = {}
+    for name, node in flow.trace.norms.items():
         weight = tensors.get(f"{name}.weight") or next((t for t in tensors.values() if t.module == name), None)
-        axis = weight.dims[0].axis if weight is not None else HIDDEN
-        layer = layer_of(f"{name}.weight", containers)[0]
+        module = model.get_submodule(name)
+        if type(module) not in centred:
+            centred[type(module)] = subtracts_mean(module)
         norms.append(
             NormInfo(
-                name, layer, axis, flow.kinds_into(node), name in closing, name in flow.stream_norms, name in followers
+                name=name,
+                layer=layer_of(f"{name}.weight", containers)[0],
+                axis=weight.dims[0].axis if weight is not None else HIDDEN,
+                reads=flow.kinds_into(node),
+                closes_layer=name in closing,
+                writes_stream=name in flow.stream_norms,
+                eps_follows_config=name in followers,
+                centred=centred[type(module)],
             )
         )
     return norms

@@ -44,11 +44,11 @@ def layer_of(name: str, containers: Iterable[str]) -> tuple[int | None, str]:
     return None, name
 
 
-def axes_of(name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module) -> tuple[Dim, ...]:
-    """The dimensions of one parameter."""
+def axes_of(name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module, product: str) -> tuple[Dim, ...]:
+    """The dimensions of one parameter; `product` is the function it enters as a weight."""
     module_name, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_name)
-    sides = _sides(module, leaf, parameter)
+    sides = _sides(module, parameter, product)
     effects = prober.effects[name]
     dims = []
     for i, (size, effect) in enumerate(zip(parameter.shape, effects, strict=True)):
@@ -63,13 +63,14 @@ def _is_feature(axis: str) -> bool:
     return axis not in (VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED, HEAD_COUNT)
 
 
-def _sides(module: nn.Module, leaf: str, parameter: nn.Parameter) -> list[str]:
+def _sides(module: nn.Module, parameter: nn.Parameter, product: str) -> list[str]:
     rank = parameter.dim()
     if is_norm(module):
         return ["each"] * rank
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, nn.Embedding) or (product == "embedding" and rank == 2):
         return ["-", "out"]
-    matrix = isinstance(module, (nn.Linear, *_CONVS)) or (isinstance(module, nn.MultiheadAttention) and rank == 2)
+    # a class of the family's own may call the function itself (I-BERT's QuantLinear)
+    matrix = product in ("linear", "conv") or isinstance(module, (nn.Linear, nn.MultiheadAttention, *_CONVS))
     if matrix and rank >= 2:
         return ["out", "in", *["-"] * (rank - 2)]
     # a bias, a token, a table: its last dimension is the vector it adds

@@ -65,6 +65,10 @@ class Flow:
                 found.update((s.node.kind, s.node.name) for s in Trace.sources(parent) if not s.is_scale)
         return found
 
+    def product_kind(self, weight: str) -> str:
+        """`linear`, `conv` or `embedding`, by the function that a parameter enters, or ''."""
+        return next((node.kind for node in self.trace.products.get(weight, ())), "")
+
     def reads_attention(self, weight: str) -> bool:
         return any(kind == "attention" for kind, _ in self.reads(weight))
 

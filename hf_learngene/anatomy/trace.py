@@ -6,6 +6,7 @@ reads the stream from one that writes it. The order of the functions can. The pa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,7 @@ _ATTENTION_FUNCTIONS = {
     "einsum",
     "multi_head_attention_forward",
 }
+_NORMALISING = {"normalize", "norm", "vector_norm", "rsqrt"}
 _SCALINGS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__"}
 _PRODUCTS = {"linear", "conv1d", "conv2d"}
 
@@ -90,6 +92,20 @@ class Trace:
             for parent in current.node.parents:
                 stack.append(Source(parent, scaled and parent.kind == "parameter", scale))
 
+    def heads_are_normalised(self) -> bool:
+        """Whether something between the projections and the attention divides by a length."""
+        stack = [p for node in self.attention for p in node.parents]
+        seen: set[int] = set()
+        while stack:
+            node = stack.pop()
+            if id(node) in seen or node.kind != "through":
+                continue
+            seen.add(id(node))
+            if node.function in _NORMALISING:
+                return True
+            stack.extend(node.parents)
+        return False
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -116,6 +132,18 @@ def is_norm(module: nn.Module) -> bool:
     named = "Norm" in type(module).__name__ and not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm))
     own = list(module.parameters())
     return named and bool(own) and all(p.dim() == 1 for p in own)
+
+
+def subtracts_mean(norm: nn.Module) -> bool:
+    """Whether a normalisation gives the same for an input and its shifted copy; tried on a copy of it."""
+    copied = copy.deepcopy(norm).to_empty(device="cpu").to(torch.float32)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.fill_(1.0)
+        size = next(copied.parameters()).shape[-1]
+        entries = torch.linspace(-1.0, 1.0, size).reshape(1, 1, size)
+        plain, shifted = (next(_tensors(copied(x)), torch.zeros(1)) for x in (entries, entries + 3.0))
+    return size == 1 or torch.allclose(plain, shifted, atol=1e-3)
 
 
 class _Recorder(TorchFunctionMode):

@@ -8,7 +8,7 @@ from functools import cached_property
 
 
 # Axes with a meaning of their own. Any other axis carries the name of the config field that drives it.
-HIDDEN, HEADS, FFN, LAYERS = "hidden", "heads", "ffn", "layers"
+HIDDEN, HEADS, FFN = "hidden", "heads", "ffn"
 HEAD_COUNT, HEAD_DIM, KV_HEADS = "head_count", "head_dim", "kv_heads"
 VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED = (
     "vocab",
@@ -91,6 +91,7 @@ class NormInfo:
         closes_layer: whether its output is what its layer hands on (post-norm).
         writes_stream: whether its output is summed into the stream (post-norm, Swin-v2's residual norms).
         eps_follows_config: whether its epsilon is the config's.
+        centred: whether it subtracts the mean (LayerNorm), or not (RMSNorm).
     """
 
     name: str
@@ -100,6 +101,7 @@ class NormInfo:
     closes_layer: bool = False
     writes_stream: bool = False
     eps_follows_config: bool = False
+    centred: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Anatomy:
         section: the nested config the sizes stand in (`vision_config`), or the empty string.
         shared_layers: whether all layers share one set of weights (ALBERT).
         rotary: whether positions enter by rotation of the head dimensions.
+        normalised_heads: whether queries or keys are normalised before they meet (YOSO).
         head_dim_honoured: whether the family reads `config.head_dim`.
         eps_field: config field of the normalisations' epsilon, or None.
         tied_readers: norm module -> tied weight that reads it as a decoder.
@@ -130,6 +133,7 @@ class Anatomy:
     section: str = ""
     shared_layers: bool = False
     rotary: bool = False
+    normalised_heads: bool = False
     head_dim_honoured: bool = False
     eps_field: str | None = None
     tied_readers: Mapping[str, str] = field(default_factory=dict)
@@ -170,4 +174,7 @@ class Anatomy:
         Such an input cannot be given the mean of its own entries in the new places, so widths that are no whole
         multiple are not exact there: post-norm layers, a normalised embedding, a norm after an activation.
         """
-        return [n for n in self.norms if n.axis == axis and not n.reads <= {"writer"}]
+        over = [n for n in self.norms if n.axis == axis]
+        if len({n.centred for n in over}) > 1:
+            return over  # the mean in the new places suits one kind, zero the other
+        return [n for n in over if not n.reads <= {"writer"}]

@@ -5,11 +5,10 @@ Knows tensors, not models: a `Recipe` says from which source tensors a target te
 
 from hf_learngene.maps.depth import Layer, LayerMap
 from hf_learngene.maps.recipe import Recipe, apply, compute_dtype
-from hf_learngene.maps.steps import Add, Fill, Matrix, Scale, Split, Step, Take
+from hf_learngene.maps.steps import Fill, Matrix, Scale, Split, Step, Take
 
 
 __all__ = [
-    "Add",
     "Fill",
     "Layer",
     "LayerMap",

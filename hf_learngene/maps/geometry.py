@@ -11,10 +11,6 @@ from torch import Tensor
 from hf_learngene.maps.steps import Context, Step
 
 
-def _with_dim_last(tensor: Tensor, dim: int) -> Tensor:
-    return tensor.movedim(dim, 0)
-
-
 @dataclass(frozen=True)
 class ResampleGrid(Step):
     """Resamples a table over an image's patches in 2-D; leading prefix tokens are kept as they are.
@@ -29,7 +25,7 @@ class ResampleGrid(Step):
     label: str = ""
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
-        moved = _with_dim_last(tensor, self.dim)
+        moved = tensor.movedim(self.dim, 0)
         prefix, grid = moved[: self.prefix], moved[self.prefix :]
         rest = grid.shape[1:]
         image = grid.reshape(1, *self.old, -1).permute(0, 3, 1, 2)
@@ -49,7 +45,7 @@ class ResampleRelative(Step):
     label: str = ""
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
-        moved = _with_dim_last(tensor, self.dim)
+        moved = tensor.movedim(self.dim, 0)
         count = moved.shape[0] - self.special
         special, grid = moved[count:], moved[:count]
         old, new = (tuple(2 * n - 1 for n in size) for size in (self.old, self.new))
@@ -69,7 +65,7 @@ class ResampleLine(Step):
     label: str = ""
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
-        moved = _with_dim_last(tensor, self.dim)
+        moved = tensor.movedim(self.dim, 0)
         prefix, line = moved[: self.prefix], moved[self.prefix :]
         flat = line.reshape(1, line.shape[0], -1).transpose(1, 2)
         flat = F.interpolate(flat, size=self.new - self.prefix, mode="linear", align_corners=True)

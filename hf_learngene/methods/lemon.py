@@ -100,6 +100,7 @@ class _Growth:
         old, new = request.axis_sizes[HIDDEN]
         self.eta, self.multiple = eta_of(old, new), new // old
         self.lossy = self.eta != 1.0 and bool(self.source.norms_that_need_multiples())
+        self.centred = all(n.centred for n in self.source.norms if n.axis == HIDDEN)
         norms = {n.name: n for n in self.source.norms}
         self.norm_of = {
             t.template: norms.get(t.module) for t in self.source.tensors.values() if t.kind.startswith("norm")
@@ -157,7 +158,8 @@ class _Growth:
             return Take(blocks, index, label, "one")
         if tensor.writes_stream or self.lossy:
             scaled = tensor.scaled_by.format(self.source_layer(tensor)) if tensor.scaled_by else ""
-            return Take(blocks, index, label, "mean", weights=scaled)
+            # a norm that subtracts no mean wants zeros there: its length must not grow
+            return Take(blocks, index, label, "mean" if self.centred else "zero", weights=scaled)
         return Take(blocks, index, label, "random" if len(tensor.dims) > 1 else "zero", self.request.std)
 
     def source_layer(self, tensor: TensorInfo) -> int:

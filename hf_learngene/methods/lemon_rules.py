@@ -35,7 +35,13 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
         InvalidSizeError: heads or head size that no exact construction reaches.
         LossyGrowthError: a width that is no multiple where only multiples are exact, without `allow_lossy`.
     """
-    own = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"} - {HIDDEN, HEADS, KV_HEADS, FFN, *GEOMETRY}
+    own = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"} - {
+        HIDDEN,
+        HEADS,
+        KV_HEADS,
+        FFN,
+        *GEOMETRY,
+    }
     names = [n for n in (*WIDTHS, "num_hidden_layers", *sorted(own)) if n in source.sizes and n in sizes]
     smaller = [f"{n} {source.sizes[n]} → {sizes[n]}" for n in names if sizes[n] < source.sizes[n]]
     if smaller:
@@ -79,7 +85,7 @@ def _check_heads(source: Anatomy, sizes: Mapping[str, int]) -> None:
             f"head turns at other frequencies. Keep head_dim at {old_size} and add heads instead "
             f"(num_attention_heads={sizes['num_attention_heads'] * new_size // old_size})."
         )
-    if new_size > old_size and any(n.axis == HEAD_DIM for n in source.norms):
+    if new_size > old_size and (source.normalised_heads or any(n.axis == HEAD_DIM for n in source.norms)):
         raise InvalidSizeError(
             f"head_dim {old_size} → {new_size}: `{source.model_type}` normalises each head, so a larger one is not exact. "
             f"Keep head_dim at {old_size}."

@@ -57,8 +57,14 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method | None:
     if not isinstance(method, str) or method not in [*METHODS, AUTO]:
         given: object = method
         is_class = isinstance(given, type) and issubclass(given, Method)
-        hint = f" Did you mean {getattr(given, '__name__', '')}()?" if is_class else nearest(str(method), registered_methods())
-        raise UnknownOptionError(f"Method {method!r} does not exist; there are {', '.join(registered_methods())}.{hint}")
+        hint = (
+            f" Did you mean {getattr(given, '__name__', '')}()?"
+            if is_class
+            else nearest(str(method), registered_methods())
+        )
+        raise UnknownOptionError(
+            f"Method {method!r} does not exist; there are {', '.join(registered_methods())}.{hint}"
+        )
     if method == AUTO:
         return None
     known = METHODS[method].option_names()

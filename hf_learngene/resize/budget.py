@@ -58,7 +58,9 @@ def counter(anatomy: Anatomy, fixed: Mapping[str, Any]) -> Callable[[int, int], 
     Sizes in `fixed` count as they are given there, whatever the width.
     """
     follows = {HIDDEN, HEADS, FFN, KV_HEADS, *anatomy.linked}
-    share = {_AXES.get(n, n): v / anatomy.sizes[n] for n, v in fixed.items() if n in anatomy.sizes and n not in _CHOSEN}
+    share = {
+        _AXES.get(n, n): v / anatomy.sizes[n] for n, v in fixed.items() if n in anatomy.sizes and n not in _CHOSEN
+    }
     follows -= share.keys() - ({FFN} if "mlp_ratio" in fixed else set())  # a ratio still follows the width
     totals: dict[tuple[bool, int], float] = {}  # (in a layer, power of the width) -> parameters
     for tensor in anatomy.tensors.values():

@@ -130,7 +130,11 @@ def _with_labels(rest: dict[str, Any], labels: dict[str, Any]) -> tuple[dict[str
             f"num_labels={rest['num_labels']}, but id2label names {len(names)} labels. Leave num_labels out."
         )
     names = {int(index): name for index, name in names.items()}
-    return {**rest, "num_labels": len(names)}, {"label2id": {n: i for i, n in names.items()}, **labels, "id2label": names}
+    return {**rest, "num_labels": len(names)}, {
+        "label2id": {n: i for i, n in names.items()},
+        **labels,
+        "id2label": names,
+    }
 
 
 def load_resized(
@@ -158,7 +162,6 @@ def load_resized(
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):
         resized.__class__ = model_class  # the mixin adds methods only, no state
-        vars(resized).pop("_weight_conversions", None)  # no names are converted when this class loads, so none on saving
     return resized
 
 

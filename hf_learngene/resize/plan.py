@@ -177,7 +177,7 @@ def _stage(
         target = anatomy_like(source, new_config, model_class)
     except LearngeneError:
         raise
-    except Exception as error:  # the family's own checks: a table smaller than its padding index, a pair it cannot divide
+    except Exception as error:  # the family's own checks, such as a table that ends before its padding index
         change = describe(sizes, {**source.sizes, **_raw(config, source, sizes)})
         raise InvalidSizeError(f"`{source.model_type}` cannot be built with {change}: {error}") from error
     patches = None

@@ -152,10 +152,8 @@ def _make(model_class, config, model: PreTrainedModel, stage, seed: int, share: 
         if name in state and parameter.dtype != state[name].dtype:
             parameter.data = state[name]
     made.name_or_path = model.name_or_path
-    # the result is saved under the names that the source would be saved under, not those of the tensors above
+    # saved under the names that a model built from scratch is saved under, not those of the tensors above
     vars(made).pop("_weight_conversions", None)
-    if hasattr(model, "_weight_conversions"):
-        made._weight_conversions = model._weight_conversions
     return made if device.type == "cpu" else cast(PreTrainedModel, nn.Module.to(made, device=device))
 
 

@@ -45,7 +45,7 @@ def plan(
         >>> from transformers import ViTConfig
         >>> p = plan(ViTConfig(), hidden_size=384)
         >>> p.source_parameters, p.num_parameters, p.target_config.num_attention_heads
-        (86390784, 21813504, 6)
+        (86389248, 21813504, 6)
     """
     if isinstance(source, (str, os.PathLike)):
         made, _, _ = plan_checkpoint(
