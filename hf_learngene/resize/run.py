@@ -19,6 +19,7 @@ from hf_learngene.resize.plan import Plan, make_plan
 
 
 logger = logging.get_logger(__name__)
+reports = logging.get_logger("transformers")  # its verbosity settings are the ones people know
 
 
 def resize(
@@ -108,6 +109,8 @@ def carry_out(
         if last:
             config.learngene = provenance.record(plan, source, commit)
         current = _make(plan.model_class, config, current, stage, plan.seed, own or number > 0)
+    if reports.isEnabledFor(logging.INFO):
+        reports.info("\n%s", plan)
     fresh = plan.fresh
     if fresh and plan.method != "random":
         logger.warning_once(
