@@ -186,6 +186,14 @@ def test_attention_windows_follow_the_layers_they_belong_to():
     )
 
 
+def test_lists_as_long_as_the_depth_by_chance_stay():
+    two = {"num_hidden_layers": 2}
+    pair = target("vit", "ViTModel", {"image_size": (12, 20), **two}, num_hidden_layers=3)
+    assert tuple(pair.image_size) == (12, 20)
+    for depth in (1, 3):
+        assert target("deberta", "DebertaModel", two, num_hidden_layers=depth).pos_att_type == ["c2p", "p2c"]
+
+
 def test_the_stride_of_a_decoder_follows_the_patch():
     kept = target("vit", "ViTForMaskedImageModeling", {"encoder_stride": 4}, patch_size=6)
     assert kept.encoder_stride == 6

@@ -71,7 +71,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     containers = layer_containers(full, depth, short, short_depth)
     if containers and _templates(full, containers) - _templates(short, containers):
         short_config = config  # layers differ in kind along the depth: only the whole depth shows every kind
-    prober = Prober(model_class, short_config, section_of)
+    prober = Prober(model_class, short_config, section_of, full if short_config is config else short)
     prober.run()
     eps_field, eps_followers = prober.eps_field()
     short = prober.model
@@ -158,16 +158,19 @@ def _trace(
 ) -> Trace:
     layers = {f"{c}.{i}" for c in containers for i in range(len(cast(nn.ModuleList, model.get_submodule(c))))}
     error: Exception | None = None
-    for device in ("meta", "cpu"):
-        if device == "cpu":  # a model that looks at values cannot run on meta; only the flow is read either way
-            model = build(model_class, config, "cpu")
-        for tokens in (10, 64, 16):  # some attentions take only certain lengths
-            try:
-                return record(model, example_inputs(model, config, device, tokens), layers)
-            except Exception as failure:
-                error = failure
-            if model.main_input_name == "pixel_values":
-                break
+    real: PreTrainedModel | None = None
+    for tokens in (10, 64, 16):  # some attentions take only certain lengths
+        try:
+            return record(model, example_inputs(model, config, "meta", tokens), layers)
+        except Exception as failure:
+            error = failure
+        try:  # a model that looks at values cannot run on meta; only the flow is read either way
+            real = real if real is not None else build(model_class, config, "cpu")
+            return record(real, example_inputs(real, config, "cpu", tokens), layers)
+        except Exception as failure:
+            error = failure
+        if model.main_input_name == "pixel_values":
+            break
     raise UnsupportedFamilyError(
         f"A forward pass of {model_class.__name__} with plain inputs failed, so its flow stays unknown: {error}"
     ) from error
@@ -186,8 +189,7 @@ def example_inputs(
     separator = getattr(part, "sep_token_id", None)
     if separator is not None:  # question answering may ask for a question, a context and their separators
         ids[:, -3:] = separator
-    ids = ids.to(device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"input_ids": ids.to(device)}
 
 
 def _norms(

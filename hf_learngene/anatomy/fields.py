@@ -98,7 +98,16 @@ def changed(config: PreTrainedConfig, section_of: str, values: Mapping[str, Any]
 
 def per_layer_lists(config: PreTrainedConfig, depth: int) -> dict[str, list | tuple]:
     """Fields that hold one entry per layer (`layer_types`, `attention_window`)."""
-    skip = ("out_features", "out_indices", "stage_names", "architectures")
+    skip = (
+        "out_features",
+        "out_indices",
+        "stage_names",
+        "architectures",
+        "image_size",
+        "patch_size",
+        "pos_att_type",
+        "languages",
+    )
     return {
         name: value
         for name, value in vars(config).items()

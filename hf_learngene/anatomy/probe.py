@@ -67,11 +67,13 @@ class Effect:
 class Prober:
     """Changes one field at a time and notes which dimensions follow."""
 
-    def __init__(self, model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str) -> None:
+    def __init__(
+        self, model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str, model: PreTrainedModel
+    ) -> None:
         self.model_class, self.config, self.section_of = model_class, config, section_of
         self.part = section(config, section_of)
         self.fields = known_sizes(self.part)
-        self.model = build(model_class, config)
+        self.model = model
         self.shapes = shapes(self.model)
         self.effects: dict[str, list[dict[str, Effect]]] = {n: [{} for _ in s] for n, s in self.shapes.items()}
         self.linked = tuple(

@@ -129,9 +129,10 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def is_norm(module: nn.Module) -> bool:
     """A normalisation over the last dimension: named so, holding nothing but vectors."""
-    named = "Norm" in type(module).__name__ and not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm))
+    if "Norm" not in type(module).__name__ or isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)):
+        return False
     own = list(module.parameters())
-    return named and bool(own) and all(p.dim() == 1 for p in own)
+    return bool(own) and all(p.dim() == 1 for p in own)
 
 
 def subtracts_mean(norm: nn.Module) -> bool:

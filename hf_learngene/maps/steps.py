@@ -6,9 +6,10 @@ other source tensors.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,15 +31,33 @@ class Context:
     name: str = ""
     draws: int = 0
 
-    def generator(self) -> torch.Generator:
-        """A generator that depends on nothing but the seed, the tensor and the number of earlier draws."""
+    def normal(self, shape: tuple[int, ...] | torch.Size, std: float, dtype: torch.dtype) -> Tensor:
+        """Normal numbers that depend on nothing but the seed, the tensor's name and the number of earlier draws.
+
+        They are read from one pool of random numbers, round and round from a random place. Growing a base-size model
+        needs hundreds of millions, and drawing each anew took longer than all the rest. The pool's length is prime, so no
+        two rows of a matrix start at the same place.
+        """
         self.draws += 1
         digest = hashlib.sha256(f"{self.seed}|{self.name}|{self.draws}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        start = int.from_bytes(digest[:7], "big") % _POOL
+        pool = (_pool(self.seed) * std).to(dtype)
+        flat = torch.empty(math.prod(shape), dtype=dtype)
+        done = 0
+        while done < len(flat):
+            count = min(len(flat) - done, _POOL - start)
+            flat[done : done + count] = pool[start : start + count]
+            done, start = done + count, 0
+        return flat.reshape(tuple(shape))
 
-    def normal(self, shape: tuple[int, ...] | torch.Size, std: float, dtype: torch.dtype) -> Tensor:
-        # drawn in float32: half the cost of float64, and the noise has no digits worth keeping
-        return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=self.generator()).to(dtype)
+
+_POOL = 1_000_003
+
+
+@functools.lru_cache(maxsize=2)
+def _pool(seed: int) -> Tensor:
+    # float32: the noise has no digits worth keeping
+    return torch.empty(_POOL).normal_(generator=torch.Generator().manual_seed(seed))
 
 
 class Step:
@@ -116,13 +135,20 @@ def gather(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     return tensor.index_select(dim, index)
 
 
-def put(target: Tensor, dim: int, places: Tensor, values: Tensor) -> None:
-    """Writes `values` to `places` of `target` along `dim`."""
+def put(target: Tensor, dim: int, places: Tensor, values: Tensor, factor: float = 1.0, more: Tensor | None = None) -> None:
+    """Writes `values` x `factor` (+ `more`) to `places` of `target` along `dim`."""
     span = _progression(places)
-    if span is not None:
-        target[(slice(None),) * dim + (span,)] = values
+    if span is None:
+        scaled = values * factor if more is None else torch.add(more, values, alpha=factor)
+        target.index_copy_(dim, places, scaled.contiguous())
+        return
+    view = target[(slice(None),) * dim + (span,)]
+    if more is not None:
+        torch.add(more, values, alpha=factor, out=view)
+    elif factor == 1.0:
+        view.copy_(values)
     else:
-        target.index_copy_(dim, places, values.contiguous())
+        torch.mul(values, factor, out=view)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,15 +226,12 @@ class Split(Step):
         for count in copies.unique().tolist():
             chosen = columns[copies == count]
             part = select(tensor, dim, chosen)
-            noises = self._noises(part, count, context)
+            noises = self._noises(part, count, context) if self.std and count > 1 else None
             for copy in range(count):
                 places = order[starts[chosen] + copy]
-                if self.cancel:
-                    put(target, dim, places, noises[copy] if noises else torch.zeros_like(part))
-                elif count == 1:
-                    put(target, dim, places, part)
-                else:
-                    put(target, dim, places, torch.add(noises[copy], part, alpha=1 / count) if noises else part / count)
+                share = torch.zeros_like(part) if self.cancel else part
+                noise = next(noises) if noises is not None else None
+                put(target, dim, places, share, 1.0 / count, noise)
         places = (self.index < 0).nonzero().flatten()
         if len(places):
             shape = torch.Size([len(places) if i == dim else n for i, n in enumerate(target.shape)])
@@ -216,16 +239,17 @@ class Split(Step):
             put(target, dim, places, new)
         return target
 
-    def _noises(self, part: Tensor, count: int, context: Context) -> list[Tensor] | None:
-        """`count` random parts that sum to zero: (R_j - mean R); for two, one draw and its negative are as good."""
-        if not self.std or count == 1:
-            return None
+    def _noises(self, part: Tensor, count: int, context: Context) -> Iterator[Tensor]:
+        """`count` random parts that sum to zero: R_j - mean R; for two, one draw and its negative are as good."""
         if count == 2:
             noise = context.normal(part.shape, self.std * math.sqrt(0.5), part.dtype)
-            return [noise, -noise]
+            yield noise
+            yield noise.neg_()
+            return
         drawn = [context.normal(part.shape, self.std, part.dtype) for _ in range(count)]
         mean = torch.stack(drawn).mean(0)
-        return [noise.sub_(mean) for noise in drawn]
+        for noise in drawn:
+            yield noise.sub_(mean)
 
 
 @dataclass(frozen=True, eq=False)
