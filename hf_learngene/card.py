@@ -15,11 +15,11 @@ from yaml import YAMLError
 from hf_learngene.anatomy.fields import known_sizes, section, section_name
 from hf_learngene.errors import ProvenanceError, UnsupportedFamilyError
 from hf_learngene.methods import METHODS, Paper
-from hf_learngene.resize import provenance
-from hf_learngene.resize.auto import BY_TASK
-from hf_learngene.resize.loading import native_class
-from hf_learngene.resize.plan import Plan
-from hf_learngene.resize.saving import PROCESSOR_FILES, TOKENIZER_FILES, source_files
+from hf_learngene.resizing import provenance
+from hf_learngene.resizing.auto import BY_TASK
+from hf_learngene.resizing.loading import native_class
+from hf_learngene.resizing.plan import Plan
+from hf_learngene.resizing.saving import PROCESSOR_FILES, TOKENIZER_FILES, source_files
 
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def model_card(
     sections = [
         f"# {os.path.basename(name) if name else f'{os.path.basename(base)}, resized'}",
         _summary(record, cls, base, on_hub),
-        _readiness(record, _new_parts(record)),
+        _readiness(record, _new_parts(record, cls, plan)),
         _use(config, cls, source, loading or {}, name),
         "## Sizes\n\n" + _sizes(config, cls, plan, parameters),
         "## Method\n\n" + "\n\n".join(_method(stage) for stage in record["stages"]),
@@ -145,11 +145,14 @@ def _summary(record: Mapping[str, Any], cls: type[PreTrainedModel], base: str, o
     return f"This is {link}{commit} at another size, a plain transformers `{cls.__name__}` made with `hf_learngene`."
 
 
-def _new_parts(record: Mapping[str, Any]) -> list[str]:
+def _new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Plan | None) -> list[str]:
     parts = [why for size, why in _NEW_PARTS.items() if size in record["sizes"]]
     if record["fresh"] and not parts:
         names = ", ".join(f"`{n}`" for n in record["fresh"][:3]) + (", …" if len(record["fresh"]) > 3 else "")
         parts.append(f"{names} did not come with its source and started anew")
+    saved_from = (plan.source_config.architectures if plan is not None else None) or [cls.__name__]
+    if not record["fresh"] and "For" in cls.__name__ and cls.__name__ not in saved_from:  # a plan has seen no weights
+        parts.append(f"its head is not that of its source (`{saved_from[0]}`)")
     return parts
 
 

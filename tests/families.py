@@ -30,8 +30,8 @@ EXTRA: dict[str, dict[str, Any]] = {
     "big_bird": {"attention_type": "original_full"},
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False,
                 "layer_norm_eps": 1e-12},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True, "norm_rel_ebd": "layer_norm",
-                   "position_buckets": 8, "layer_norm_eps": 1e-12},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True,
+                   "norm_rel_ebd": "layer_norm", "position_buckets": 8, "layer_norm_eps": 1e-12},
     "dinov2": {"mlp_ratio": 2}, "dinov2_with_registers": {"mlp_ratio": 2},
     "electra": {"embedding_size": 16}, "convbert": {"embedding_size": 24},
     "layoutlm": {"max_2d_position_embeddings": 32},
@@ -95,6 +95,8 @@ VARIANTS: list[tuple[str, dict[str, Any], str]] = [
     ("distilbert", {"sinusoidal_pos_embds": True}, "DistilBertForMaskedLM"),
     ("deberta-v2", {"share_att_key": False}, "DebertaV2ForMaskedLM"),
     ("bert", {"tie_word_embeddings": False}, "BertForMaskedLM"),
+    ("ibert", {"layer_norm_eps": 1e-12}, "IBertForMaskedLM"),
+    ("yoso", {"layer_norm_eps": 1e-12}, "YosoForMaskedLM"),
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hf_learngene import AutoModelForMaskedLM, plan, registered_methods, resize
 from hf_learngene.card import model_card
 from hf_learngene.errors import ProvenanceError
 from hf_learngene.methods import METHODS
-from hf_learngene.resize.saving import save_resized
+from hf_learngene.resizing.saving import save_resized
 
 
 PATTERN = r"""---

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 import hf_learngene
 from hf_learngene import AutoModel, AutoModelForImageClassification, AutoModelForMaskedLM, ResizableMixin, plan, resize
-from hf_learngene.resize.run import logger
+from hf_learngene.resizing.run import logger
 
 
 class MyViT(ResizableMixin, transformers.ViTModel):

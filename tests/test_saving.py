@@ -26,8 +26,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from hf_learngene import resize
 from hf_learngene.errors import OutputError
-from hf_learngene.resize import saving
-from hf_learngene.resize.saving import check_output, fitted_sizes, save_resized
+from hf_learngene.resizing import saving
+from hf_learngene.resizing.saving import check_output, fitted_sizes, save_resized
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(56))]
@@ -378,7 +378,7 @@ def test_every_vocabulary_file_of_transformers_is_known():
     import transformers
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-    from hf_learngene.resize.auto import BY_TASK
+    from hf_learngene.resizing.auto import BY_TASK
 
     encoders = {c.model_type for c in BY_TASK["fill-mask"]._model_mapping}
     names = set()

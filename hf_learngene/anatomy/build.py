@@ -19,7 +19,7 @@ from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.trace import Trace, is_norm, record, subtracts_mean
 from hf_learngene.anatomy.types import HEAD_DIM, HIDDEN, Anatomy, NormInfo, TensorInfo
-from hf_learngene.errors import UnsupportedFamilyError
+from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
 
 
 _CACHE: OrderedDict[tuple, Anatomy] = OrderedDict()
@@ -52,7 +52,14 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
     declared = declaration_of(config.model_type)
     key = (model_class, config.to_json_string(use_diff=False), config.num_labels, declared)
     if key not in _CACHE:
-        _CACHE[key] = _anatomy(config, model_class, declared)
+        try:
+            _CACHE[key] = _anatomy(config, model_class, declared)
+        except LearngeneError:
+            raise
+        except Exception as error:  # a class of another kind may fail anywhere, in its constructor for one
+            raise UnsupportedFamilyError(
+                f"{model_class.__name__} cannot be built and probed from its config alone: {error or type(error).__name__}"
+            ) from error
         while len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
     _CACHE.move_to_end(key)

@@ -23,6 +23,7 @@ from hf_learngene.anatomy.types import (
     PATCHES,
     POSITIONS,
     RELATIVE,
+    RELATIVE_LINE,
     VOCAB,
     Dim,
 )
@@ -30,7 +31,8 @@ from hf_learngene.anatomy.types import (
 
 UNKNOWN = "unknown"
 NAMED_AXES = {
-    FFN, FIXED, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE, VOCAB, UNKNOWN,
+    FFN, FIXED, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE, RELATIVE_LINE,
+    VOCAB, UNKNOWN,
 }  # fmt: skip
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -60,7 +62,7 @@ def axes_of(name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module
 
 
 def _is_feature(axis: str) -> bool:
-    return axis not in (VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED, HEAD_COUNT)
+    return axis not in (VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED, HEAD_COUNT, RELATIVE_LINE)
 
 
 def _sides(module: nn.Module, parameter: nn.Parameter, product: str) -> list[str]:
@@ -92,6 +94,8 @@ def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -
         return _grid_axis(size, effect, prober)
     for field, axis in (("vocab_size", VOCAB), ("max_position_embeddings", POSITIONS)):
         if field in effect and "hidden_size" not in effect:
+            if effect[field].delta != effect[field].step:
+                return RELATIVE_LINE, 1, 0  # a table of distances both ways (DeBERTa)
             table = getattr(part, fields[field])
             return axis, 1, max(0, size - table)
     if "head_dim" in effect:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 # Axes with a meaning of their own. Any other axis carries the name of the config field that drives it.
 HIDDEN, HEADS, FFN = "hidden", "heads", "ffn"
+RELATIVE_LINE = "relative_positions"
 HEAD_COUNT, HEAD_DIM, KV_HEADS = "head_count", "head_dim", "kv_heads"
 VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED = (
     "vocab",

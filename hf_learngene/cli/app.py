@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_learngene.methods import Method
-    from hf_learngene.resize.plan import Plan
+    from hf_learngene.resizing.plan import Plan
 
 
 USER_ERROR = 2  # also what the parser gives for an option that does not exist
@@ -157,7 +157,7 @@ def resize_command(
     token: Token = None,
 ) -> None:
     """Make a model of another size, and save it with tokenizer or image processor."""
-    from hf_learngene.resize.saving import check_output
+    from hf_learngene.resizing.saving import check_output
 
     check_output(output, overwrite)
     chosen = method_with_options(method, option)
@@ -174,8 +174,8 @@ def resize_command(
     typer.echo(str(made))
 
     from hf_learngene.card import model_card
-    from hf_learngene.resize.loading import load_resized
-    from hf_learngene.resize.saving import save_resized
+    from hf_learngene.resizing.loading import load_resized
+    from hf_learngene.resizing.saving import save_resized
 
     with _status(f"Loading and resizing {source}"):
         model = load_resized(
@@ -209,7 +209,7 @@ def verify_command(
     """Measure whether a grown model computes what its source computes."""
     import torch
 
-    from hf_learngene.resize import verify
+    from hf_learngene.resizing import verify
 
     wanted = dtype_name(dtype)
     with _status("Loading both models"):
@@ -245,8 +245,8 @@ def demo_command(
 def _plan(
     source: str, method: Method | str, params: str | None, seed: int, given: dict[str, Any], task: str | None
 ) -> Plan:
-    from hf_learngene.resize.auto import BY_TASK, class_of_checkpoint
-    from hf_learngene.resize.loading import plan_checkpoint
+    from hf_learngene.resizing.auto import BY_TASK, class_of_checkpoint
+    from hf_learngene.resizing.loading import plan_checkpoint
 
     if task is not None and task not in BY_TASK:
         raise UnknownOptionError(f"--task is one of {', '.join(BY_TASK)}; it was {task!r}.{nearest(task, BY_TASK)}")
@@ -260,8 +260,8 @@ def _plan(
 
 def _load_pair(source: str, grown: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Both models by the class that both checkpoints fill: the common head, or the encoder alone."""
-    from hf_learngene.resize.auto import AutoModel, class_of_checkpoint
-    from hf_learngene.resize.loading import load_config
+    from hf_learngene.resizing.auto import AutoModel, class_of_checkpoint
+    from hf_learngene.resizing.loading import load_config
 
     loading: dict[str, Any] = {"token": token} if token else {}
     configs = [load_config(name, loading) for name in (source, grown)]
@@ -279,7 +279,7 @@ def _load_whole(source: str, model_class: type[PreTrainedModel], loading: dict[s
     Raises:
         CheckpointError: the checkpoint does not fill it.
     """
-    from hf_learngene.resize.loading import load_source, plan_checkpoint
+    from hf_learngene.resizing.loading import load_source, plan_checkpoint
 
     # The plan of no change: it loads with all the checks of a resize.
     same, *_ = plan_checkpoint(

@@ -131,11 +131,15 @@ def gather(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
         slices = [_progression(index[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
         if all(s is not None for s in slices):
             pieces = [tensor[(slice(None),) * dim + (s,)] for s in slices]
-            return torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0].clone(memory_format=torch.contiguous_format)
+            return (
+                torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0].clone(memory_format=torch.contiguous_format)
+            )
     return tensor.index_select(dim, index)
 
 
-def put(target: Tensor, dim: int, places: Tensor, values: Tensor, factor: float = 1.0, more: Tensor | None = None) -> None:
+def put(
+    target: Tensor, dim: int, places: Tensor, values: Tensor, factor: float = 1.0, more: Tensor | None = None
+) -> None:
     """Writes `values` x `factor` (+ `more`) to `places` of `target` along `dim`."""
     span = _progression(places)
     if span is None:
@@ -235,7 +239,9 @@ class Split(Step):
         places = (self.index < 0).nonzero().flatten()
         if len(places):
             shape = torch.Size([len(places) if i == dim else n for i, n in enumerate(target.shape)])
-            new = context.normal(shape, self.new_std, target.dtype) if self.new == "random" else target.new_zeros(shape)
+            new = (
+                context.normal(shape, self.new_std, target.dtype) if self.new == "random" else target.new_zeros(shape)
+            )
             put(target, dim, places, new)
         return target
 

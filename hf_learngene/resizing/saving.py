@@ -20,7 +20,7 @@ from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.fields import as_pair, section, section_name
 from hf_learngene.anatomy.types import POSITIONS
 from hf_learngene.errors import LearngeneError, OutputError
-from hf_learngene.resize.loading import load_config, native_class
+from hf_learngene.resizing.loading import load_config, native_class
 
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from hf_learngene.methods import Lemon, Method, Request, WeightSelection, make_m
 from hf_learngene.methods.base import WIDTHS
 from hf_learngene.methods.recipes import COMPUTED
 from hf_learngene.methods.weight_selection import flat_heads, source_axes
-from hf_learngene.resize import budget
-from hf_learngene.resize.sizes import check_names, complete, describe, target_config
-from hf_learngene.resize.table import plan_table
+from hf_learngene.resizing import budget
+from hf_learngene.resizing.sizes import check_names, complete, describe, target_config
+from hf_learngene.resizing.table import plan_table
 
 
 @dataclass(frozen=True)

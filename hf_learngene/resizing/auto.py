@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.methods import Method
-from hf_learngene.resize.loading import load_resized
+from hf_learngene.resizing.loading import load_resized
 
 
 class _ResizableAuto:

@@ -1,6 +1,6 @@
 """The user's verbs: `plan`, `resize`, `verify`, `from_pretrained_resized`."""
 
-from hf_learngene.resize.auto import (
+from hf_learngene.resizing.auto import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
@@ -8,11 +8,11 @@ from hf_learngene.resize.auto import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
-from hf_learngene.resize.mixin import ResizableMixin
-from hf_learngene.resize.plan import Plan
-from hf_learngene.resize.run import resize
-from hf_learngene.resize.verbs import plan
-from hf_learngene.resize.verify import Report, verify
+from hf_learngene.resizing.mixin import ResizableMixin
+from hf_learngene.resizing.plan import Plan
+from hf_learngene.resizing.run import resize
+from hf_learngene.resizing.verbs import plan
+from hf_learngene.resizing.verify import Report, verify
 
 
 __all__ = [

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from hf_learngene._version import __version__
 from hf_learngene.errors import ProvenanceError
-from hf_learngene.resize.plan import Plan
+from hf_learngene.resizing.plan import Plan
 
 
 FORMAT = 1

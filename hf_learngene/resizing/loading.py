@@ -12,10 +12,10 @@ from transformers.utils.hub import resolve_revision
 
 from hf_learngene.errors import CheckpointError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.methods import Method
-from hf_learngene.resize import provenance
-from hf_learngene.resize.plan import Plan, make_plan
-from hf_learngene.resize.request import split_loading, split_options
-from hf_learngene.resize.run import carry_out, check_source, seeded
+from hf_learngene.resizing import provenance
+from hf_learngene.resizing.plan import Plan, make_plan
+from hf_learngene.resizing.request import split_loading, split_options
+from hf_learngene.resizing.run import carry_out, check_source, seeded
 
 
 logger = logging.get_logger(__name__)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 
 if TYPE_CHECKING:
-    from hf_learngene.resize.plan import Plan, TensorFate
+    from hf_learngene.resizing.plan import Plan, TensorFate
 
 
 def render(table: Table, width: int = 120) -> str:

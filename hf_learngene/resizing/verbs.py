@@ -9,11 +9,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.methods import Method
-from hf_learngene.resize import provenance
-from hf_learngene.resize.auto import class_of_checkpoint
-from hf_learngene.resize.loading import plan_checkpoint
-from hf_learngene.resize.plan import Plan, make_plan
-from hf_learngene.resize.request import split_options
+from hf_learngene.resizing import provenance
+from hf_learngene.resizing.auto import class_of_checkpoint
+from hf_learngene.resizing.loading import plan_checkpoint
+from hf_learngene.resizing.plan import Plan, make_plan
+from hf_learngene.resizing.request import split_options
 
 
 def plan(

@@ -14,8 +14,8 @@ from transformers.utils import logging
 from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.maps import apply
 from hf_learngene.methods import Method
-from hf_learngene.resize import provenance
-from hf_learngene.resize.plan import Plan, make_plan
+from hf_learngene.resizing import provenance
+from hf_learngene.resizing.plan import Plan, make_plan
 
 
 logger = logging.get_logger(__name__)
@@ -57,7 +57,7 @@ def resize(
         >>> small.config.hidden_size, small.config.num_attention_heads, small.config.learngene["stages"][0]["method"]
         (8, 1, 'weight_selection')
     """
-    from hf_learngene.resize.request import split_options
+    from hf_learngene.resizing.request import split_options
 
     check_source(model)
     sizes, options = split_options(sizes_and_options, method)

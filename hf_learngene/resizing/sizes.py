@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.fields import ALIASES, as_pair, changed, per_layer_lists, section
+from hf_learngene.anatomy.types import POSITIONS, RELATIVE_LINE
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, nearest
 from hf_learngene.maps import LayerMap
 from hf_learngene.methods.weight_selection import flat_heads
@@ -101,6 +102,7 @@ def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, An
     for linked in anatomy.linked:
         if linked not in wanted:
             sizes[linked] = hidden
+    _check_positions(anatomy, wanted)
     if "image_size" in sizes or "patch_size" in wanted:
         _check_grid(part, anatomy, wanted)
     return sizes
@@ -174,6 +176,22 @@ def _either(low: int, high: int) -> str:
 def _near_divisors(value: int, near: int) -> tuple[int, int]:
     divisors = [n for n in range(1, value + 1) if value % n == 0]
     return max(d for d in divisors if d <= near), min(d for d in divisors if d >= min(near, value))
+
+
+def _check_positions(anatomy: Anatomy, wanted: Mapping[str, Any]) -> None:
+    old, new = anatomy.sizes.get("max_position_embeddings"), wanted.get("max_position_embeddings")
+    axes = {d.axis for t in anatomy.templates.values() for d in t.dims}
+    if new is None or new == old or (POSITIONS in axes and RELATIVE_LINE not in axes):
+        return
+    if RELATIVE_LINE in axes or "position_buckets" in axes:
+        raise InvalidSizeError(
+            f"`{anatomy.model_type}` has a table of distances between positions, which means something else at another "
+            f"length. Keep max_position_embeddings at {old}."
+        )
+    raise InvalidSizeError(
+        f"No tensor of `{anatomy.model_type}` depends on max_position_embeddings ({old}). Leave it out, and set it on the "
+        "config of the result if you need another limit."
+    )
 
 
 def _check_grid(part: PreTrainedConfig, anatomy: Anatomy, wanted: Mapping[str, Any]) -> None:
