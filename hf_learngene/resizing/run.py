@@ -11,11 +11,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from hf_learngene.anatomy.classify import layer_of
 from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.maps import apply
 from hf_learngene.methods import Method
 from hf_learngene.resizing import provenance
-from hf_learngene.resizing.plan import Plan, make_plan
+from hf_learngene.resizing.plan import Plan, Stage, make_plan
 
 
 logger = logging.get_logger(__name__)
@@ -138,7 +139,7 @@ def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
             )
 
 
-def _make(model_class, config, model: PreTrainedModel, stage, seed: int, share: bool) -> PreTrainedModel:
+def _make(model_class, config, model: PreTrainedModel, stage: Stage, seed: int, share: bool) -> PreTrainedModel:
     with torch.no_grad():
         state = dict(apply(_State(model), stage.recipes, seed, share))
     device = next(model.parameters()).device
@@ -154,10 +155,27 @@ def _make(model_class, config, model: PreTrainedModel, stage, seed: int, share: 
     for name, parameter in made.named_parameters():  # a few classes fix the dtype of a parameter in their constructor
         if name in state and parameter.dtype != state[name].dtype:
             parameter.data = state[name]
+    _carry_buffers(model, made, stage)
     made.name_or_path = model.name_or_path
     # saved under the names that a model built from scratch is saved under, not those of the tensors above
     vars(made).pop("_weight_conversions", None)
     return made if device.type == "cpu" else cast(PreTrainedModel, nn.Module.to(made, device=device))
+
+
+def _carry_buffers(model: PreTrainedModel, made: PreTrainedModel, stage: Stage) -> None:
+    """Saved buffers of unchanged shape hold what was measured in training (I-BERT's ranges); others follow the config."""
+    if stage.method.name == "random":
+        return
+    buffers = dict(model.named_buffers())
+    containers = {
+        t.template.partition(".{}.")[0] for t in stage.request.source.tensors.values() if t.layer is not None
+    }
+    for name in made.state_dict().keys() & dict(made.named_buffers()).keys():
+        layer, template = layer_of(name, containers)
+        origin = name if layer is None else template.format(stage.request.layer_map[layer].index)
+        module, _, leaf = name.rpartition(".")
+        if origin in buffers and buffers[origin].shape == made.get_buffer(name).shape:
+            setattr(made.get_submodule(module), leaf, buffers[origin].clone())
 
 
 class _State(Mapping):
