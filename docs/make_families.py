@@ -127,6 +127,7 @@ def _measure(case: Case, found: Measured) -> None:
     found.placement = "post" if anatomy.post_norm else "pre"
     found.blocker = next((f"{n.name}" for n in anatomy.norms_that_need_multiples()), "")
     source = tiny_model(kind, name, extra)
+    outputs(source, inputs_for(source))  # what does not run as it is cannot be compared with anything
     found.shrinks = shrinks(source, anatomy)
     grow_all(case, source, anatomy, found)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers import AutoModel as TransformersAutoModel
 from transformers import AutoModelForImageClassification as TransformersAutoModelForImageClassification
-from transformers.utils import logging
 
 from hf_learngene import AutoModel, AutoModelForImageClassification, verify
+from hf_learngene.resizing.run import quiet
 
 
 NUM_LABELS = 10
@@ -94,7 +93,7 @@ def run_demo(
     output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
 
-    with quiet_loading():
+    with quiet():  # the same checkpoint is loaded many times here
         console.rule("[bold]Growing a text encoder")
         text = grow_text_model(text_model, console)
         console.rule("[bold]Shrinking a vision encoder")
@@ -125,20 +124,6 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError("the demo draws with matplotlib: pip install 'hf_learngene[demo]'") from error
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Silences what transformers has to say about each checkpoint: the same one is loaded many times here."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def small_sizes(config: PreTrainedConfig) -> dict[str, int]:

@@ -143,7 +143,7 @@ def _make(model_class, config, model: PreTrainedModel, stage: Stage, seed: int, 
     with torch.no_grad():
         state = dict(apply(_State(model), stage.recipes, seed, share))
     device = next(model.parameters()).device
-    with seeded(seed), _quiet():
+    with seeded(seed), quiet():
         made = model_class.from_pretrained(
             None,
             config=config,
@@ -203,8 +203,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What is newly initialised is said once, by us, in the plan's words."""
+def quiet() -> Iterator[None]:
+    """Silences what transformers says while it loads: what is newly initialised is said once, in the plan's words."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
