@@ -180,7 +180,7 @@ def test_names_the_extra_before_any_work(image_model, text_model, tmp_path, monk
 
 def test_leaves_the_verbosity_of_transformers_alone():
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with demo.quiet_loading():
+    with demo.quiet():
         assert logging.get_verbosity() == logging.ERROR
         assert not logging.is_progress_bar_enabled()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
