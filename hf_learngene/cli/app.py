@@ -233,7 +233,7 @@ def demo_command(
     image_model: Annotated[str, typer.Option(help="A vision encoder with an image processor.", show_default=False)],
     text_model: Annotated[str, typer.Option(help="A text encoder.", show_default=False)],
     output: Annotated[Path, typer.Option(help="The folder for figure and numbers.")] = Path("demo"),
-    steps: Annotated[int, typer.Option(min=1, help="Fine-tuning steps of each run.")] = 120,
+    steps: Annotated[int, typer.Option(min=1, help="Fine-tuning steps of each run.")] = 60,
     seeds: Annotated[int, typer.Option(min=1, help="Runs from each start.")] = 3,
 ) -> None:
     """Grow a text encoder, shrink a vision encoder, and fine-tune it beside a random start."""
