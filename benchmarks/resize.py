@@ -100,9 +100,9 @@ def child_import() -> dict[str, float]:
 
 
 def child_import_own() -> dict[str, float]:
-    """Importing the package where transformers has loaded what any first model needs."""
+    """Loading every public name, where transformers has loaded what any first model needs."""
     exec(f"from transformers import {AUTO}, PreTrainedModel")
-    return {"own_s": _seconds(lambda: exec("import hf_learngene"))}
+    return {"own_s": _seconds(lambda: exec("from hf_learngene import *"))}
 
 
 def _ready(model: str) -> Any:
@@ -313,7 +313,14 @@ def start_table(results: Mapping[str, Any]) -> str:
     rows.append(["import of transformers and its auto classes", f"{over['transformers_s']:.3f}", "", ""])
     met = "yes" if over["over_s"] < IMPORTING else "no"
     rows.append(["import of hf_learngene after it", f"{over['over_s']:.3f}", f"< {IMPORTING}", met])
-    rows.append(["the same after `transformers.PreTrainedModel` too", f"{over['own_s']:.3f}", "", ""])
+    rows.append(
+        [
+            "all public names of hf_learngene, `transformers.PreTrainedModel` loaded before",
+            f"{over['own_s']:.3f}",
+            "",
+            "",
+        ]
+    )
     return table(rows)
 
 

@@ -27,7 +27,9 @@ def requests(anatomy) -> list[dict]:
     ffn = {"intermediate_size": 70} if "intermediate_size" in anatomy.fields else {}
     found = [{"hidden_size": 72, "symmetry": "equal"}]
     # heads of twice the size, unless they rotate
-    found.append({"hidden_size": 48, **ffn} | ({} if anatomy.rotary or anatomy.normalised_heads else {"num_attention_heads": 3}))
+    found.append(
+        {"hidden_size": 48, **ffn} | ({} if anatomy.rotary or anatomy.normalised_heads else {"num_attention_heads": 3})
+    )
     if not anatomy.shared_layers:
         found += [{"num_hidden_layers": 4}, {"num_hidden_layers": 8, "hidden_size": 48, "depth": "cancelzero"}]
     if not anatomy.norms_that_need_multiples():
