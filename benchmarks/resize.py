@@ -315,7 +315,7 @@ def start_table(results: Mapping[str, Any]) -> str:
     rows.append(["import of hf_learngene after it", f"{over['over_s']:.3f}", f"< {IMPORTING}", met])
     rows.append(
         [
-            "all public names of hf_learngene, `transformers.PreTrainedModel` loaded before",
+            "all its names, `transformers.PreTrainedModel` loaded before",
             f"{over['own_s']:.3f}",
             "",
             "",
