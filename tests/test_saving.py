@@ -75,7 +75,7 @@ def test_plain_transformers_loads_it_without_this_package(vit, bert, place):
         small = resize(model, hidden_size=16, num_hidden_layers=2)
         save_resized(small, place / name, source=source)
         inputs = inputs_for(small)
-        torch.save({"inputs": inputs, "logits": small(**inputs).logits}, place / f"{name}.pt")
+        torch.save({"inputs": inputs, "logits": small(**inputs).logits.detach()}, place / f"{name}.pt")
     script = """
 import sys, torch
 from transformers import AutoModelForImageClassification, AutoModelForMaskedLM
@@ -84,7 +84,8 @@ for name, auto in (("vit", AutoModelForImageClassification), ("bert", AutoModelF
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
     wanted = torch.load(f"{name}.pt")
     with torch.no_grad():
-        assert torch.equal(model(**wanted["inputs"]).logits, wanted["logits"])
+        # two processes may lay out memory differently, and float32 sums then round differently
+        torch.testing.assert_close(model(**wanted["inputs"]).logits, wanted["logits"], rtol=1e-5, atol=1e-5)
 assert not any("learngene" in name for name in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=place, capture_output=True, text=True, check=False)
