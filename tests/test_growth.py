@@ -67,7 +67,7 @@ def test_growth_in_float32_and_after_saving(case, tmp_path):
     assert report.relative <= 5e-5, report
     grown.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
-    assert verify(grown, again, inputs).max_abs_logit_difference == 0.0
+    assert verify(grown, again, inputs).relative <= 1e-6
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_longer_texts_keep_the_function_on_short_ones():
     model = tiny_model("roberta", "RobertaForMaskedLM")
     grown = resize(model, method="lemon", max_position_embeddings=64)
     assert grown.config.max_position_embeddings == 64
-    assert verify(model, grown, inputs_for(model)).max_abs_logit_difference == 0.0
+    assert verify(model, grown, inputs_for(model)).relative <= 1e-12
 
 
 def test_a_stream_without_means_is_widened_by_zeros():
