@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +13,10 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto as auto
 
+from hf_learngene import plan
 from hf_learngene.anatomy.build import example_inputs
 from hf_learngene.anatomy.fields import native_name, section, section_name
+from hf_learngene.resizing.plan import Plan
 
 
 SIZES: dict[str, Any] = {
@@ -232,3 +238,25 @@ def mapping_families() -> dict[str, list[str]]:
             for name in classes if isinstance(classes, (list, tuple)) else [classes]:
                 found.setdefault(kind, []).append(name)
     return found
+
+
+def plan_of(kind: str, class_name: str, extra: dict[str, Any] | None = None, **request: Any) -> Plan:
+    """A plan for a family's tiny config: no weight exists, so none can be touched."""
+    cls = model_class(class_name)
+    return plan(tiny_config(kind, cls.main_input_name, **(extra or {})), model_class=cls, **request)
+
+
+def edit_config(folder: Path, **values: Any) -> None:
+    """Changes fields of a saved config by hand."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def load_example(name: str) -> Any:
+    """A script of `examples/`, as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent.parent / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name to resolve annotations.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import peft
 import pytest
 import torch
 import transformers
-from families import model_class, tiny_config, tiny_model
+from families import edit_config, tiny_config, tiny_model
 from torch import nn
 
 from hf_learngene import AutoModelForImageClassification, ResizableMixin, plan, resize
@@ -23,18 +22,6 @@ from hf_learngene.errors import (
 
 
 LOAD = AutoModelForImageClassification.from_pretrained_resized
-
-
-def plan_of(kind, class_name, extra=None, **request):
-    """A plan for a family's tiny config: no weight exists, so none can be touched."""
-    cls = model_class(class_name)
-    return plan(tiny_config(kind, cls.main_input_name, **(extra or {})), model_class=cls, **request)
-
-
-def edit_config(folder, **values):
-    """Changes fields of a saved config by hand."""
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 # ---- sources

@@ -5,11 +5,9 @@ Requests go to a checkpoint without weights: had anything been loaded, the error
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import transformers
-from families import inputs_for, model_class, tiny_config, tiny_model
+from families import inputs_for, model_class, plan_of, tiny_model
 
 import hf_learngene
 from hf_learngene import AutoModelForImageClassification, plan, resize, verify
@@ -26,18 +24,6 @@ from hf_learngene.methods import Lemon
 
 
 LOAD = AutoModelForImageClassification.from_pretrained_resized
-
-
-def plan_of(kind, class_name, extra=None, **request):
-    """A plan for a family's tiny config: no weight exists, so none can be touched."""
-    cls = model_class(class_name)
-    return plan(tiny_config(kind, cls.main_input_name, **(extra or {})), model_class=cls, **request)
-
-
-def edit_config(folder, **values):
-    """Changes fields of a saved config by hand."""
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def test_every_error_is_a_value_error():
@@ -157,6 +143,8 @@ def test_a_selection_cannot_grow(config_only):
         LOAD(config_only, hidden_size=48, method="weight_selection")
     with pytest.raises(DirectionError, match=r"cannot grow \(num_hidden_layers 3 → 5\)"):
         LOAD(config_only, num_hidden_layers=5, method="weight_selection")
+    with pytest.raises(DirectionError, match=r"cannot grow \(mlp_ratio 2 → 3\)"):
+        plan_of("dinov2", "Dinov2Model", mlp_ratio=3, method="weight_selection")
 
 
 def test_a_lossless_growth_cannot_shrink(config_only):
@@ -165,6 +153,8 @@ def test_a_lossless_growth_cannot_shrink(config_only):
     )
     with pytest.raises(DirectionError, match=message):
         LOAD(config_only, hidden_size=16, method="lemon")
+    with pytest.raises(DirectionError, match=r"only grows \(mlp_ratio 2 → 1\)"):
+        plan_of("dinov2", "Dinov2Model", mlp_ratio=1, method="lemon")
 
 
 def test_whole_heads_cannot_become_others():

@@ -7,10 +7,11 @@ import copy
 import pytest
 import torch
 from families import case_id, exact_deberta, inputs_for, listed, tiny_model
+from unusual import UNUSUAL, masked
 
 from hf_learngene import resize, verify
 from hf_learngene.anatomy import anatomy_of
-from hf_learngene.errors import LossyGrowthError
+from hf_learngene.errors import DirectionError, InvalidSizeError, LossyGrowthError
 
 
 CASES = listed()
@@ -52,6 +53,54 @@ def test_growth_keeps_the_function_in_float64(case):
         for size, value in request.items():
             if size in ("hidden_size", "num_hidden_layers") and kind != "siglip" and kind != "clip":
                 assert getattr(grown.config, size) == value
+
+
+@pytest.mark.parametrize("case", UNUSUAL, ids=lambda c: case_id(c[:3]))
+def test_growth_is_exact_or_refused_where_a_plain_pass_does_not_reach(case):
+    kind, extra, name, change = case
+    model = tiny_model(kind, name, extra)
+    inputs = inputs_for(model)
+    if change is not None:
+        inputs = change(model, inputs)
+    anatomy = anatomy_of(model.config, type(model))
+    sizes = [
+        {"hidden_size": 40},
+        {"hidden_size": 48},
+        {"num_hidden_layers": 4},
+        {"num_hidden_layers": 7},
+        {"hidden_size": 48, "num_attention_heads": 3},
+    ]
+    grown = 0
+    for request in sizes:
+        try:
+            result = resize(model, method="lemon", seed=3, **request)
+        except (LossyGrowthError, DirectionError, InvalidSizeError):
+            continue
+        report = verify(model, result, inputs)
+        # RMS norms compute in float32 inside transformers
+        exact = EXACT if all(n.centred for n in anatomy.norms) else 5e-6
+        assert report.relative <= exact, f"{request}: {report}"
+        grown += 1
+    assert grown >= (1 if anatomy.shared_layers or kind == "tipsv2_text_model" else 2)
+
+
+def test_masked_images_are_exact_at_any_width_and_what_is_unseen_is_not_guessed():
+    model = tiny_model("vit", "ViTForMaskedImageModeling", {"encoder_stride": 4})
+    assert verify(model, resize(model, hidden_size=40), masked(model, inputs_for(model))).relative <= EXACT
+    model = tiny_model("ultravbert", "UltraVBertForMaskedLM")
+    with pytest.raises(LossyGrowthError, match="does not reach .*connector.*24 and 48"):
+        resize(model, hidden_size=40)
+    model = tiny_model("tipsv2_text_model", "Tipsv2TextModel")
+    with pytest.raises(LossyGrowthError, match="makes for its own width"):
+        resize(model, hidden_size=48)
+
+
+def test_losses_are_compared_too():
+    model = tiny_model("vit", "ViTForImageClassification")
+    inputs = {**inputs_for(model), "labels": torch.tensor([0, 1])}
+    report = verify(model, resize(model, hidden_size=40), inputs)
+    assert report.function_preserving
+    assert report.outputs.keys() == {"loss", "logits"}
 
 
 @pytest.mark.parametrize("case", CASES[::3], ids=case_id)

@@ -77,12 +77,14 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     short = build(model_class, short_config)
     containers = layer_containers(full, depth, short, short_depth)
     if containers and _templates(full, containers) - _templates(short, containers):
-        short_config = config  # layers differ in kind along the depth: only the whole depth shows every kind
-    prober = Prober(model_class, short_config, section_of, full if short_config is config else short)
+        short, short_config = full, config  # layers differ in kind along the depth: only the whole depth shows all
+    trace = _trace(short, short_config, model_class, containers)
+    if short_depth < depth and short_config is not config and _whole_layers_unseen(short, trace):
+        short, short_config = full, config  # ALBERT's groups of shared layers: a short model uses only some of them
+        trace = _trace(short, short_config, model_class, containers)
+    prober = Prober(model_class, short_config, section_of, short)
     prober.run()
     eps_field, eps_followers = prober.eps_field()
-    short = prober.model
-    trace = _trace(short, short_config, model_class, containers)
     flow = Flow(trace, containers)
     tensors = {}
     for name, parameter in short.named_parameters(remove_duplicate=False):
@@ -109,7 +111,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         section=section_of,
         shared_layers=not containers,
         rotary=_rotary(short, tensors.values()),
-        normalised_heads=trace.heads_are_normalised(),
+        normalised_heads=trace.heads_are_normalised() or trace.queries_are_learnt(),
         head_dim_honoured=honoured,
         eps_field=eps_field,
         tied_readers=flow.tied_readers(ties),
@@ -118,6 +120,15 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     )
     admit_tensors(anatomy)
     return anatomy
+
+
+def _whole_layers_unseen(model: nn.Module, trace: Trace) -> bool:
+    """Whether a member of some module list took no part in the pass while another did."""
+    for module in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
+        used = [any(trace.names.get(id(p)) in trace.touched for p in child.parameters()) for child in module]
+        if any(used) and not all(used):
+            return True
+    return False
 
 
 def _native_depth(part: PreTrainedConfig) -> str:
@@ -270,17 +281,16 @@ def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) 
     seen = [n for n in norms if n.layer is not None]
     last = max(n.layer for n in seen if n.layer is not None)
     pattern = [n for n in seen if n.layer == last]
-    before = norms[: norms.index(seen[0])]
-    after = norms[norms.index(seen[-1]) + 1 :]
-    between = [n for n in norms if n.layer is None and n not in before and n not in after]
-    middle = [n for n in seen if n.layer != last]
+    first, end = norms.index(seen[0]), norms.index(seen[-1]) + 1
+    before, after = norms[:first], norms[end:]
+    middle = [n for n in norms[first:end] if n.layer != last]
     depth = max(len(cast(nn.ModuleList, full.get_submodule(c))) for c in containers)
     for index in range(last, depth):
         for norm in pattern:
             container = next(c for c in containers if norm.name.startswith(f"{c}.{last}."))
             name = f"{container}.{index}{norm.name[len(f'{container}.{last}') :]}"
             middle.append(dataclasses.replace(norm, name=name, layer=index))
-    return [*before, *middle, *between, *after]
+    return [*before, *middle, *after]
 
 
 def _spread(

@@ -57,7 +57,9 @@ def axes_of(name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module
         axis, parts, prefix = _axis(size, effect, prober, spatial=isinstance(module, _CONVS) and i >= 2)
         if axis == POSITIONS and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             prefix = module.padding_idx + 1
-        dims.append(Dim(axis, int(size), sides[i] if _is_feature(axis) else "-", parts, False, prefix))
+        # a product over the heads (DeBERTa's talking heads) sums over them; a table of them does not
+        feature = _is_feature(axis) or (axis == HEAD_COUNT and sides[i] == "in")
+        dims.append(Dim(axis, int(size), sides[i] if feature else "-", parts, False, prefix))
     return tuple(dims)
 
 

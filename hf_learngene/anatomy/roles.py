@@ -54,7 +54,7 @@ class Flow:
             if kind in (*_WRITERS, "parameter"):
                 kinds.add("writer")
             else:
-                kinds.add(kind if kind in ("norm", "activation", "attention") else "other")
+                kinds.add(kind if kind in ("norm", "activation", "attention", "constant") else "other")
         return frozenset(kinds)
 
     def reads(self, weight: str) -> set[tuple[str, str]]:
@@ -156,9 +156,12 @@ def settle(
             dims=dims,
             kind=kind,
             role=role,
-            writes_stream=writes and kind != "norm",
+            # a mask token replaces entries of the stream, in passes that mask
+            writes_stream=(writes and kind != "norm")
+            or (kind == "token" and info.layer is None and _over_width(dims)),
             reads_norm=bool(reads) and reads <= {"norm"},
             scaled_by=next((flow.scale_of[w] for w in seen if w in flow.scale_of), ""),
+            traced=bool((seen | {name}) & flow.trace.touched),
             computed=name in fixed_parameters and any(d.axis == HEAD_DIM for d in dims),
         )
     return settled
@@ -197,6 +200,10 @@ def _role(
     if len(info.dims) == 1 and weight == name and named and info.dims[0].axis in (HIDDEN, HEADS):
         return named  # a bare row bias, or one of a module that fuses its weights
     return ""
+
+
+def _over_width(dims: tuple[Dim, ...]) -> bool:
+    return dims[-1].axis == HIDDEN
 
 
 def _fused_ffn(dim: Dim, width: int) -> Dim:

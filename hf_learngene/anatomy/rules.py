@@ -12,7 +12,8 @@ _ROLES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "q",
         re.compile(
-            r"^(q|query|queries|q_proj|q_lin|query_proj|query_global|pos_q_proj|pos_query_proj|q_bias|w_q)$", re.I
+            r"^(q|query|queries|(w2e|e2w|e2e)_query|q_proj|q_lin|query_proj|query_global|pos_q_proj|pos_query_proj|q_bias|w_q)$",
+            re.I,
         ),
     ),
     ("k", re.compile(r"^(k|key|keys|k_proj|k_lin|key_proj|key_global|pos_proj|pos_key_proj|k_bias|w_k)$", re.I)),

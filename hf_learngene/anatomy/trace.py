@@ -45,6 +45,7 @@ _ATTENTION_FUNCTIONS = {
 }
 _NORMALISING = {"normalize", "norm", "vector_norm", "rsqrt"}
 _SCALINGS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__"}
+_SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "__rsub__", "sub_", "__isub__"}
 _PRODUCTS = {"linear", "conv1d", "conv2d"}
 
 
@@ -52,7 +53,7 @@ _PRODUCTS = {"linear", "conv1d", "conv2d"}
 class Node:
     """One recorded result."""
 
-    kind: str  # linear | conv | embedding | norm | activation | attention | parameter | through
+    kind: str  # linear | conv | embedding | norm | activation | attention | parameter | constant | through
     parents: tuple[Any, ...] = ()
     name: str = ""  # parameter or module name
     function: str = ""
@@ -67,12 +68,16 @@ class Trace:
         products: weight name -> nodes of the products made with it.
         layer_outputs: layer module name -> node of what it hands on.
         attention: attention nodes in order.
+        touched: every parameter that entered a function.
+        names: id of a parameter -> its name.
     """
 
     norms: dict[str, Node] = field(default_factory=dict)
     products: dict[str, list[Node]] = field(default_factory=dict)
     layer_outputs: dict[str, Node] = field(default_factory=dict)
     attention: list[Node] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    names: dict[int, str] = field(default_factory=dict)
 
     @staticmethod
     def sources(node: Node | None) -> Iterator[Source]:
@@ -91,6 +96,15 @@ class Trace:
             scale = next((p.name for p in current.node.parents if scaled and p.kind == "parameter"), current.scale)
             for parent in current.node.parents:
                 stack.append(Source(parent, scaled and parent.kind == "parameter", scale))
+
+    def queries_are_learnt(self) -> bool:
+        """Whether a parameter meets the keys as it stands, without a projection."""
+        for node in self.attention:
+            if node.function != "multi_head_attention_forward" and node.parents:
+                sources = [s for s in Trace.sources(node.parents[0]) if not s.is_scale]
+                if sources and all(s.node.kind == "parameter" for s in sources):
+                    return True
+        return False
 
     def heads_are_normalised(self) -> bool:
         """Whether something between the projections and the attention divides by a length."""
@@ -150,7 +164,7 @@ def subtracts_mean(norm: nn.Module) -> bool:
 class _Recorder(TorchFunctionMode):
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
-        self.names, self.trace = names, Trace()
+        self.names, self.trace = names, Trace(names=names)
         self.nodes: dict[int, Node] = {}
         self.alive: list[torch.Tensor] = []  # ids are only unique while the tensors live
         self.inside = 0  # depth inside a module that counts as one function
@@ -168,10 +182,11 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        inputs = [*_tensors(args), *_tensors(kwargs)]
+        self.trace.touched.update(self.names[id(t)] for t in inputs if id(t) in self.names)
         if self.inside or not any(True for _ in _tensors(result)):
             return result
         function = getattr(func, "__name__", None) or str(resolve_name(func)).rsplit(".", 1)[-1]
-        inputs = [*_tensors(args), *_tensors(kwargs)]
         in_place = function.endswith("_") and (function.startswith("__i") or not function.startswith("__"))
         if not in_place and any(result is tensor for tensor in inputs):
             return result  # dropout in eval mode, contiguous: the same tensor
@@ -197,7 +212,17 @@ class _Recorder(TorchFunctionMode):
             return Node("attention", tuple(self.node(t) or Node("other") for t in inputs), "", function)
         if function in _ACTIVATION_FUNCTIONS:
             return Node("activation", parents, "softmax" if function == "softmax" else "", function)
+        if function in _SUMS:
+            parents += tuple(Node("constant") for t in inputs if self.comes_from_nowhere(t, inputs))
         return Node("through", parents, "", function)
+
+    def comes_from_nowhere(self, tensor: torch.Tensor, summands: list[torch.Tensor]) -> bool:
+        """Whether `tensor` is as wide as what it is added to and holds no parameter: sinusoids made on the way."""
+        width = max((t.shape[-1] for t in summands if t.dim()), default=1)
+        if width == 1 or not tensor.dim() or tensor.shape[-1] != width or not tensor.is_floating_point():
+            return False
+        node = self.node(tensor)
+        return node is None or next(Trace.sources(node), None) is None
 
     def fused_attention(self, inputs: list[torch.Tensor]) -> Node:
         weights = [self.names[id(t)] for t in inputs if id(t) in self.names and t.dim() == 2]

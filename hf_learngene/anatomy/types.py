@@ -60,6 +60,7 @@ class TensorInfo:
         reads_norm: whether it reads the output of a normalisation.
         computed: whether the family's own initialisation gives its value (sinusoidal tables over the head size).
         scaled_by: template of the LayerScale between it and the stream, or ''.
+        traced: whether the recorded pass reached it; of one that it did not, only the shape is known.
         module: name of the module that holds it.
     """
 
@@ -73,6 +74,7 @@ class TensorInfo:
     reads_norm: bool = False
     computed: bool = False
     scaled_by: str = ""
+    traced: bool = True
     module: str = ""
 
     @property
@@ -88,7 +90,8 @@ class NormInfo:
         name: the module.
         layer: its encoder layer, or None.
         axis: the axis it normalises.
-        reads: what its input is a sum of: a subset of `writer`, `norm`, `activation`, `attention`, `other`.
+        reads: what its input is a sum of: a subset of `writer`, `norm`, `activation`, `attention`, `constant` (made on
+            the way, from no parameter), `other`.
         closes_layer: whether its output is what its layer hands on (post-norm).
         writes_stream: whether its output is summed into the stream (post-norm, Swin-v2's residual norms).
         eps_follows_config: whether its epsilon is the config's.
@@ -118,7 +121,8 @@ class Anatomy:
         section: the nested config the sizes stand in (`vision_config`), or the empty string.
         shared_layers: whether all layers share one set of weights (ALBERT).
         rotary: whether positions enter by rotation of the head dimensions.
-        normalised_heads: whether queries or keys are normalised before they meet (YOSO).
+        normalised_heads: whether queries or keys are normalised before they meet (YOSO), or a query is a parameter
+            itself, so that a head cannot be made larger by zeros.
         head_dim_honoured: whether the family reads `config.head_dim`.
         eps_field: config field of the normalisations' epsilon, or None.
         tied_readers: norm module -> tied weight that reads it as a decoder.
@@ -168,6 +172,25 @@ class Anatomy:
     def post_norm(self) -> bool:
         """Whether each layer hands on the output of a normalisation (BERT), instead of a sum (ViT)."""
         return any(n.closes_layer for n in self.norms)
+
+    @cached_property
+    def layers_read_from_outside(self) -> frozenset[int]:
+        """Layers whose output something else than the next layer reads (DeBERTa-v2's convolution reads the first)."""
+        inside = [i for i, n in enumerate(self.norms) if n.layer is not None]
+        between = [i for i, n in enumerate(self.norms) if n.layer is None and inside and inside[0] < i < inside[-1]]
+        return frozenset(self.norms[max(j for j in inside if j < i)].layer or 0 for i in between)
+
+    @cached_property
+    def unseen(self) -> list[TensorInfo]:
+        """Tensors over the width that the recorded pass did not reach and whose role no name tells.
+
+        An image's projector in a text model, for one. What they write and read is not known.
+        """
+        return [
+            t
+            for t in self.templates.values()
+            if not t.traced and t.kind != "token" and not t.role and any(d.axis in (HIDDEN, HEADS) for d in t.dims)
+        ]
 
     def norms_that_need_multiples(self, axis: str = HIDDEN) -> list[NormInfo]:
         """Normalisations of `axis` whose input is not a plain sum of writers.

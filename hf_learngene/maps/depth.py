@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -55,20 +55,23 @@ class LayerMap:
         return cls(tuple(Layer(tuple((i, float(w)) for i, w in enumerate(row) if w)) for row in rows))
 
     @classmethod
-    def insert(cls, old: int, new: int) -> LayerMap:
+    def insert(cls, old: int, new: int, never_after: Collection[int] = ()) -> LayerMap:
         """The `old` layers in order, with `new - old` inserted ones behind them, the later layers served first.
 
-        Up to twice the depth this is LEMON's placement: each of the last `new - old` layers is followed by one.
+        Up to twice the depth this is LEMON's placement: each of the last `new - old` layers is followed by one. None
+        follows a layer of `never_after`.
 
         Example:
             >>> [(layer.index, layer.inserted) for layer in LayerMap.insert(2, 3)]
             [(0, False), (1, False), (1, True)]
         """
-        each, more = divmod(new - old, old)
+        followed = [i for i in range(old) if i not in never_after]
+        each, more = divmod(new - old, max(1, len(followed)))
         layers = []
         for i in range(old):
             layers.append(Layer(((i, 1.0),)))
-            layers += [Layer(((i, 1.0),), inserted=True)] * (each + (i >= old - more))
+            count = each + (i in followed[len(followed) - more :]) if i in followed else 0
+            layers += [Layer(((i, 1.0),), inserted=True)] * count
         return cls(tuple(layers))
 
     def describe(self) -> str:

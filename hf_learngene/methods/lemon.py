@@ -71,7 +71,11 @@ class Lemon(Method):
         check_growth(source, sizes, self.allow_lossy)
 
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
-        return LayerMap.pick(range(depth)) if source.shared_layers else LayerMap.insert(source.num_layers, depth)
+        return (
+            LayerMap.pick(range(depth))
+            if source.shared_layers
+            else LayerMap.insert(source.num_layers, depth, source.layers_read_from_outside)
+        )
 
     def edits(self, source: Anatomy, sizes: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
         eta = eta_of(source.sizes["hidden_size"], sizes["hidden_size"])

@@ -42,7 +42,7 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
         FFN,
         *GEOMETRY,
     }
-    names = [n for n in (*WIDTHS, "num_hidden_layers", *sorted(own)) if n in source.sizes and n in sizes]
+    names = [n for n in (*WIDTHS, "mlp_ratio", "num_hidden_layers", *sorted(own)) if n in source.sizes and n in sizes]
     smaller = [f"{n} {source.sizes[n]} → {sizes[n]}" for n in names if sizes[n] < source.sizes[n]]
     if smaller:
         raise DirectionError(
@@ -57,7 +57,21 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
             "'random' for a deeper start that is not lossless."
         )
     _check_heads(source, sizes)
+    _check_unseen(source, sizes, allow_lossy)
+    readers = source.layers_read_from_outside
+    if sizes["num_hidden_layers"] > source.num_layers and len(readers) == source.num_layers:
+        raise DirectionError(
+            f"Something besides the next layer reads the output of every layer of this `{source.model_type}` "
+            f"({source.num_layers} layers), so a new one behind it would change what is read. Start from a deeper checkpoint."
+        )
     blockers = source.norms_that_need_multiples()
+    made = next((n for n in blockers if "constant" in n.reads), None)
+    if new != old and made is not None and not allow_lossy:
+        raise LossyGrowthError(
+            f"hidden_size {old} → {new} cannot keep the function of `{source.model_type}` as {source.model_class}: "
+            f"`{made.name}` reads a vector that the forward pass makes for its own width (sinusoids), and a wider one is "
+            f"another. Keep hidden_size={old}; allow_lossy=True grows to {new} all the same."
+        )
     if new % old and blockers and not allow_lossy:
         norm = blockers[0]
         why = "a sum that holds another norm's output" if "norm" in norm.reads else "an activation's output"
@@ -75,6 +89,34 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
             )
 
 
+def _check_unseen(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -> None:
+    """What a plain forward pass never reaches, and no name explains, is only safe where all widths are plain copies."""
+    if not source.unseen:
+        return
+    names = ", ".join(f"`{t.template}`" for t in source.unseen[:2]) + (", ..." if len(source.unseen) > 2 else "")
+    why = f"a plain forward pass of {source.model_class} does not reach {names}, so what reads and writes there is not known"
+    old, new = source.sizes["hidden_size"], sizes["hidden_size"]
+    if new % old and not allow_lossy:
+        raise LossyGrowthError(
+            f"hidden_size {old} → {new}: {why}, and only whole multiples are sure to be exact. The nearest are "
+            f"{nearest_multiples(old, new)}; allow_lossy=True grows to {new} all the same."
+        )
+    square = any(len(t.dims) > 1 and all(d.axis == HIDDEN for d in t.dims) for t in source.unseen)  # may make heads
+    resized = source.sizes.get("head_dim") != sizes.get("head_dim") and not source.head_dim_honoured
+    if resized and square and not allow_lossy:
+        raise InvalidSizeError(
+            f"head_dim {source.sizes.get('head_dim')} → {sizes.get('head_dim')}: {why}. Keep the head size (the number of "
+            "heads then follows the width), or say what they are with register_anatomy."
+        )
+    if sizes["num_hidden_layers"] > source.num_layers and not allow_lossy:
+        inside = [t.template for t in source.unseen if t.layer is not None and t.dims[0].axis == HIDDEN]
+        if inside:
+            raise LossyGrowthError(
+                f"num_hidden_layers {source.num_layers} → {sizes['num_hidden_layers']}: {why}, and a new layer must write "
+                f"nothing (`{inside[0]}` may). allow_lossy=True grows all the same."
+            )
+
+
 def _check_heads(source: Anatomy, sizes: Mapping[str, int]) -> None:
     if "num_attention_heads" not in source.sizes:
         return
@@ -87,8 +129,8 @@ def _check_heads(source: Anatomy, sizes: Mapping[str, int]) -> None:
         )
     if new_size > old_size and (source.normalised_heads or any(n.axis == HEAD_DIM for n in source.norms)):
         raise InvalidSizeError(
-            f"head_dim {old_size} → {new_size}: `{source.model_type}` normalises each head, so a larger one is not exact. "
-            f"Keep head_dim at {old_size}."
+            f"head_dim {old_size} → {new_size}: `{source.model_type}` normalises each head, or learns a query as it stands, "
+            f"so a larger one is not exact. Keep head_dim at {old_size}."
         )
     kv_old, kv_new = source.sizes.get("num_key_value_heads"), sizes.get("num_key_value_heads")
     if kv_old and kv_new and kv_old != source.sizes["num_attention_heads"]:

@@ -62,7 +62,7 @@ class WeightSelection(Method):
         flat = flat_heads(source.sizes), flat_heads(sizes)
         pairs = {
             n: (source.sizes[n], sizes[n])
-            for n in (*WIDTHS, "num_hidden_layers", *source_axes(source))
+            for n in (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
             if n in sizes and n in source.sizes
         }
         if self.head_selection == "flat":  # fewer but larger heads are fine as long as the flat axis does not grow

@@ -1,0 +1,283 @@
+"""Measures one class at a time: can it be resized, and how exactly does it grow. make_families.py writes the page.
+
+Every family of the image-classification, masked-LM and sequence-classification auto mappings, and the base classes and
+heads that the tests list, as a tiny model with random weights, random biases and random norm weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from families import inputs_for, listed, mapping_families, model_class, tiny_config, tiny_model  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
+from unusual import UNUSUAL, Change  # noqa: E402
+
+from hf_learngene import resize  # noqa: E402
+from hf_learngene.anatomy import Anatomy, anatomy_of  # noqa: E402
+from hf_learngene.errors import LearngeneError, LossyGrowthError, UnsupportedFamilyError  # noqa: E402
+
+
+EXACT = 1e-10  # in float64, relative; what adds up to more is no rounding
+TINY = 3_000_000  # parameters; a config that stays larger than this has sizes we do not know how to make small
+GROWTHS = ("width", "any width", "head size", "ffn", "depth", "all", "float32")
+
+# What the message of a refusal says -> the words of a table cell.
+SHORT = (
+    ("rotates its head dimensions", "no: heads rotate"),
+    ("normalises each head", "no: norm in each head"),
+    ("share one set of weights", "no: layers share weights"),
+    ("has no size field", "no such size"),
+    ("makes for its own width", "no: its vectors follow the width"),
+)
+Case = tuple[
+    str, dict[str, Any], str, Change | None
+]  # model type, extra config, class name, change of the plain inputs
+
+
+@dataclass
+class Measured:
+    """What one class gave. `growths` holds a difference, or the words of a refusal."""
+
+    kind: str
+    label: str
+    refused: str = ""  # why the family is not let in
+    broken: str = ""  # why nothing could be tried
+    placement: str = ""
+    shrinks: str = ""
+    growths: dict[str, float | str] = field(default_factory=dict)
+    blocker: str = ""  # the norm that makes only whole multiples exact
+    beyond: str = ""  # what is unusual about its inputs or its config, if it is measured for that
+
+    @property
+    def bugs(self) -> list[str]:
+        """Growths that were let through and are not exact. There must be none."""
+        found = [f"shrinks: {self.shrinks}"] if self.shrinks not in ("", "yes") else []
+        for name, result in self.growths.items():
+            if isinstance(result, str):
+                found += [f"{name}: {result}"] if result.startswith("error") else []
+            elif not result <= (5e-5 if name == "float32" else EXACT):
+                found.append(f"{name}: {result:.1e}")
+        return found
+
+
+def cases() -> list[Case]:
+    """Every class to try, once: the mappings' and the listed ones, sorted by family."""
+    found: dict[str, Case] = {}
+    mapped = [(kind, {}, name) for kind, names in mapping_families().items() for name in names]
+    for kind, extra, name in [*mapped, *listed()]:
+        found.setdefault(f"{label_of(name, extra)}{kind}", (kind, extra, name, None))
+    return [*sorted(found.values(), key=lambda case: case[0]), *UNUSUAL]
+
+
+def label_of(name: str, extra: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key}={value}" for key, value in extra.items())
+    return f"{name} ({options})" if options else name
+
+
+# ---- one class
+
+
+def started(case: Case) -> Measured:
+    """Nothing measured yet."""
+    kind, extra, name, change = case
+    found = Measured(kind, label_of(name, extra))
+    if case in UNUSUAL:
+        found.beyond = (change.__doc__ or "") if change else "plain inputs"
+    return found
+
+
+def measure(case: Case) -> Measured:
+    """Everything about one class. Never raises: one family must not stop the page."""
+    found = started(case)
+    try:
+        transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+        logging.disable(logging.WARNING)
+        _measure(case, found)
+    except UnsupportedFamilyError as error:
+        found.refused = str(error)
+    except Exception as error:  # whatever a family does with a tiny config
+        found.broken = f"{type(error).__name__}: {first_line(error)}"
+    return found
+
+
+def _measure(case: Case, found: Measured) -> None:
+    kind, extra, name, change = case
+    cls = model_class(name)
+    try:
+        config = tiny_config(kind, getattr(cls, "main_input_name", ""), **extra)
+    except Exception as error:
+        # its default config is enough to be refused for what it is
+        anatomy_of(transformers.CONFIG_MAPPING[kind](), cls)
+        raise ValueError(f"no tiny config: {first_line(error)}") from error
+    config.num_labels = 2 if "QuestionAnswering" in name else 5
+    anatomy = anatomy_of(config, cls)
+    if anatomy.num_parameters > TINY:
+        raise ValueError(f"no tiny config: it still has {anatomy.num_parameters:,} parameters")
+    found.placement = "post" if anatomy.post_norm else "pre"
+    found.blocker = next((f"{n.name}" for n in anatomy.norms_that_need_multiples()), "")
+    source = tiny_model(kind, name, extra)
+    inputs = inputs_of(source, change)
+    outputs(source, inputs)  # what does not run as it is cannot be compared with anything
+    found.shrinks = shrinks(source, anatomy)
+    grow_all(case, source, anatomy, found, inputs)
+
+
+def inputs_of(model: Any, change: Change | None) -> dict[str, torch.Tensor]:
+    plain = inputs_for(model)
+    return plain if change is None else change(model, plain)
+
+
+def shrinks(source: Any, anatomy: Anatomy) -> str:
+    """`yes`, or what went wrong. A smaller width and depth by weight selection must run and be finite."""
+    asked = {"hidden_size": 16} if anatomy.shared_layers else {"hidden_size": 16, "num_hidden_layers": 2}
+    try:
+        small = resize(source, method="weight_selection", **asked)
+        finite = all(bool(t.isfinite().all()) for t in outputs(small, inputs_for(source)).values())
+    except LearngeneError as error:
+        return f"no: {first_line(error)}"
+    except Exception as error:
+        return f"error: {type(error).__name__}: {first_line(error)}"
+    return "yes" if finite else "not finite"
+
+
+def grow_all(case: Case, source: Any, anatomy: Anatomy, found: Measured, inputs: Mapping[str, torch.Tensor]) -> None:
+    alone = growths_alone(anatomy)
+    for name, requests in alone.items():
+        found.growths[name] = worst(attempt(source, request, inputs) for request in requests)
+    allowed = {name for name, result in found.growths.items() if not isinstance(result, str)}
+    together = growth_together(anatomy, allowed)
+    found.growths["all"] = attempt(source, together, inputs)
+    single = tiny_model(case[0], case[2], case[1], dtype=torch.float32)
+    found.growths["float32"] = attempt(single, together, inputs_of(single, case[3]))
+
+
+def growths_alone(anatomy: Anatomy) -> dict[str, list[dict[str, int]]]:
+    """Requests that grow one thing each. The tiny source has width 24, 3 heads of 8, ffn 40 and 3 layers."""
+    sizes = anatomy.sizes
+    width, heads, size = sizes["hidden_size"], sizes["num_attention_heads"], sizes["head_dim"]
+    larger_heads = [{"hidden_size": 2 * width, "num_attention_heads": heads}]
+    if anatomy.head_dim_honoured:
+        larger_heads = [{"num_attention_heads": heads, "head_dim": 2 * size}]
+    found = {
+        "width": [{"hidden_size": 2 * width}, {"hidden_size": 3 * width}],
+        "any width": [{"hidden_size": width + 2 * size}],
+        "head size": larger_heads,
+        "ffn": [{"intermediate_size": 64}] if "intermediate_size" in anatomy.fields else [{"mlp_ratio": 3}],
+        "depth": [{"num_hidden_layers": 5}, {"num_hidden_layers": 7}],
+    }
+    if anatomy.head_dim_honoured:
+        found["width"].append({"num_attention_heads": 2 * heads, "head_dim": size})
+    return found
+
+
+def growth_together(anatomy: Anatomy, allowed: set[str]) -> dict[str, int]:
+    """The largest request made of everything that is exact alone."""
+    width, size = anatomy.sizes["hidden_size"], anatomy.sizes["head_dim"]
+    new_size = size + size // 2 if "head size" in allowed else size
+    new_width = 5 * new_size if "any width" in allowed else -(-2 * width // (width * new_size)) * width * new_size
+    if "any width" not in allowed and new_size != size:
+        new_width = 3 * width  # 72: six heads of 12
+    request = {"hidden_size": new_width, "num_attention_heads": new_width // new_size}
+    if anatomy.head_dim_honoured:
+        request["head_dim"] = new_size
+    if "ffn" in allowed:
+        request |= {"intermediate_size": 112} if "intermediate_size" in anatomy.fields else {"mlp_ratio": 3}
+    if "depth" in allowed:
+        request["num_hidden_layers"] = 7
+    return request
+
+
+def attempt(source: Any, request: Mapping[str, int], inputs: Mapping[str, torch.Tensor]) -> float | str:
+    """The largest difference after one growth, or why it is refused."""
+    try:
+        grown = resize(source, method="lemon", seed=1, **request)
+        return difference(source, grown, inputs)
+    except LossyGrowthError as error:
+        return next((words for key, words in SHORT if key in str(error)), "multiples only")
+    except LearngeneError as error:
+        return next((words for key, words in SHORT if key in str(error)), f"no: {first_line(error)}")
+    except Exception as error:
+        return f"error: {type(error).__name__}: {first_line(error)}"
+
+
+def worst(results: Iterable[float | str]) -> float | str:
+    """A refusal before an error before a number: what is refused once is not promised at all."""
+    found = list(results)
+    words = [r for r in found if isinstance(r, str)]
+    if words:
+        return next((w for w in words if w.startswith("error")), words[0])
+    return max(r for r in found if not isinstance(r, str))
+
+
+class WithoutCasts(TorchFunctionMode):
+    """Lifts casts to float32 inside a float64 model.
+
+    RMS norms, DeBERTa's norm and its score scale cast; such a model differs from itself by 1e-8, so a float64 figure of it
+    means nothing.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.float:
+            return args[0].double()
+        lift = {torch.float32: torch.float64}
+        args = tuple(lift.get(a, a) if isinstance(a, torch.dtype) else a for a in args)
+        kwargs = {k: lift.get(v, v) if isinstance(v, torch.dtype) else v for k, v in (kwargs or {}).items()}
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """No casts, and what a forward pass makes of its own is float64 too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with WithoutCasts():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def outputs(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every float tensor that a model gives."""
+    exactly = in_float64() if model.dtype == torch.float64 else contextlib.nullcontext()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), exactly:
+        torch.manual_seed(0)  # ViT-MAE masks at random, in eval mode too
+        cast = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        given = model.eval()(**cast)
+    return {k: v for k, v in given.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+
+
+def difference(source: Any, grown: Any, inputs: Mapping[str, torch.Tensor]) -> float:
+    """Largest |a - b| / max(1, |a|) over all outputs; of a wider hidden state, over the entries of the source."""
+    first, second = outputs(source, inputs), outputs(grown, inputs)
+    largest = 0.0
+    for name, a in first.items():
+        b = second[name]
+        if a.shape != b.shape and "logits" not in name:
+            b = b[..., : a.shape[-1]]
+        if a.shape != b.shape:
+            raise ValueError(f"{name}: {tuple(a.shape)} became {tuple(second[name].shape)}")
+        distance = float(((a - b).abs() / a.abs().clamp_min(1)).max())
+        largest = max(largest, distance if distance == distance else float("inf"))
+    return largest
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else "no message"
