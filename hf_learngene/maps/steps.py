@@ -41,12 +41,12 @@ class Context:
         self.draws += 1
         digest = hashlib.sha256(f"{self.seed}|{self.name}|{self.draws}".encode()).digest()
         start = int.from_bytes(digest[:7], "big") % _POOL
-        pool = (_pool(self.seed) * std).to(dtype)
+        pool = _pool(self.seed)
         flat = torch.empty(math.prod(shape), dtype=dtype)
         done = 0
         while done < len(flat):
             count = min(len(flat) - done, _POOL - start)
-            flat[done : done + count] = pool[start : start + count]
+            torch.mul(pool[start : start + count], std, out=flat[done : done + count])
             done, start = done + count, 0
         return flat.reshape(tuple(shape))
 
