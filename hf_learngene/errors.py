@@ -46,6 +46,10 @@ class ProvenanceError(LearngeneError):
     """A `config.learngene` record that this version of the package does not understand."""
 
 
+class UnfittedError(LearngeneError):
+    """A learngene whose shared parts are still random."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A sentence that names the closest allowed spelling, or nothing when none is close.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -53,7 +54,8 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
     key = (model_class, config.to_json_string(use_diff=False), config.num_labels, declared)
     if key not in _CACHE:
         try:
-            _CACHE[key] = _anatomy(config, model_class, declared)
+            with _defaults():
+                _CACHE[key] = _anatomy(config, model_class, declared)
         except LearngeneError:
             raise
         except Exception as error:  # a class of another kind may fail anywhere, in its constructor for one
@@ -64,6 +66,18 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
             _CACHE.popitem(last=False)
     _CACHE.move_to_end(key)
     return _CACHE[key]
+
+
+@contextmanager
+def _defaults() -> Iterator[None]:
+    """torch's own device and dtype: a model that is being loaded may ask for its anatomy under `meta` and float64."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration) -> Anatomy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,6 +82,10 @@ class TensorInfo:
     def shape(self) -> tuple[int, ...]:
         return tuple(d.size for d in self.dims)
 
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
 
 @dataclass(frozen=True)
 class NormInfo:
@@ -156,13 +161,7 @@ class Anatomy:
     @cached_property
     def num_parameters(self) -> int:
         """Parameters, tied ones counted once."""
-        total = 0
-        for info in self.tensors.values():
-            count = 1
-            for size in info.shape:
-                count *= size
-            total += count
-        return total
+        return sum(info.numel for info in self.tensors.values())
 
     @property
     def num_layers(self) -> int:
