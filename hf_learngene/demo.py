@@ -27,7 +27,7 @@ from transformers import AutoModel as TransformersAutoModel
 from transformers import AutoModelForImageClassification as TransformersAutoModelForImageClassification
 
 from hf_learngene import AutoModel, AutoModelForImageClassification, verify
-from hf_learngene.resizing.run import quiet
+from hf_learngene.resizing.fresh import quiet
 
 
 NUM_LABELS = 10

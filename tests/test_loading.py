@@ -234,7 +234,8 @@ ELSEWHERE = """
     def state():
         autos = {n: v for n, v in vars(modeling_auto).items() if n.startswith("AutoModel")}
         return (
-            {n: dict(m._extra_content) for n, m in mappings.items()},
+            # learngenes have model types of their own; nothing else is added
+            {n: [k for k in m._extra_content if "learngene" not in str(k)] for n, m in mappings.items()},
             {n: (v._model_mapping, sorted(vars(v))) for n, v in autos.items()},
             sorted(vars(transformers.PreTrainedModel)),
             sorted(vars(transformers.PreTrainedConfig)),

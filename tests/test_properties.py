@@ -108,3 +108,16 @@ def test_half_precision_is_kept_and_computed_in_float32(dtype):
     exact = resize(model, method="front", hidden_size=16)
     for (name, a), b in zip(small.named_parameters(), exact.parameters(), strict=True):
         assert torch.equal(a, b.to(dtype)), name
+
+
+def test_what_starts_anew_is_what_the_constructor_draws():
+    """Longformer sets its decoder's bias to zero in the constructor only: on meta nothing would."""
+    model = tiny_model("longformer", "LongformerForMaskedLM", dtype=torch.float32)
+    torch.full((4096,), float("nan"))  # freed memory is dirty
+    made = resize(model, method="random", hidden_size=16, seed=5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        wanted = type(model)(made.config)
+    for (name, a), b in zip(made.named_parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert (made.lm_head.bias == 0).all()

@@ -70,7 +70,7 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
 
 @contextmanager
 def _defaults() -> Iterator[None]:
-    """torch's own device and dtype: a model that is being loaded may ask for its anatomy under `meta` and float64."""
+    """Torch's own device and dtype: a model that is being loaded may ask for its anatomy under `meta` and float64."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -15,7 +15,8 @@ from hf_learngene.methods import Method
 from hf_learngene.resizing import provenance
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.request import split_loading, split_options
-from hf_learngene.resizing.run import carry_out, check_source, seeded
+from hf_learngene.resizing.fresh import seeded
+from hf_learngene.resizing.run import carry_out, check_source
 
 
 logger = logging.get_logger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -16,6 +15,7 @@ from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.maps import apply
 from hf_learngene.methods import Method
 from hf_learngene.resizing import provenance
+from hf_learngene.resizing.fresh import drawn, quiet, seeded
 from hf_learngene.resizing.plan import Plan, Stage, make_plan
 
 
@@ -142,6 +142,9 @@ def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
 def _make(model_class, config, model: PreTrainedModel, stage: Stage, seed: int, share: bool) -> PreTrainedModel:
     with torch.no_grad():
         state = dict(apply(_State(model), stage.recipes, seed, share))
+        fresh = {r.name for r in stage.recipes if not r.sources}
+        drawn_anew = drawn(model_class, config, stage.request.target, fresh, seed)
+        state |= {name: tensor.to(model.dtype) for name, tensor in drawn_anew.items()}
     device = next(model.parameters()).device
     with seeded(seed), quiet():
         made = model_class.from_pretrained(
@@ -192,25 +195,3 @@ class _State(Mapping):
 
     def __len__(self) -> int:
         return len(self.tensors)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Fresh tensors are drawn under the seed, and the caller's random state is as it was afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too, for good
-        yield
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences what transformers says while it loads: what is newly initialised is said once, in the plan's words."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
