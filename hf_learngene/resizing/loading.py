@@ -13,9 +13,9 @@ from transformers.utils.hub import resolve_revision
 from hf_learngene.errors import CheckpointError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.methods import Method
 from hf_learngene.resizing import provenance
+from hf_learngene.resizing.fresh import seeded
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.request import split_loading, split_options
-from hf_learngene.resizing.fresh import seeded
 from hf_learngene.resizing.run import carry_out, check_source
 
 
