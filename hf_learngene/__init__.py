@@ -9,6 +9,17 @@ from hf_learngene._version import __version__
 if TYPE_CHECKING:
     from hf_learngene import errors
     from hf_learngene.anatomy import register_anatomy
+    from hf_learngene.learngenes import (
+        AutoLearngene,
+        AutoLearngeneConfig,
+        FineConfig,
+        LearngeneConfig,
+        SwsConfig,
+        TlegConfig,
+        WaveConfig,
+        register_learngene,
+        registered_learngenes,
+    )
     from hf_learngene.methods import register_method, registered_methods
     from hf_learngene.resizing import (
         AutoModel,
@@ -22,37 +33,60 @@ if TYPE_CHECKING:
         resize,
         verify,
     )
+    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
 
 # Names are loaded on first use, as transformers does: torch and the modelling code take seconds to import.
 _HOME = {
+    "AutoLearngene": "learngenes",
+    "AutoLearngeneConfig": "learngenes",
     "AutoModel": "resizing",
     "AutoModelForImageClassification": "resizing",
     "AutoModelForMaskedLM": "resizing",
     "AutoModelForQuestionAnswering": "resizing",
     "AutoModelForSequenceClassification": "resizing",
     "AutoModelForTokenClassification": "resizing",
+    "FineConfig": "learngenes",
+    "LearngeneConfig": "learngenes",
+    "LearngeneTrainer": "training",
+    "LearngeneTrainingArguments": "training",
     "ResizableMixin": "resizing",
+    "SwsConfig": "learngenes",
+    "TlegConfig": "learngenes",
+    "WaveConfig": "learngenes",
     "plan": "resizing",
     "register_anatomy": "anatomy",
+    "register_learngene": "learngenes",
     "register_method": "methods",
+    "registered_learngenes": "learngenes",
     "registered_methods": "methods",
     "resize": "resizing",
     "verify": "resizing",
 }
 
 __all__ = [
+    "AutoLearngene",
+    "AutoLearngeneConfig",
     "AutoModel",
     "AutoModelForImageClassification",
     "AutoModelForMaskedLM",
     "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
+    "FineConfig",
+    "LearngeneConfig",
+    "LearngeneTrainer",
+    "LearngeneTrainingArguments",
     "ResizableMixin",
+    "SwsConfig",
+    "TlegConfig",
+    "WaveConfig",
     "__version__",
     "errors",
     "plan",
     "register_anatomy",
+    "register_learngene",
     "register_method",
+    "registered_learngenes",
     "registered_methods",
     "resize",
     "verify",
@@ -69,3 +103,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+import_module("hf_learngene.learngenes")  # AutoModel and AutoConfig then know the model types of learngenes

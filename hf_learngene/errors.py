@@ -50,6 +50,22 @@ class UnfittedError(LearngeneError):
     """A learngene whose shared parts are still random."""
 
 
+class TeacherError(LearngeneError):
+    """A teacher that does not fit the student or the data."""
+
+
+class TrainingDataError(LearngeneError):
+    """A data set without the columns that a model needs."""
+
+
+class ResumeError(LearngeneError):
+    """A checkpoint of another configuration."""
+
+
+class NonFiniteLossError(LearngeneError, FloatingPointError):
+    """A loss that is no number any more."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A sentence that names the closest allowed spelling, or nothing when none is close.
 

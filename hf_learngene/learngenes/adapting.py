@@ -1,0 +1,43 @@
+"""`learngene.adapt(...)`: the scalers of a new size, learnt on a little data."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.learngenes.model import Learngene
+from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
+
+
+L = TypeVar("L", bound=Learngene)
+_TRAINER = ("data_collator", "processing_class", "teacher_processing_class")
+
+
+def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: Mapping[str, Any]) -> L:
+    """See `Learngene.adapt`."""
+    fields = {f.name for f in dataclasses.fields(LearngeneTrainingArguments)}
+    options = {k: v for k, v in given.items() if k in fields}
+    passed = {k: v for k, v in given.items() if k in _TRAINER}
+    sizes = {k: v for k, v in given.items() if k not in fields and k not in _TRAINER}
+    if not any(True for _ in learngene.scalers.paths()):
+        raise InvalidSizeError(
+            f"`{learngene.config.learngene_type}` has no scalers: it makes every size at once. Call initialize() and fine-tune."
+        )
+    other = learngene.at(**sizes)
+    with tempfile.TemporaryDirectory(prefix="learngene_adapt_") as folder:
+        defaults: dict[str, Any] = {
+            "output_dir": folder,
+            "max_steps": steps,
+            "learning_rate": 5e-3,
+            "weight_decay": 0.0,
+            "lr_scheduler_type": "cosine",
+            "save_strategy": "no",
+            "report_to": "none",
+        }
+        args = LearngeneTrainingArguments(**{**defaults, **options})
+        trainer = LearngeneTrainer(other, args, teacher, train_dataset=train_dataset, **passed)
+        trainer.train()
+    return other.eval()

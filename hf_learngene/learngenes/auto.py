@@ -1,0 +1,108 @@
+"""`AutoLearngene` and `AutoLearngeneConfig`: any learngene by its type, its folder or its Hub id."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+from hf_learngene.errors import CheckpointError
+from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.learngenes.fitting import fitted_learngene
+from hf_learngene.learngenes.model import Learngene
+from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
+
+
+class AutoLearngeneConfig:
+    """The config of any learngene.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> AutoLearngeneConfig.for_type("tleg", base_config=ViTConfig()).model_type
+        'learngene_tleg'
+    """
+
+    def __init__(self) -> None:
+        raise OSError(
+            "Use AutoLearngeneConfig.from_pretrained(id) or AutoLearngeneConfig.for_type('wave', base_config=...)."
+        )
+
+    @classmethod
+    def for_type(cls, learngene_type: str, **kwargs: Any) -> LearngeneConfig:
+        """A new config of a type (`"wave"`, `"sws"`, ...), with its options as keywords."""
+        return config_class_of(learngene_type)(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> LearngeneConfig:
+        """The config of a saved learngene; keywords as for `AutoConfig.from_pretrained`.
+
+        Raises:
+            CheckpointError: the checkpoint is an ordinary model.
+        """
+        config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if not isinstance(config, LearngeneConfig):
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} is a `{config.model_type}` model, not a learngene. To make one of it: "
+                "AutoLearngene.from_ancestry(model, learngene_type='wave'); to resize it: from_pretrained_resized."
+            )
+        return config
+
+
+class AutoLearngene(_BaseAutoModelClass):
+    """Any learngene: `from_pretrained(id)`, `from_config(config)`, or `from_ancestry(model, learngene_type=...)`."""
+
+    _model_mapping: Any = LEARNGENE_MAPPING
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Learngene:
+        """A saved learngene; keywords as for transformers' `from_pretrained`.
+
+        Raises:
+            CheckpointError: the checkpoint is an ordinary model.
+        """
+        if not isinstance(kwargs.get("config"), LearngeneConfig):
+            hub = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+            AutoLearngeneConfig.from_pretrained(
+                pretrained_model_name_or_path, **{k: v for k, v in kwargs.items() if k in hub}
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_ancestry(
+        cls,
+        model: PreTrainedModel | str | os.PathLike[str],
+        learngene_type: str = "wave",
+        *,
+        seed: int = 0,
+        **options: Any,
+    ) -> Learngene:
+        """A learngene fitted to a pretrained model in closed form, without data: the start of its training.
+
+        Args:
+            model (`PreTrainedModel`, `str`): the ancestry model, or its id or folder.
+            learngene_type (`str`, *optional*, defaults to `"wave"`): see `registered_learngenes()`.
+            seed (`int`, *optional*, defaults to 0): for a resize to the auxiliary size.
+            **options: options of the learngene (`num_stages=5`, `template_share=0.1`), and sizes of the auxiliary model where
+                they differ from the ancestry's (`num_hidden_layers=12`), which is then resized first.
+
+        Returns:
+            `Learngene`, with `residuals`: component -> relative Frobenius residual of the fit.
+
+        Raises:
+            LearngeneError: an unknown type, option or size, or a family that is not understood.
+
+        Example:
+            >>> from transformers import BertConfig, BertModel
+            >>> config = BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=4)
+            >>> learngene = AutoLearngene.from_ancestry(BertModel(config), "sws", num_stages=4)
+            >>> max(learngene.residuals.values())
+            0.0
+        """
+        return fitted_learngene(model, learngene_type, options, seed)
+
+
+__all__ = ["AutoLearngene", "AutoLearngeneConfig"]

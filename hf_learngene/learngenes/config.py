@@ -1,0 +1,106 @@
+"""`LearngeneConfig`: what a learngene is made for, with the config of the model it was distilled into nested inside."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import transformers
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
+from hf_learngene.methods.base import Paper
+
+
+class LearngeneConfig(PreTrainedConfig):
+    """Base of every learngene's config.
+
+    Args:
+        base_config (`PreTrainedConfig` or `dict`): config of the auxiliary model, any ViT-like or BERT-like family. Its depth
+            and width are those the shared parts are trained at.
+        base_architecture (`str`, *optional*): class of the auxiliary model, such as `"ViTForImageClassification"`. Defaults
+            to the config's first architecture, or to the family's base model where the config names none.
+        fitted (`bool`, *optional*, defaults to `False`): whether the shared parts were fitted or trained.
+        ancestry (`str`, *optional*): name of the model it comes from.
+        shapes (`dict`, *optional*): shapes of the shared parts and scalers, where the learngene was taken to another size and
+            the shared parts are those of the first.
+
+    Raises:
+        UnsupportedFamilyError: no base config, or a class that transformers does not have.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> from hf_learngene.learngenes import SwsConfig
+        >>> base = ViTConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=6, intermediate_size=64)
+        >>> config = SwsConfig(base_config=base, base_architecture="ViTForImageClassification", num_stages=3)
+        >>> config.learngene_type, config.base_config.num_hidden_layers
+        ('sws', 6)
+    """
+
+    model_type = "learngene"
+    learngene_type: ClassVar[str] = ""
+    paper: ClassVar[Paper | None] = None
+    sub_configs = {"base_config": AutoConfig}
+    has_no_defaults_at_init = True
+
+    base_config: dict | PreTrainedConfig | None = None
+    base_architecture: str | None = None
+    fitted: bool = False
+    ancestry: str | None = None
+    shapes: dict | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.base_config, dict):
+            kind = self.base_config.get("model_type", "")
+            if kind not in CONFIG_MAPPING:
+                raise UnsupportedFamilyError(
+                    f"base_config is of model_type {kind!r}, which transformers does not have."
+                )
+            self.base_config = AutoConfig.for_model(**self.base_config)
+        if self.base_config is None:
+            raise UnsupportedFamilyError(
+                f"{type(self).__name__} needs the config of the model it makes: base_config=teacher.config, or "
+                "AutoLearngene.from_ancestry(teacher, learngene_type=...)."
+            )
+        if self.base_architecture is None:
+            family = str(MODEL_MAPPING_NAMES.get(self.base_config.model_type, ""))
+            self.base_architecture = next(iter(self.base_config.architectures or []), family)
+        kwargs.setdefault("id2label", dict(self.base_config.id2label or {}))
+        kwargs.setdefault("label2id", dict(self.base_config.label2id or {}))
+        super().__post_init__(**kwargs)
+
+    @property
+    def base(self) -> PreTrainedConfig:
+        """The auxiliary model's config."""
+        return cast(PreTrainedConfig, self.base_config)
+
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        """The native class of the auxiliary model and of every descendant."""
+        name = self.base_architecture or ""
+        found = getattr(transformers, name, None)
+        if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+            raise UnsupportedFamilyError(
+                f"base_architecture is a transformers class such as 'ViTForImageClassification'; it was {name or None!r}."
+            )
+        return found
+
+    def options(self) -> dict[str, Any]:
+        """The options of this kind of learngene, as plain data."""
+        return {name: getattr(self, name) for name in self.option_names()}
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        return [n for n in cls.__annotations__ if n not in LearngeneConfig.__annotations__ and not n.startswith("_")]
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Refuses options that this kind of learngene does not have."""
+        for name in options:
+            if name not in cls.option_names():
+                raise UnknownOptionError(
+                    f"{cls.learngene_type} has no option {name!r}; it has {', '.join(cls.option_names()) or 'none'}."
+                )
+
+
+__all__ = ["LearngeneConfig"]

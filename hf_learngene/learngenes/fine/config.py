@@ -1,0 +1,40 @@
+"""Config of FINE."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.methods.base import Paper
+
+
+class FineConfig(LearngeneConfig):
+    """Shared factors and a diagonal per layer (FINE, arXiv 2409.19289).
+
+    Args:
+        rank (`int`, *optional*): rank of the factors; default: the smaller side of each matrix.
+        num_vectors (`int`, *optional*): shared vectors for each bias and norm; default: half as many as layers.
+
+    Raises:
+        InvalidSizeError: a rank or a number of vectors below 1.
+    """
+
+    model_type = "learngene_fine"
+    learngene_type: ClassVar[str] = "fine"
+    paper: ClassVar[Paper | None] = Paper(
+        "FINE: Factorizing Knowledge for Initialization of Variable-sized Diffusion Models", "2409.19289"
+    )
+
+    rank: int | None = None
+    num_vectors: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        for name in ("rank", "num_vectors"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidSizeError(f"{name} is at least 1; it was {value}.")
+
+
+__all__ = ["FineConfig"]

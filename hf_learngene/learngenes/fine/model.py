@@ -1,0 +1,131 @@
+"""FINE: W[l] = U diag(sigma[l]) V^T, U and V shared by all layers (arXiv 2409.19289)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hf_learngene.anatomy import TensorInfo
+from hf_learngene.learngenes.fine.config import FineConfig
+from hf_learngene.learngenes.model import Learngene
+from hf_learngene.learngenes.parts import Target, along_depth, path_of, principal
+
+
+SWEEPS = 15  # of the alternating least squares; the residual hardly moves afterwards
+
+
+class FineLearngene(Learngene):
+    """Matrices share their factors; biases and norms are mixtures of a few shared vectors (the paper is silent on those).
+
+    The paper draws the diagonals of a new depth at random and trains them. Here they start on the lines through the auxiliary
+    model's, since the paper itself finds them nearly linear in depth.
+    """
+
+    config_class = FineConfig
+    config: FineConfig
+
+    def make(self, template: str, info: TensorInfo) -> None:
+        depth = self.anatomy.num_layers
+        if is_matrix(info):
+            rank = self.rank_of(info)
+            self.add_shared(template, "u", info.shape[0], rank)
+            self.add_shared(template, "v", info.shape[1], rank)
+            self.add_scaler(template, "sigma", depth, rank)
+        else:
+            count = min(self.config.num_vectors or -(-depth // 2), depth)
+            self.add_shared(template, "vectors", count, *info.shape)
+            self.add_scaler(template, "mix", depth, count)
+
+    def rank_of(self, info: TensorInfo) -> int:
+        return min(self.config.rank or min(info.shape), *info.shape)
+
+    def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        if not is_matrix(info):
+            draw_mixture(self.part(template, "vectors"), self.scaler(template, "mix"), stack)
+            return
+        u, v = self.part(template, "u"), self.part(template, "v")
+        (rows, rank), columns = u.shape, v.shape[0]
+        u.normal_(std=rows**-0.5)
+        v.normal_(std=columns**-0.5)
+        # gives W the standard deviation that the family initialises its matrices with
+        self.scaler(template, "sigma").normal_(std=float(stack.std()) * (rows * columns / rank) ** 0.5)
+
+    def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        if not is_matrix(info):
+            fit_mixture(self.part(template, "vectors"), self.scaler(template, "mix"), stack)
+            return
+        u, v, sigma = shared_factors(stack, self.rank_of(info))
+        self.part(template, "u").copy_(u)
+        self.part(template, "v").copy_(v)
+        self.scaler(template, "sigma").copy_(sigma)
+
+    def scaler_rows(self, target: Target) -> dict[str, Tensor]:
+        return {path: along_depth(self.scalers.take(path), target.depth) for path in self.scalers.paths()}
+
+    def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
+        path = path_of(template)
+        if is_matrix(info):
+            u, v = self.part(template, "u"), self.part(template, "v")
+            sigma = along_depth(self.scalers.take(f"{path}.sigma"), target.depth)
+            return [(u * row) @ v.T for row in sigma.unbind(0)]
+        mix = along_depth(self.scalers.take(f"{path}.mix"), target.depth)
+        return torch.tensordot(mix, self.part(template, "vectors"), dims=1).unbind(0)
+
+
+def is_matrix(info: TensorInfo) -> bool:
+    """A product's matrix: two widths. Tables and convolutions in a layer are mixed as a whole."""
+    return info.kind == "linear" and len(info.dims) == 2 and all(d.side in ("out", "in") for d in info.dims)
+
+
+def draw_mixture(vectors: Tensor, mix: Tensor, stack: Tensor) -> None:
+    """The first shared vector is what the family starts with; the others are small and wait for training."""
+    vectors.normal_(std=0.02)
+    vectors[0].copy_(stack.mean(0))
+    mix.normal_(std=0.02)
+    mix[:, 0].fill_(1.0)
+
+
+def fit_mixture(vectors: Tensor, mix: Tensor, stack: Tensor) -> None:
+    """Truncated SVD over the layers."""
+    coefficients, shared = principal(stack.reshape(len(stack), -1), len(vectors))
+    vectors.copy_(shared.reshape(vectors.shape))
+    mix.copy_(coefficients)
+
+
+def shared_factors(stack: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U (m, r), V (n, r) and sigma (layers, r) with W[l] ≈ U diag(sigma[l]) V^T in least squares.
+
+    Starts from the SVDs of the layers side by side and on top of one another, then solves for one of the three at a time
+    (each in closed form, so the residual never rises). With one layer this is its SVD.
+
+    Example:
+        >>> u, v, sigma = shared_factors(torch.eye(3)[None], 3)
+        >>> torch.allclose((u * sigma[0]) @ v.T, torch.eye(3), atol=1e-5)
+        True
+    """
+    wide = stack.double()
+    rows = torch.einsum("lij,lkj->ik", wide, wide)
+    columns = torch.einsum("lij,lik->jk", wide, wide)
+    u = torch.linalg.eigh(rows).eigenvectors.flip(-1)[:, :rank]
+    v = torch.linalg.eigh(columns).eigenvectors.flip(-1)[:, :rank]
+    # the two bases are turned so that they meet: the mean layer becomes diagonal between them
+    left, _, right = torch.linalg.svd(u.T @ wide.mean(0) @ v)
+    u, v = u @ left, v @ right.T
+    sigma = torch.einsum("ir,lij,jr->lr", u, wide, v)
+    for _ in range(SWEEPS):
+        u = _solve(torch.einsum("lij,jr,lr->ir", wide, v, sigma), (v.T @ v) * (sigma.T @ sigma))
+        v = _solve(torch.einsum("lij,ir,lr->jr", wide, u, sigma), (u.T @ u) * (sigma.T @ sigma))
+        sigma = _solve(torch.einsum("lij,ir,jr->lr", wide, u, v), (u.T @ u) * (v.T @ v))
+    u_size, v_size = u.norm(dim=0).clamp_min(1e-12), v.norm(dim=0).clamp_min(1e-12)
+    return tuple(t.to(stack.dtype) for t in (u / u_size, v / v_size, sigma * u_size * v_size))
+
+
+def _solve(right: Tensor, gram: Tensor) -> Tensor:
+    """`right @ inverse(gram)`; a little on the diagonal keeps factors that vanish from blowing up."""
+    ridge = 1e-10 * gram.diagonal().mean().clamp_min(1e-30)
+    return torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), right.T).T
+
+
+__all__ = ["FineLearngene"]

@@ -1,0 +1,163 @@
+"""What the learngenes share: a tree of parameters named by path, targets, and what happens along depth and width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from hf_learngene.anatomy import Anatomy, TensorInfo
+
+
+class Tree(nn.Module):
+    """Parameters named by dotted paths, so that a checkpoint reads `shared.vit.layers.mlp.fc1.weight.0`."""
+
+    def put(self, path: str, parameter: nn.Parameter) -> None:
+        """Adds a parameter under `path`."""
+        first, _, rest = path.partition(".")
+        if not rest:
+            self.register_parameter(first, parameter)
+            return
+        if first not in self._modules:
+            self.add_module(first, Tree())
+        cast(Tree, self._modules[first]).put(rest, parameter)
+
+    def take(self, path: str) -> nn.Parameter:
+        """The parameter under `path`."""
+        return self.get_parameter(path)
+
+    def paths(self) -> Iterator[str]:
+        """Every path, in the order in which they were put."""
+        yield from (name for name, _ in self.named_parameters())
+
+
+def path_of(template: str) -> str:
+    """Where a template's parameters stand: its name without the layer.
+
+    Example:
+        >>> path_of("vit.layers.{}.mlp.fc1.weight")
+        'vit.layers.mlp.fc1.weight'
+    """
+    return template.replace(".{}", "")
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One size that a learngene makes weights for.
+
+    Attributes:
+        config: of the model to be made.
+        anatomy: its anatomy.
+        source: the auxiliary model's anatomy.
+        stages: for a learngene of stages, the stage of each layer; None follows its rule.
+    """
+
+    config: PreTrainedConfig
+    anatomy: Anatomy
+    source: Anatomy
+    stages: tuple[int, ...] | None = None
+
+    @property
+    def depth(self) -> int:
+        return self.anatomy.num_layers
+
+    @cached_property
+    def same_width(self) -> bool:
+        """Whether every tensor has the auxiliary model's shape."""
+        old = self.source.templates
+        return all(t.template in old and old[t.template].shape == t.shape for t in self.anatomy.templates.values())
+
+    def shape(self, template: str) -> tuple[int, ...]:
+        return self.anatomy.templates[template].shape
+
+
+def along_depth(rows: Tensor, depth: int) -> Tensor:
+    """`rows` (layers, ...) at another depth: straight lines between the layers, first and last kept.
+
+    Example:
+        >>> along_depth(torch.tensor([[0.0], [1.0]]), 3).flatten().tolist()
+        [0.0, 0.5, 1.0]
+    """
+    if len(rows) == depth:
+        return rows
+    if len(rows) == 1:
+        return rows.expand(depth, *rows.shape[1:])
+    flat = rows.reshape(len(rows), -1).T[None]
+    wide = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+    lines = F.interpolate(wide, size=depth, mode="linear", align_corners=True)
+    return lines[0].T.to(rows.dtype).reshape(depth, *rows.shape[1:])
+
+
+def repeats(old: int, new: int) -> tuple[Tensor, Tensor]:
+    """(index, share) of an axis that starts over when it grows and keeps its first entries when it shrinks.
+
+    `share` is what each copy of a source entry gets where the axis is read, so that the copies sum to the entry.
+
+    Example:
+        >>> repeats(2, 4), repeats(2, 1)
+        ((tensor([0, 1, 0, 1]), tensor([0.5000, 0.5000, 0.5000, 0.5000])), (tensor([0]), tensor([1.])))
+    """
+    index = torch.arange(new) % old
+    return index, 1.0 / torch.bincount(index, minlength=old)[index]
+
+
+def resized_axis(tensor: Tensor, dim: int, new: int, side: str) -> Tensor:
+    """`tensor` with `new` entries along `dim`: copied where it is written, shared out where it is read. Differentiable."""
+    old = tensor.shape[dim]
+    if old == new:
+        return tensor
+    index, share = repeats(old, new)
+    picked = tensor.index_select(dim, index.to(tensor.device))
+    if side != "in":
+        return picked
+    return picked * share.to(picked).reshape([-1 if i == dim else 1 for i in range(picked.dim())])
+
+
+def resized_tensor(tensor: Tensor, old: TensorInfo, new: TensorInfo, scale: float = 1.0) -> Tensor:
+    """A tensor outside the layers at another width, axis by axis, fused parts one by one."""
+    for dim, (a, b) in enumerate(zip(old.dims, new.dims, strict=True)):
+        if a.size == b.size:
+            continue
+        before, after = tensor.shape[:dim], tensor.shape[dim + 1 :]
+        opened = tensor.reshape(*before, a.parts, a.size // a.parts, *after)
+        opened = resized_axis(opened, dim + 1, b.size // b.parts, a.side)
+        tensor = opened.reshape(*before, b.size, *after)
+    return tensor * scale if scale != 1.0 else tensor
+
+
+def principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best `count` shared rows and their coefficients: rows ≈ coefficients @ shared (truncated SVD).
+
+    The shared rows have the root mean square of what they stand for, so that one learning rate suits both.
+
+    Args:
+        rows: (number, size).
+        count: how many to keep, at most `min(number, size)`.
+
+    Returns:
+        coefficients (number, count) and shared (count, size).
+    """
+    wide = rows.double()
+    if wide.shape[0] <= wide.shape[1]:
+        left = torch.linalg.eigh(wide @ wide.T).eigenvectors.flip(-1)[:, :count]
+        shared = left.T @ wide
+        coefficients = left
+    else:
+        right = torch.linalg.eigh(wide.T @ wide).eigenvectors.flip(-1)[:, :count]
+        shared, coefficients = right.T, wide @ right
+    lengths = shared.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+    wanted = wide.pow(2).mean().sqrt().clamp_min(1e-12)
+    return (coefficients * (lengths / wanted).T).to(rows.dtype), (shared / lengths * wanted).to(rows.dtype)
+
+
+def residual(stack: Tensor, made: Sequence[Tensor] | Tensor) -> float:
+    """Relative Frobenius distance of what a learngene makes to what it was fitted to."""
+    given = torch.stack(list(made)) if not isinstance(made, Tensor) else made
+    length = stack.double().norm()
+    return float((given.double() - stack.double()).norm() / length) if length > 0 else float(given.double().norm())

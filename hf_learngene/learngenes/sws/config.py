@@ -1,0 +1,42 @@
+"""Config of SWS."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.methods.base import Paper
+
+
+class SwsConfig(LearngeneConfig):
+    """Stages whose layers share all weights (SWS, arXiv 2404.16897).
+
+    Args:
+        num_stages (`int`, *optional*): stages of the auxiliary model; what is stored is one layer for each. Default: 5 as in the
+            paper, or the depth if it is less.
+
+    Raises:
+        InvalidSizeError: fewer than one stage, or more stages than layers.
+    """
+
+    model_type = "learngene_sws"
+    learngene_type: ClassVar[str] = "sws"
+    paper: ClassVar[Paper | None] = Paper(
+        "Transformer as Linear Expansion of Learngene by Stage-wise Weight Sharing", "2404.16897"
+    )
+
+    num_stages: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        depth = self.base.num_hidden_layers
+        if self.num_stages is None:
+            self.num_stages = min(5, depth)
+        if not 1 <= self.num_stages <= depth:
+            raise InvalidSizeError(
+                f"num_stages={self.num_stages} does not fit an auxiliary model of {depth} layers; it lies between 1 and {depth}."
+            )
+
+
+__all__ = ["SwsConfig"]

@@ -1,0 +1,77 @@
+"""SWS: stage-wise weight sharing (arXiv 2404.16897, IJCAI 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hf_learngene.anatomy import TensorInfo
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.learngenes.model import Learngene
+from hf_learngene.learngenes.parts import Target
+from hf_learngene.learngenes.sws.config import SwsConfig
+
+
+def stage_of_each_layer(depth: int, stages: int) -> list[int]:
+    """The stage of each layer: equal shares, the first stages one layer more; with fewer layers than stages, spread out.
+
+    The rule gives the paper's released example. Its code has none for fewer layers than stages; there, ours.
+
+    Example:
+        >>> stage_of_each_layer(12, 5)
+        [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
+        >>> stage_of_each_layer(3, 5), stage_of_each_layer(1, 5)
+        ([0, 2, 4], [0])
+    """
+    if depth == 1:
+        return [0]
+    if depth < stages:
+        return [round(i * (stages - 1) / (depth - 1)) for i in range(depth)]
+    share, more = divmod(depth, stages)
+    return [s for s in range(stages) for _ in range(share + (s < more))]
+
+
+class SwsLearngene(Learngene):
+    """Every tensor of a layer, biases and norms included, is that of its stage.
+
+    The released auxiliary model has other heads than its descendants; here heads stay whole, so that a descendant of the
+    auxiliary depth is the auxiliary model.
+    """
+
+    config_class = SwsConfig
+    config: SwsConfig
+
+    @property
+    def num_stages(self) -> int:
+        return int(self.config.num_stages or 1)
+
+    def make(self, template: str, info: TensorInfo) -> None:
+        for stage in range(self.num_stages):
+            self.add_shared(template, str(stage), *info.shape)
+
+    def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        for stage in range(self.num_stages):
+            self.part(template, str(stage)).copy_(stack[stage])
+
+    def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        layers = self.stages_of(self.target())
+        for stage in range(self.num_stages):
+            members = [i for i, s in enumerate(layers) if s == stage]
+            self.part(template, str(stage)).copy_(stack[members].mean(0))
+
+    def stages_of(self, target: Target) -> list[int]:
+        """The stage of each layer of the target."""
+        given = target.stages
+        return list(given) if given is not None else stage_of_each_layer(target.depth, self.num_stages)
+
+    def check_target(self, target: Target) -> None:
+        stages = self.num_stages
+        if target.stages is not None and not all(isinstance(s, int) and 0 <= s < stages for s in target.stages):
+            raise InvalidSizeError(f"stages are numbers from 0 to {stages - 1}; they were {list(target.stages)}.")
+
+    def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
+        return [self.part(template, str(stage)) for stage in self.stages_of(target)]
+
+
+__all__ = ["SwsLearngene", "stage_of_each_layer"]

@@ -1,0 +1,53 @@
+"""TLEG: every tensor of a layer is a straight line through depth (arXiv 2312.05614, AAAI 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hf_learngene.anatomy import TensorInfo
+from hf_learngene.learngenes.model import Learngene
+from hf_learngene.learngenes.parts import Target
+from hf_learngene.learngenes.tleg.config import TlegConfig
+
+
+def places(depth: int) -> list[float]:
+    """Where each layer stands on the line: l / L, so that the last layer stands before 1, as in the released code.
+
+    Example:
+        >>> places(4)
+        [0.0, 0.25, 0.5, 0.75]
+    """
+    return [layer / depth for layer in range(depth)]
+
+
+class TlegLearngene(Learngene):
+    """theta[l] = base + (l / L) * slope for every tensor of a layer, biases and norms included."""
+
+    config_class = TlegConfig
+    config: TlegConfig
+
+    def make(self, template: str, info: TensorInfo) -> None:
+        self.add_shared(template, "base", *info.shape)
+        self.add_shared(template, "slope", *info.shape)
+
+    def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        self.part(template, "base").copy_(stack[0])
+        # matrices get two independent draws; norms and biases start level
+        slope = stack[-1] if len(info.dims) > 1 and len(stack) > 1 else torch.zeros_like(stack[0])
+        self.part(template, "slope").copy_(slope)
+
+    def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        line = torch.tensor([[1.0, place] for place in places(len(stack))], dtype=torch.float64)
+        fitted = torch.linalg.pinv(line) @ stack.double().reshape(len(stack), -1).cpu()
+        self.part(template, "base").copy_(fitted[0].reshape(info.shape))
+        self.part(template, "slope").copy_(fitted[1].reshape(info.shape))
+
+    def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
+        base, slope = self.part(template, "base"), self.part(template, "slope")
+        return [torch.add(base, slope, alpha=place) if place else base for place in places(target.depth)]
+
+
+__all__ = ["TlegLearngene"]

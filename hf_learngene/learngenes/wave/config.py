@@ -1,0 +1,47 @@
+"""Config of WAVE."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.methods.base import Paper
+
+
+class WaveConfig(LearngeneConfig):
+    """Weight templates joined by scalers (WAVE, arXiv 2406.17503).
+
+    Args:
+        template_size (`int`, *optional*): side of the square templates, a multiple or divisor of the head size that divides every
+            width. Widths it can make are its multiples. Default: half the width, or the head size where heads are odd in number.
+        template_share (`float`, *optional*, defaults to 0.25): parameters of a component's templates, as a share of what the
+            component has in all layers of the auxiliary model.
+        num_vectors (`int`, *optional*): shared vectors of `template_size` for each bias and norm; default: half as many as the
+            blocks of all layers.
+
+    Raises:
+        InvalidSizeError: a share that is not above 0, or a size below 1.
+    """
+
+    model_type = "learngene_wave"
+    learngene_type: ClassVar[str] = "wave"
+    paper: ClassVar[Paper | None] = Paper(
+        "WAVE: Weight Templates for Adaptive Initialization of Variable-sized Models", "2406.17503"
+    )
+
+    template_size: int | None = None
+    template_share: float = 0.25
+    num_vectors: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if not self.template_share > 0:
+            raise InvalidSizeError(f"template_share is above 0 (0.25 stores a quarter); it was {self.template_share}.")
+        for name in ("template_size", "num_vectors"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidSizeError(f"{name} is at least 1; it was {value}.")
+
+
+__all__ = ["WaveConfig"]

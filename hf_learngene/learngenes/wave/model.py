@@ -1,0 +1,186 @@
+"""WAVE: W[l] = sum over t of scaler[l, t] ⊗ template[t] (arXiv 2406.17503, CVPR 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_learngene.anatomy import TensorInfo
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.learngenes.fine.model import draw_mixture, fit_mixture, is_matrix
+from hf_learngene.learngenes.model import Learngene, logger
+from hf_learngene.learngenes.parts import Target, along_depth, path_of, principal, resized_axis
+from hf_learngene.learngenes.wave.config import WaveConfig
+
+
+class WaveLearngene(Learngene):
+    """Templates shared by all layers and sizes, and for each layer a small grid of scalers for each template.
+
+    The paper writes template ⊗ scaler, which scatters a head over all rows; here it is scaler ⊗ template, "concatenating and
+    weighting templates" as its abstract says, so that heads stay whole and a wider model is more blocks. Both span the same
+    auxiliary models. The paper is silent on biases and norms (here: blocks of shared vectors) and on template sizes.
+
+    Scalers of a new depth start on the lines through the auxiliary model's, those of a new width as copies of its blocks, read
+    at equal shares: at twice the width this is the auxiliary model's function. The paper draws them at random.
+    """
+
+    config_class = WaveConfig
+    config: WaveConfig
+    changes_width = True
+
+    def __init__(self, config: WaveConfig) -> None:
+        self._side = self._asked = 0
+        super().__init__(config)
+        dense = sum(t.numel for t in self.anatomy.tensors.values() if t.layer is not None and is_matrix(t))
+        if self._asked >= dense and config.shapes is None:
+            logger.warning(
+                f"The templates would hold {self._asked:,} parameters, the layers they stand for hold {dense:,}: "
+                f"nothing is saved. "
+                f"Lower template_share ({config.template_share})."
+            )
+
+    @property
+    def side(self) -> int:
+        """Side of the templates."""
+        if not self._side:
+            sizes = self.anatomy.sizes
+            width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+            side = self.config.template_size or (width // 2 if heads % 2 == 0 else sizes["head_dim"])
+            self._check_side(side)
+            self._side = side
+        return self._side
+
+    def _check_side(self, side: int) -> None:
+        head = self.anatomy.sizes["head_dim"]
+        widths = {d.size // d.parts for t in self.components.values() for d in t.dims if is_matrix(t)}
+        fits = [
+            s
+            for s in range(1, min(widths) + 1)
+            if all(w % s == 0 for w in widths) and (s % head == 0 or head % s == 0)
+        ]
+        if side not in fits:
+            near = sorted(fits, key=lambda s: abs(s - side))[:3]
+            raise InvalidSizeError(
+                f"template_size={side} does not divide the widths {sorted(widths)} into whole heads of {head}; the nearest that "
+                f"do are {', '.join(map(str, sorted(near)))}."
+            )
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(n // self.side for n in shape)
+
+    def blocked(self, info: TensorInfo) -> bool:
+        """Whether a bias or norm is made of blocks. Others (tables, convolutions) are mixed as a whole, at one width."""
+        return len(info.dims) == 1 and info.shape[0] % self.side == 0 and info.dims[0].side in ("out", "each")
+
+    def make(self, template: str, info: TensorInfo) -> None:
+        depth, side = self.anatomy.num_layers, self.side
+        if is_matrix(info):
+            rows, columns = self.grid(info.shape)
+            blocks = depth * rows * columns
+            wanted = max(1, round(self.config.template_share * blocks))
+            self._asked += wanted * side * side
+            count = min(wanted, side * side, blocks)  # more would be redundant
+            self.add_shared(template, "templates", count, side, side)
+            self.add_scaler(template, "scalers", depth, count, rows, columns)
+            return
+        shape = (side,) if self.blocked(info) else info.shape
+        blocks = info.shape[0] // side if self.blocked(info) else 1
+        count = max(1, min(self.config.num_vectors or -(-depth * blocks // 2), depth * blocks, max(1, shape[0])))
+        self.add_shared(template, "vectors", count, *shape)
+        self.add_scaler(template, "mix", depth * blocks, count)
+
+    def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        if is_matrix(info):
+            scale = float(stack.std())
+            templates = self.part(template, "templates").normal_(std=scale)
+            self.scaler(template, "scalers").normal_(std=len(templates) ** -0.5)
+            return
+        draw_mixture(self.part(template, "vectors"), self.scaler(template, "mix"), self._blocks(info, stack))
+
+    def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        if not is_matrix(info):
+            fit_mixture(self.part(template, "vectors"), self.scaler(template, "mix"), self._blocks(info, stack))
+            return
+        side, (rows, columns) = self.side, self.grid(info.shape)
+        # Van Loan's rearrangement: every block of every layer is one row, and the best shared rows are the templates
+        blocks = stack.reshape(-1, rows, side, columns, side).transpose(2, 3).reshape(-1, side * side)
+        coefficients, shared = principal(blocks, len(self.part(template, "templates")))
+        self.part(template, "templates").copy_(shared.reshape(-1, side, side))
+        scalers = coefficients.reshape(len(stack), rows, columns, -1).permute(0, 3, 1, 2)
+        self.scaler(template, "scalers").copy_(scalers)
+
+    def _blocks(self, info: TensorInfo, stack: Tensor) -> Tensor:
+        return stack.reshape(-1, self.side) if self.blocked(info) else stack
+
+    def rounded(self, sizes: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+        ffn = sizes.get("intermediate_size")
+        if ffn is not None and "intermediate_size" not in asked:
+            sizes["intermediate_size"] = max(1, round(ffn / self.side)) * self.side
+        return sizes
+
+    def check_target(self, target: Target) -> None:
+        for template, info in target.anatomy.templates.items():
+            old = self.components.get(template)
+            if old is None or old.shape == info.shape:
+                continue
+            odd = next((n for n in info.shape if n % self.side), None)
+            if odd is not None:
+                low = max(1, odd // self.side) * self.side
+                raise InvalidSizeError(
+                    f"`{template}` of shape {info.shape} is not made of templates of {self.side}: {odd} is no multiple. The "
+                    f"nearest are {low} and {low + self.side}; a smaller template_size at the start reaches more widths."
+                )
+            if not (is_matrix(old) or self.blocked(old)):
+                raise InvalidSizeError(
+                    f"`{template}` is neither a product's matrix nor a bias, and exists at shape {old.shape} only: this family's "
+                    f"learngene keeps hidden_size={self.anatomy.sizes['hidden_size']}."
+                )
+
+    def scaler_rows(self, target: Target) -> dict[str, Tensor]:
+        rows = {}
+        for template, info in self.components.items():
+            part = "scalers" if is_matrix(info) else "mix"
+            made = self._scalers(template, info, target)
+            rows[f"{path_of(template)}.{part}"] = made if is_matrix(info) else made.reshape(-1, made.shape[-1])
+        return rows
+
+    def _scalers(self, template: str, info: TensorInfo, target: Target) -> Tensor:
+        """(depth, templates, rows, columns) of a matrix, (depth, blocks, vectors) of anything else."""
+        shape = target.anatomy.templates[template].shape if template in target.anatomy.templates else info.shape
+        if is_matrix(info):
+            made = along_depth(self.scaler(template, "scalers"), target.depth)
+            for dim, new in enumerate(self.grid(shape)):
+                made = self._along_width(made, dim + 2, new, info.dims[dim].side, info.dims[dim].parts)
+            return made
+        mix = self.scaler(template, "mix")
+        made = along_depth(mix.reshape(self.anatomy.num_layers, -1, mix.shape[-1]), target.depth)
+        if self.blocked(info):
+            made = self._along_width(made, 1, self.grid(shape)[0], info.dims[0].side, info.dims[0].parts)
+        return made
+
+    @staticmethod
+    def _along_width(scalers: Tensor, dim: int, new: int, side: str, parts: int) -> Tensor:
+        if scalers.shape[dim] == new:
+            return scalers
+        before, after = scalers.shape[:dim], scalers.shape[dim + 1 :]
+        opened = scalers.reshape(*before, parts, scalers.shape[dim] // parts, *after)
+        return resized_axis(opened, dim + 1, new // parts, side).reshape(*before, new, *after)
+
+    def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
+        scalers = self._scalers(template, info, target)
+        if not is_matrix(info):
+            made = torch.tensordot(scalers, self.part(template, "vectors"), dims=1)
+            return made.reshape(len(made), *(made.shape[2:] if not self.blocked(info) else (-1,))).unbind(0)
+        templates = self.part(template, "templates")
+        depth, count, rows, columns = scalers.shape
+        joined = scalers.transpose(1, 2).reshape(depth, rows, count, columns)
+        # one product for all blocks, laid out so that blocks stand where they belong
+        flat = joined.permute(0, 1, 3, 2).reshape(-1, count) @ templates.reshape(count, -1)
+        made = flat.reshape(depth, rows, columns, self.side, self.side).transpose(2, 3)
+        return made.reshape(depth, rows * self.side, columns * self.side).unbind(0)
+
+
+__all__ = ["WaveLearngene"]

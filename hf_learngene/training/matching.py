@@ -1,0 +1,76 @@
+"""What the losses beyond logits need: projections where widths differ, and the q, k, v vectors of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy, anatomy_of
+from hf_learngene.errors import TeacherError
+
+
+class Projections(nn.Module):
+    """Linear maps from the student's width to the teacher's, trained with the student and thrown away after it."""
+
+    def __init__(self, student: int, teacher: int, names: list[str], seed: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict()
+        if student == teacher:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            for name in names:
+                self.maps[name] = nn.Linear(student, teacher)
+
+    def of(self, name: str) -> nn.Module | None:
+        return self.maps[name] if name in self.maps else None  # noqa: SIM401
+
+
+class Attended:
+    """Catches the q, k and v vectors of one layer while a model runs. Tells the three by the roles of the anatomy."""
+
+    def __init__(self, model: PreTrainedModel, layer: int, anatomy: Anatomy | None = None) -> None:
+        anatomy = anatomy if anatomy is not None else anatomy_of(model.config, type(model))
+        self.layer = layer % anatomy.num_layers
+        found: dict[str, str] = {}
+        for tensor in anatomy.tensors.values():
+            if tensor.layer == self.layer and tensor.role in ("q", "k", "v", "qkv") and len(tensor.dims) == 2:
+                found.setdefault(tensor.role, tensor.module)
+        if not ({"q", "k", "v"} <= found.keys() or "qkv" in found):
+            raise TeacherError(
+                f"relations_weight needs the q, k and v of a layer; `{anatomy.model_type}` shows {sorted(found) or 'none'}. Use "
+                "hidden_states_weight instead."
+            )
+        fused = next((t for t in anatomy.tensors.values() if t.role == "qkv"), None)
+        if fused is not None and fused.dims[0].by_head:
+            raise TeacherError(f"relations_weight cannot part the fused q, k, v of `{anatomy.model_type}`.")
+        self.modules = found
+        self.vectors: dict[str, Tensor] = {}
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """While inside, every forward of `model` leaves its vectors here."""
+        self.vectors = {}
+
+        def keep(role: str):
+            def hook(module, inputs, output):
+                self.vectors.setdefault(role, output)
+
+            return hook
+
+        handles = [model.get_submodule(m).register_forward_hook(keep(r)) for r, m in self.modules.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def three(self) -> list[Tensor]:
+        """q, k and v, each (examples, tokens, width)."""
+        if "qkv" in self.vectors:
+            return list(self.vectors["qkv"].chunk(3, -1))
+        return [self.vectors[role] for role in "qkv"]

@@ -1,0 +1,354 @@
+"""Learngenes: what they make is what they compute, whatever the family, the size and the way they are loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from families import inputs_for, plan_of, tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+import hf_learngene
+from hf_learngene import AutoLearngene, AutoLearngeneConfig, errors, verify
+from hf_learngene.learngenes import SwsConfig, TlegConfig, WaveConfig, register_learngene, registered_learngenes
+from hf_learngene.learngenes.fine.model import shared_factors
+from hf_learngene.learngenes.parts import along_depth, principal
+from hf_learngene.learngenes.sws.model import SwsLearngene, stage_of_each_layer
+
+
+OPTIONS = {
+    "sws": {"num_stages": 2},
+    "tleg": {},
+    "fine": {"rank": 20},
+    "wave": {"template_size": 8, "template_share": 0.4},
+}
+FAMILIES = [
+    ("vit", "ViTForImageClassification"),
+    ("dinov2", "Dinov2Model"),
+    ("beit", "BeitForImageClassification"),
+    ("bert", "BertForMaskedLM"),
+    ("roberta", "RobertaForSequenceClassification"),
+    ("distilbert", "DistilBertForQuestionAnswering"),
+    ("deberta-v2", "DebertaV2ForTokenClassification"),
+    ("modernbert", "ModernBertForMaskedLM"),
+]
+KINDS = sorted(OPTIONS)
+
+
+def fitted(kind, family="vit", name="ViTForImageClassification", extra=None, **options):
+    return AutoLearngene.from_ancestry(tiny_model(family, name, extra), kind, **{**OPTIONS[kind], **options})
+
+
+def tensors(outputs):
+    return {k: v for k, v in outputs.items() if isinstance(v, torch.Tensor)}
+
+
+def test_every_registered_learngene_is_tested():
+    assert registered_learngenes().keys() == OPTIONS.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("family", "name"), FAMILIES)
+def test_the_descendant_is_the_auxiliary_model(kind, family, name):
+    learngene = fitted(kind, family, name)
+    descendant = learngene.initialize()
+    assert type(descendant).__name__ == name
+    inputs = inputs_for(descendant)
+    with torch.no_grad():
+        own, theirs = tensors(learngene(**inputs)), tensors(descendant(**inputs))
+    assert own.keys() == theirs.keys()
+    for key, value in own.items():
+        assert float((value - theirs[key]).abs().max()) <= 1e-10, key
+    for depth in (1, 2, 5):
+        assert learngene.initialize(num_hidden_layers=depth)(**inputs) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("family", "name"), [FAMILIES[0], FAMILIES[3]])
+def test_saved_and_loaded_it_is_the_same(kind, family, name, tmp_path):
+    learngene = fitted(kind, family, name)
+    inputs = inputs_for(learngene.initialize())
+    learngene.save_pretrained(tmp_path)
+    wanted = tensors(learngene(**inputs))
+    for auto in (AutoLearngene, AutoModel):
+        again = auto.from_pretrained(tmp_path)
+        assert type(again) is type(learngene)
+        assert again.config.fitted
+        assert all(torch.equal(v, wanted[k]) for k, v in tensors(again(**inputs)).items())
+    config = AutoLearngeneConfig.from_pretrained(tmp_path)
+    assert config.options() == learngene.config.options()
+    assert config.base_config.to_dict() == learngene.config.base_config.to_dict()
+
+
+def test_a_plain_process_loads_it_after_one_import(tmp_path):
+    fitted("wave").save_pretrained(tmp_path)
+    code = (
+        "import hf_learngene; from transformers import AutoModel, AutoConfig;"
+        f"print(type(AutoModel.from_pretrained({str(tmp_path)!r})).__name__, "
+        f"AutoConfig.from_pretrained({str(tmp_path)!r}).model_type)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["WaveLearngene", "learngene_wave"]
+
+
+def test_transformers_own_mappings_are_untouched():
+    assert not any("learngene" in name for name in (*CONFIG_MAPPING_NAMES, *MODEL_MAPPING_NAMES))
+    assert AutoModel.from_config(
+        AutoConfig.for_model("vit", hidden_size=24, num_attention_heads=2)
+    ).__module__.startswith("transformers.")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("family", "name"), [FAMILIES[0], FAMILIES[3]])
+def test_gradients_reach_every_part_and_nothing_else(kind, family, name):
+    learngene = fitted(kind, family, name).train()
+    inputs = inputs_for(learngene.initialize())
+    sum(v.sum() for v in tensors(learngene(**inputs)).values()).backward()
+    without = [n for n, p in learngene.named_parameters() if p.grad is None]
+    assert without == []
+    assert {n.partition(".")[0] for n, _ in learngene.named_parameters()} <= {"shared", "scalers", "outside"}
+    zero = [n for n, p in learngene.named_parameters() if not p.grad.any()]
+    # a softmax over the keys does not see the bias that all keys share; tleg's line starts at 0 for the first layer
+    assert all("k_proj.bias" in n or "key.bias" in n for n in zero), zero
+
+
+@pytest.mark.parametrize("kind", ["fine", "wave"])
+def test_another_size_has_scalers_of_its_own_and_frozen_parts(kind):
+    learngene = fitted(kind)
+    other = learngene.at(num_hidden_layers=5)
+    trainable = {n for n, p in other.named_parameters() if p.requires_grad}
+    assert trainable == {n for n, _ in other.named_parameters() if n.startswith("scalers.")}
+    assert all(p.requires_grad for p in learngene.shared.parameters())
+    inputs = inputs_for(learngene.initialize())
+    made = learngene.initialize(num_hidden_layers=5)
+    assert float((other(**inputs).logits - made(**inputs).logits).detach().abs().max()) <= 1e-10
+    same = learngene.at()
+    assert float((same(**inputs).logits - learngene(**inputs).logits).detach().abs().max()) <= 1e-10
+
+
+@pytest.mark.parametrize(("family", "name"), [FAMILIES[0], FAMILIES[3], FAMILIES[7]])
+def test_twice_the_width_of_wave_computes_the_same(family, name):
+    learngene = fitted("wave", family, name)
+    own = learngene.initialize()
+    wide = learngene.initialize(hidden_size=48)
+    assert wide.config.hidden_size == 48
+    assert wide.config.num_attention_heads == 6
+    assert verify(own, wide, inputs_for(own)).relative <= 1e-10
+    narrow = learngene.initialize(hidden_size=16, num_hidden_layers=2)
+    assert narrow.config.hidden_size == 16
+    assert narrow(**inputs_for(narrow)) is not None
+    other = learngene.at(hidden_size=48)
+    assert {n.partition(".")[0] for n, p in other.named_parameters() if p.requires_grad} == {"scalers", "outside"}
+    assert verify(own, other.initialize(), inputs_for(own)).relative <= 1e-10
+
+
+def test_other_sizes_are_left_to_resize():
+    made = fitted("tleg").initialize(num_hidden_layers=4, num_labels=7, image_size=16)
+    assert (made.config.num_hidden_layers, made.config.num_labels, made.config.image_size) == (4, 7, 16)
+    assert made(**inputs_for(made)).logits.shape == (2, 7)
+
+
+def test_the_record_says_where_a_descendant_comes_from(tmp_path):
+    fitted("sws").save_pretrained(tmp_path / "vit-sws")
+    record = AutoLearngene.from_pretrained(tmp_path / "vit-sws").initialize(num_hidden_layers=4).config.learngene
+    assert record["source"] == "vit-sws"
+    assert record["stages"] == [{"method": "sws", "options": {"num_stages": 2}}]
+    assert record["sizes"] == {"num_hidden_layers": 4}
+
+
+# ---- the formulas
+
+
+def test_the_stages_of_the_paper():
+    assert stage_of_each_layer(12, 5) == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert stage_of_each_layer(16, 5)[:8] == [0, 0, 0, 0, 1, 1, 1, 2]
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_stages_never_go_back_and_all_are_used(depth, stages):
+    found = stage_of_each_layer(depth, stages)
+    assert len(found) == depth
+    assert found == sorted(found)
+    assert set(found) <= set(range(stages))
+    if depth >= stages:
+        assert set(found) == set(range(stages))
+
+
+def test_stages_of_ones_own():
+    learngene = fitted("sws", extra={"num_hidden_layers": 4}, num_stages=4)
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 4})
+    made = learngene.initialize(stages=[3, 0, 0])
+    assert torch.equal(made.vit.layers[0].mlp.fc1.weight, source.vit.layers[3].mlp.fc1.weight)
+    assert torch.equal(made.vit.layers[2].mlp.fc1.weight, source.vit.layers[0].mlp.fc1.weight)
+    assert made.vit.layers[1].mlp.fc1.weight is not made.vit.layers[2].mlp.fc1.weight
+
+
+def test_tleg_is_a_line_that_never_reaches_its_end():
+    learngene = fitted("tleg")
+    made = learngene.initialize(num_hidden_layers=4)
+    base = learngene.shared.take("vit.layers.mlp.fc1.weight.base")
+    slope = learngene.shared.take("vit.layers.mlp.fc1.weight.slope")
+    for layer in range(4):
+        torch.testing.assert_close(made.vit.layers[layer].mlp.fc1.weight, base + layer / 4 * slope)
+    with torch.no_grad():
+        for name, parameter in learngene.shared.named_parameters():
+            if name.endswith(".slope"):
+                parameter.zero_()
+    same = learngene.initialize(num_hidden_layers=3)
+    assert torch.equal(same.vit.layers[0].mlp.fc1.weight, same.vit.layers[2].mlp.fc1.weight)
+
+
+def test_kronecker_products_keep_blocks_whole():
+    learngene = fitted("wave")
+    scalers = learngene.scalers.take("vit.layers.attention.q_proj.weight.scalers")
+    templates = learngene.shared.take("vit.layers.attention.q_proj.weight.templates")
+    made = learngene.initialize()
+    for layer in range(3):
+        wanted = sum(torch.kron(scalers[layer, t], templates[t]) for t in range(len(templates)))
+        torch.testing.assert_close(made.vit.layers[layer].attention.q_proj.weight, wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("sws", {"num_stages": 3}), ("fine", {"rank": 24, "num_vectors": 3}),
+     ("wave", {"template_share": 1.0, "num_vectors": 64, "template_size": 8})],
+)  # fmt: skip
+def test_with_room_enough_a_fit_is_the_ancestry_model(kind, options):
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 1} if kind == "fine" else None)
+    if kind == "sws":
+        options = {"num_stages": 3}
+    learngene = AutoLearngene.from_ancestry(
+        source, kind, **({**options, "num_vectors": 1} if kind == "fine" else options)
+    )
+    assert max(learngene.residuals.values()) < 1e-6
+    inputs = inputs_for(source)
+    assert float((learngene(**inputs).logits - source(**inputs).logits).detach().abs().max()) < 1e-6
+
+
+def test_a_fit_of_a_line_finds_the_line():
+    first = fitted("tleg")
+    again = AutoLearngene.from_ancestry(first.initialize(), "tleg")
+    assert max(again.residuals.values()) < 1e-10
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 10))
+def test_truncated_rows_are_the_best_of_their_rank(rows, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    for count in range(1, min(rows, columns) + 1):
+        coefficients, shared = principal(matrix, count)
+        dropped = torch.linalg.svdvals(matrix)[count:].pow(2).sum().sqrt()
+        assert float((coefficients @ shared - matrix).norm()) == pytest.approx(float(dropped), abs=1e-6)
+
+
+def test_more_rank_leaves_less_of_the_factors_residual():
+    stack = torch.randn(4, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left = []
+    for rank in (2, 5, 10):
+        u, v, sigma = shared_factors(stack, rank)
+        left.append(float((torch.einsum("ir,lr,jr->lij", u, sigma, v) - stack).norm()))
+    assert left == sorted(left, reverse=True)
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_lines_through_depth_keep_their_ends(old, new):
+    rows = torch.linspace(0, 1, old, dtype=torch.float64)[:, None].expand(old, 3)
+    found = along_depth(rows, new)
+    assert found.shape == (new, 3)
+    assert torch.allclose(found[0], rows[0])
+    if new > 1:
+        assert torch.allclose(found[-1], rows[-1])
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize("kind", ["sws", "tleg", "fine"])
+def test_width_is_refused_where_only_depth_changes(kind):
+    with pytest.raises(errors.InvalidSizeError, match=r"every depth at hidden_size=24.*`wave`"):
+        fitted(kind).initialize(hidden_size=48)
+
+
+def test_a_width_that_is_not_made_of_templates_is_refused():
+    learngene = fitted("wave", template_size=12, extra={"num_attention_heads": 6, "intermediate_size": 48})
+    with pytest.raises(
+        errors.InvalidSizeError, match=r"made of templates of 12: 32 is no multiple. The nearest are 24 and 36"
+    ):
+        learngene.initialize(hidden_size=32)
+    with pytest.raises(errors.InvalidSizeError, match="template_size=7 does not divide .* the nearest"):
+        fitted("wave", template_size=7)
+
+
+def test_heads_stay_whole():
+    with pytest.raises(errors.InvalidSizeError, match="keeps heads whole"):
+        fitted("wave").initialize(hidden_size=48, num_attention_heads=3)
+
+
+def test_an_unfitted_learngene_makes_nothing():
+    config = TlegConfig(base_config=tiny_model("vit", "ViTForImageClassification").config)
+    learngene = AutoLearngene.from_config(config)
+    assert all(p.isfinite().all() for p in learngene.parameters())
+    with pytest.raises(errors.UnfittedError, match="neither fitted nor trained"):
+        learngene.initialize()
+    with pytest.raises(errors.UnfittedError):
+        learngene.at(num_hidden_layers=2)
+
+
+def test_templates_that_save_nothing_are_said(monkeypatch):
+    said = []
+    monkeypatch.setattr("hf_learngene.learngenes.wave.model.logger.warning", said.append)
+    fitted("wave", template_share=1.5)
+    assert "nothing is saved" in said[0]
+    assert said[0].count(",") >= 2
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: fitted("sws", num_stages=9), errors.InvalidSizeError, "num_stages=9 .* 3 layers; it lies between 1 and 3"),
+        (lambda: fitted("sws").initialize(stages=[0, 5]), errors.InvalidSizeError, "numbers from 0 to 1"),
+        (lambda: fitted("sws").initialize(stages=[0, 1], num_hidden_layers=3), errors.InvalidSizeError, "2 layers and"),
+        (lambda: fitted("wave", template_share=0), errors.InvalidSizeError, "above 0"),
+        (lambda: fitted("fine", rank=0), errors.InvalidSizeError, "rank is at least 1"),
+        (lambda: AutoLearngene.from_ancestry(tiny_model("vit", "ViTModel"), "wawe"), errors.UnknownOptionError,
+         "Did you mean 'wave'"),
+        (lambda: fitted("tleg", num_stages=2), errors.UnknownOptionError, "tleg has no option 'num_stages'"),
+        (lambda: fitted("tleg").initialize(num_layrs=2), errors.UnknownOptionError, "no size field 'num_layrs'"),
+        (lambda: AutoLearngene.from_ancestry(tiny_model("albert", "AlbertModel"), "sws"), errors.UnsupportedFamilyError,
+         "share one set"),
+        (lambda: WaveConfig(), errors.UnsupportedFamilyError, "needs the config of the model"),
+        (lambda: WaveConfig(base_config={"model_type": "nonesuch"}), errors.UnsupportedFamilyError, "'nonesuch'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_an_ordinary_checkpoint_is_no_learngene(vit_folder):
+    with pytest.raises(errors.CheckpointError, match="`vit` model, not a learngene.*from_ancestry"):
+        AutoLearngene.from_pretrained(vit_folder)
+
+
+def test_names_are_registered_once():
+    with pytest.raises(errors.UnknownOptionError, match="'sws' is taken"):
+        register_learngene(SwsConfig, SwsLearngene)
+    with pytest.raises(errors.UnknownOptionError, match="learngene_type is one of"):
+        AutoLearngeneConfig.for_type("none", base_config=plan_of("vit", "ViTModel", hidden_size=16).target_config)
+
+
+def test_public_names():
+    assert hf_learngene.AutoLearngene is AutoLearngene
+
+
+def test_the_ancestry_model_is_brought_to_the_auxiliary_size():
+    learngene = fitted("sws", num_hidden_layers=2)
+    assert learngene.base.num_hidden_layers == 2
+    source = tiny_model("vit", "ViTForImageClassification")
+    assert torch.equal(learngene.initialize().vit.layers[1].mlp.fc1.weight, source.vit.layers[2].mlp.fc1.weight)
