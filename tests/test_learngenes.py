@@ -148,6 +148,21 @@ def test_twice_the_width_of_wave_computes_the_same(family, name):
     assert verify(own, other.initialize(), inputs_for(own)).relative <= 1e-10
 
 
+def test_more_layers_take_shorter_steps():
+    source = tiny_model("vit", "ViTForImageClassification")
+    learngene = AutoLearngene.from_ancestry(source, "sws", num_stages=3)
+    made = learngene.initialize(num_hidden_layers=6)
+    torch.testing.assert_close(made.vit.layers[1].mlp.fc2.weight, source.vit.layers[0].mlp.fc2.weight / 2)
+    torch.testing.assert_close(made.vit.layers[1].mlp.fc1.weight, source.vit.layers[0].mlp.fc1.weight)
+    learngene.config.depth_scale = False
+    plain = learngene.initialize(num_hidden_layers=6)
+    assert torch.equal(plain.vit.layers[1].mlp.fc2.weight, source.vit.layers[0].mlp.fc2.weight)
+    inputs = inputs_for(source)
+    wanted = source(**inputs).logits.detach()
+    near, far = (float((m(**inputs).logits.detach() - wanted).norm()) for m in (made, plain))
+    assert near < far
+
+
 def test_other_sizes_are_left_to_resize():
     made = fitted("tleg").initialize(num_hidden_layers=4, num_labels=7, image_size=16)
     assert (made.config.num_hidden_layers, made.config.num_labels, made.config.image_size) == (4, 7, 16)

@@ -253,17 +253,17 @@ def test_cached_logits_teach_as_the_teacher_does(tmp_path):
     assert files == [".npy"]
 
 
-def test_a_smaller_descendant_is_trained_beside_the_whole(tmp_path):
+def test_another_descendant_is_trained_beside_the_whole(tmp_path):
     trainer = trainer_of("vit", "wave", tmp_path, sandwich_weight=1.0, sandwich_min_layers=1, sandwich_widths=[8, 24])
     drawn = []
-    original = trainer.student.smaller
+    original = trainer.student.another
 
     def spy(*args):
         target = original(*args)
         drawn.append((target.depth, target.anatomy.sizes["hidden_size"]))
         return target
 
-    trainer.student.smaller = spy
+    trainer.student.another = spy
     trainer.train()
     assert len(drawn) == 4
     assert {d for d, _ in drawn} <= {1, 2}
@@ -348,8 +348,8 @@ def no_labels():
         (lambda p: trainer_of("vit", "plain", p, relations_weight=1, relation_heads=7), errors.TeacherError, "does not divide"),
         (lambda p: trainer_of("vit", "plain", p, train_dataset=Texts()).train(), errors.TrainingDataError,
          "reads 'pixel_values'"),
-        (lambda p: trainer_of("vit", "tleg", p, sandwich_weight=1, sandwich_min_layers=9).train(), errors.InvalidSizeError,
-         "1 and 3"),
+        (lambda p: trainer_of("vit", "tleg", p, sandwich_weight=1, sandwich_min_layers=9, sandwich_max_layers=4).train(), errors.InvalidSizeError,
+         "between 1 and sandwich_max_layers .4"),
         (lambda p: trainer_of("vit", "plain", p, tiny_model("vit", "ViTModel", dtype=torch.float32), alpha=1.0).train(),
          errors.TeacherError, "labels|features"),
     ],

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene._version import __version__
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.parts import Target, residual
+from hf_learngene.learngenes.parts import Target, path_of, residual
 from hf_learngene.maps import LayerMap
 from hf_learngene.resizing import provenance
 from hf_learngene.resizing.fresh import quiet, seeded
@@ -83,6 +83,9 @@ def taken_to(learngene: Learngene, target: Target) -> Learngene:
     values = learngene.config.to_dict()
     config = cast(Any, type(learngene.config)).from_dict({**values, "base_config": target.config.to_dict()})
     rows = learngene.scaler_rows(target)
+    for template, info in learngene.components.items():
+        scale = learngene.depth_scale(info, target)
+        rows |= {n: t * scale for n, t in rows.items() if n.rpartition(".")[0] == path_of(template)}
     config.shapes = {f"shared.{n}": list(p.shape) for n, p in learngene.shared.named_parameters()}
     config.shapes |= {f"scalers.{n}": list(t.shape) for n, t in rows.items()}
     with quiet():

@@ -22,6 +22,9 @@ class LearngeneConfig(PreTrainedConfig):
             to the config's first architecture, or to the family's base model where the config names none.
         fitted (`bool`, *optional*, defaults to `False`): whether the shared parts were fitted or trained.
         ancestry (`str`, *optional*): name of the model it comes from.
+        depth_scale (`bool`, *optional*, defaults to `True`): in models deeper than the auxiliary one, what a layer adds to the
+            stream is made smaller: by the ratio of the depths before a final norm (pre-norm), by its root in post-norm families.
+            `False` is the papers' rule.
         shapes (`dict`, *optional*): shapes of the shared parts and scalers, where the learngene was taken to another size and
             the shared parts are those of the first.
 
@@ -47,6 +50,7 @@ class LearngeneConfig(PreTrainedConfig):
     base_architecture: str | None = None
     fitted: bool = False
     ancestry: str | None = None
+    depth_scale: bool = True
     shapes: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

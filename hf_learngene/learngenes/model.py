@@ -217,9 +217,18 @@ class Learngene(PreTrainedModel):
                 state[name] = self._outside(name, info, target)
                 continue
             if info.template not in made:
-                made[info.template] = self.materialise(info.template, self.components[info.template], target)
+                tensors = self.materialise(info.template, self.components[info.template], target)
+                scale = self.depth_scale(info, target)
+                made[info.template] = tensors if scale == 1.0 else [t * scale for t in tensors]
             state[name] = made[info.template][info.layer]
         return state
+
+    def depth_scale(self, info: TensorInfo, target: Target) -> float:
+        """A layer is one step along a path; more layers take shorter steps (none of the papers does this)."""
+        ratio = self.anatomy.num_layers / target.depth
+        if ratio >= 1 or not self.config.depth_scale or not info.writes_stream or info.kind.startswith("norm"):
+            return 1.0
+        return ratio**0.5 if self.anatomy.post_norm else ratio
 
     def _outside(self, name: str, info: TensorInfo, target: Target) -> Tensor:
         tensor = self.outside.take(name)
@@ -263,17 +272,29 @@ class Learngene(PreTrainedModel):
         own = self.run(self.target(), *args, **kwargs)
         return own if also is None else (own, self.run(also, *args, **kwargs))
 
-    def smaller(self, generator: torch.Generator, min_layers: int | None, widths: Sequence[int] | None) -> Target:
-        """A random descendant of less depth, and of one of `widths`: what sandwich training trains beside the whole.
+    def another(
+        self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: Sequence[int] | None
+    ) -> Target:
+        """A random descendant of another depth, and of one of `widths`: what sandwich training trains beside the whole.
+
+        Args:
+            generator: draws it.
+            depths: least and largest depth; by default a third of the auxiliary model's, and one less than it.
+            widths: to draw from; None keeps the width.
 
         Raises:
             InvalidSizeError: depths or widths that cannot be made.
         """
-        deepest = self.anatomy.num_layers
-        least = min_layers if min_layers is not None else max(1, round(deepest / 3))
-        if not 1 <= least <= deepest:
-            raise InvalidSizeError(f"sandwich_min_layers lies between 1 and {deepest}; it was {least}.")
-        sizes = {"num_hidden_layers": int(torch.randint(least, max(deepest, least + 1), (), generator=generator))}
+        own = self.anatomy.num_layers
+        least, most = depths
+        least = least if least is not None else max(1, round(own / 3))
+        most = most if most is not None else max(least, own - 1)
+        if not 1 <= least <= most:
+            raise InvalidSizeError(
+                f"sandwich_min_layers lies between 1 and sandwich_max_layers ({most}, by default one less than the auxiliary "
+                f"model's {own}); it was {least}."
+            )
+        sizes = {"num_hidden_layers": int(torch.randint(least, most + 1, (), generator=generator))}
         if widths:
             sizes["hidden_size"] = int(widths[int(torch.randint(len(widths), (), generator=generator))])
         return self.target(building.target_config(self, sizes))

@@ -31,9 +31,11 @@ class LearngeneTrainingArguments(TrainingArguments):
         cache_teacher (`bool`, *optional*, defaults to `False`): compute the teacher's logits once, before training,
         and keep them in
             `output_dir`. For data that is the same each epoch.
-        sandwich_weight (`float`, *optional*, defaults to 0.0): each step also trains a smaller descendant, drawn at random, with
+        sandwich_weight (`float`, *optional*, defaults to 0.0): each step also trains a descendant of another size,
+        drawn at random, with
             this weight (POA's elastic branch, arXiv 2408.01031).
         sandwich_min_layers (`int`, *optional*): its smallest depth; default: a third of the auxiliary model's.
+        sandwich_max_layers (`int`, *optional*): its largest depth, which may exceed the auxiliary model's; default: one less.
         sandwich_widths (`list[int]`, *optional*): widths it is drawn from, where the learngene changes width.
 
     Raises:
@@ -56,6 +58,7 @@ class LearngeneTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "Weight of a smaller descendant drawn at each step."}
     )
     sandwich_min_layers: int | None = field(default=None, metadata={"help": "Its smallest depth."})
+    sandwich_max_layers: int | None = field(default=None, metadata={"help": "Its largest depth."})
     sandwich_widths: list[int] | None = field(default=None, metadata={"help": "Widths it is drawn from."})
 
     def __post_init__(self) -> None:

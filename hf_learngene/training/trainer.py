@@ -45,7 +45,9 @@ class Elastic(Protocol):
 
     base_class: type[PreTrainedModel]
 
-    def smaller(self, generator: torch.Generator, min_layers: int | None, widths: list[int] | None) -> Any: ...
+    def another(
+        self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: list[int] | None
+    ) -> Any: ...
 
 
 class LearngeneTrainer(Trainer):
@@ -186,7 +188,7 @@ class LearngeneTrainer(Trainer):
         hidden = self.teacher is not None and args.needs_hidden_states
         small = None
         if training and args.sandwich_weight:
-            mine["also"] = self._smaller_target()
+            mine["also"] = self._other_target()
         if hidden:
             mine["output_hidden_states"] = True
         with self._watching():
@@ -287,10 +289,11 @@ class LearngeneTrainer(Trainer):
         with mine.watching(runs), theirs.watching(self.teacher.model) if self.teacher else nullcontext():
             yield
 
-    def _smaller_target(self) -> Any:
+    def _other_target(self) -> Any:
         """Drawn anew for each optimizer step, the same in every process and micro-batch."""
         generator = torch.Generator().manual_seed(hash((self.args.seed, self.state.global_step)) % 2**63)
-        return self.student.smaller(generator, self.args.sandwich_min_layers, self.args.sandwich_widths)  # type: ignore[operator]
+        depths = self.args.sandwich_min_layers, self.args.sandwich_max_layers
+        return self.student.another(generator, depths, self.args.sandwich_widths)  # type: ignore[operator]
 
     def _stop_at(self, loss: Tensor) -> None:
         folder = str(self.args.output_dir)
