@@ -287,9 +287,12 @@ def report(rows: list[dict[str, Any]], head: dict[str, Any], options: argparse.N
     named = [f"{d} layers" if w is None else f"{d} layers, width {w}" for d, w in sizes]
     lines = [f"# Learngenes, {options.task}", "", f"`{head['command']}`. Do not edit.", ""]
     lines += [f"- {k}: {v}" for k, v in head.items() if k != "command"]
-    lines += ["", "Test accuracy in %, at load → after the fine-tune; mean ± standard deviation over seeds.
-    *stored*: parameters kept,",
-              "as a share of the dense auxiliary model's, embeddings and head included.", ""]  # fmt: skip
+    lines += [
+        "",
+        "Test accuracy in %, at load → after the fine-tune; mean ± standard deviation over seeds. *stored*: parameters",
+        "kept, as a share of the dense auxiliary model's, embeddings and head included.",
+        "",
+    ]
     lines += [
         "| start | sandwich | stored | " + " | ".join(named) + " |",
         "| --- | --- | ---: |" + " --- |" * len(sizes),
