@@ -6,8 +6,8 @@
 From one teacher, each learngene is fitted in closed form, distilled for `--steps`, and asked for models of several depths;
 each is fine-tuned for `--tune-steps`. Beside them: random init, layers picked from the teacher, and layers picked from a dense
 student distilled with the same budget (stages = layers, so that nothing is shared). All with and without sandwich training.
-Learning rates of the fine-tune are chosen on validation examples; test figures are the mean of `--seeds`.
-Made for a GPU; `--device cpu` with fewer `--steps` and `--limit` runs the same at toy size. Finished jobs are kept and skipped.
+Where `--rates` names several learning rates of the fine-tune, validation examples choose; test figures are the mean of `--seeds`.
+Finished jobs are kept and skipped, so that it can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ TASKS: dict[str, dict[str, Any]] = {
     "images": {"teacher": "vit-small-p14-56-cifar10", "depth": 6, "depths": [3, 6, 9, 12], "widths": [192, 384]},
     "text": {"teacher": "minilm-l6-sst2", "depth": 6, "depths": [3, 6, 9, 12], "widths": [192, 384]},
 }
-RATES, RANDOM_RATES = (1e-4, 3e-4), (3e-4, 1e-3)
+RANDOM = 3.0  # times the learning rate of the others, which start from something
 
 
 class Data:
     """Everything in memory, on the device; a batch is made from places."""
 
-    def __init__(self, task: str, folder: Path, limit: int, device: str) -> None:
-        self.task, self.device = task, device
+    def __init__(self, task: str, folder: Path, limit: int, test_limit: int, device: str) -> None:
+        self.task, self.device, self.test_limit = task, device, test_limit
         make = self._images if task == "images" else self._texts
         self.train, self.valid, self.test = make(folder, limit)
 
@@ -73,7 +73,7 @@ class Data:
 
         x, y = (t.to(self.device) for t in read("cifar10_train.parquet", limit))
         held = len(y) // 10
-        test = tuple(t.to(self.device) for t in read("cifar10_test.parquet", None))
+        test = tuple(t.to(self.device) for t in read("cifar10_test.parquet", self.test_limit))
         return (x[held:], y[held:]), (x[:held], y[:held]), test
 
     def _texts(self, folder: Path, limit: int):
@@ -92,7 +92,7 @@ class Data:
 
         x, y = read("train.jsonl", limit)
         held = min(2000, len(y) // 10)
-        return (x[held:], y[held:]), (x[:held], y[:held]), read("validation.jsonl", None)
+        return (x[held:], y[held:]), (x[:held], y[:held]), read("validation.jsonl", self.test_limit)
 
     def batch(self, split: tuple[torch.Tensor, torch.Tensor], places: torch.Tensor, augment: bool) -> dict[str, Any]:
         x, y = (t[places.to(self.device)] for t in split)
@@ -145,7 +145,7 @@ def trained(
     args = LearngeneTrainingArguments(
         output_dir=str(HERE / ".cache"), max_steps=steps, learning_rate=rate, per_device_train_batch_size=batch, seed=seed,
         weight_decay=0.05, warmup_steps=min(50, steps // 10), lr_scheduler_type="cosine", report_to="none", disable_tqdm=True,
-        save_strategy="no", logging_strategy="no", bf16=data.device == "cuda", remove_unused_columns=False,
+        save_strategy="no", logging_strategy="no", bf16=True, remove_unused_columns=False,
         dataloader_pin_memory=False, use_cpu=data.device == "cpu", **arguments,
     )  # fmt: skip
 
@@ -235,17 +235,22 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    data = Data(options.task, options.data, options.limit, options.device)
+    data = Data(options.task, options.data, options.limit, options.test_limit, options.device)
     teacher = teacher_model(options.task, options.data)
     seconds, share, made = descendants(job, data, teacher, options)
     rows = []
     for size, make in made:
         row = {**job, **size, "stored": share, "distil_s": seconds, "load": data.accuracy(make(), data.test)}
-        rates = RANDOM_RATES if job["start"] == "random" else RATES
+        rates = [rate * (RANDOM if job["start"] == "random" else 1) for rate in options.rates]
         tuned = {}
         for rate in rates:
-            model = trained(make().to(data.device), data, None, options.tune_steps, rate, job["seed"], 128)
-            tuned[rate] = (data.accuracy(model, data.valid), data.accuracy(model, data.test))
+            model = trained(
+                make().to(data.device), data, None, options.tune_steps, rate, job["seed"], options.tune_batch
+            )
+            tuned[rate] = (
+                data.accuracy(model, data.valid) if len(rates) > 1 else 0.0,
+                data.accuracy(model, data.test),
+            )
         best = max(tuned, key=lambda r: tuned[r][0])
         rows.append({**row, "rate": best, "tuned": tuned[best][1]})
     return rows
@@ -351,7 +356,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", default="", help="one start (`random`, `sws`, ...)")
+    parser.add_argument("--tune-batch", type=int, default=128)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4], help="learning rates of the fine-tune")
+    parser.add_argument("--test-limit", type=int, default=10000, help="test examples")
+    parser.add_argument("--starts", nargs="+", help="some of the starts (`random`, `sws`, ...)")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     options = parser.parse_args()
     path = options.output / f"learngenes_{options.task}.json"
@@ -363,7 +371,8 @@ def main() -> None:
     )
     head = {
         "command": f"python benchmarks/learngenes.py --task {options.task} --steps {options.steps} --tune-steps "
-        f"{options.tune_steps} --batch {options.batch} --limit {options.limit} --seeds {options.seeds}",
+        f"{options.tune_steps} --batch {options.batch} --tune-batch {options.tune_batch} --limit {options.limit} --test-limit "
+        f"{options.test_limit} --rates {' '.join(map(str, options.rates))} --seeds {options.seeds}",
         "machine": f"{machine}, {options.device}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}",
@@ -374,7 +383,7 @@ def main() -> None:
     todo = [
         j
         for j in jobs(options)
-        if (j["start"], j["sandwich"], j["seed"]) not in done and options.only in ("", j["start"])
+        if (j["start"], j["sandwich"], j["seed"]) not in done and (not options.starts or j["start"] in options.starts)
     ]
 
     def save() -> None:

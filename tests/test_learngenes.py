@@ -177,6 +177,16 @@ def test_the_record_says_where_a_descendant_comes_from(tmp_path):
     assert record["sizes"] == {"num_hidden_layers": 4}
 
 
+def test_nothing_of_the_machine_is_saved(vit_folder, tmp_path):
+    AutoLearngene.from_ancestry(str(vit_folder), "tleg").save_pretrained(tmp_path / "out")
+    text = (tmp_path / "out" / "config.json").read_text()
+    assert str(vit_folder.parent) not in text
+    assert AutoLearngene.from_pretrained(tmp_path / "out").config.ancestry == "vit"
+    made = AutoLearngene.from_pretrained(tmp_path / "out").initialize(num_hidden_layers=4)
+    made.save_pretrained(tmp_path / "made")
+    assert str(tmp_path) not in (tmp_path / "made" / "config.json").read_text()
+
+
 # ---- the formulas
 
 

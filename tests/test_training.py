@@ -200,6 +200,17 @@ def test_masked_tokens_are_the_items(tmp_path):
     assert loss == pytest.approx(float(losses.soft_logit_loss(mine, theirs).mean()), rel=1e-5)
 
 
+def test_a_batch_without_a_masked_token_teaches_nothing(tmp_path):
+    trainer = trainer_of("mlm", "tleg", tmp_path)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    trainer.student.train()
+    loss = trainer.compute_loss(trainer.student, batch, num_items_in_batch=torch.tensor(0))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in trainer.student.parameters())
+
+
 def test_labels_alone_are_the_models_own_loss(tmp_path):
     trainer = trainer_of("bert", "plain", tmp_path, teacher=None)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])

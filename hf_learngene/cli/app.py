@@ -76,7 +76,7 @@ app = typer.Typer(
 )
 
 
-def _help(text: str, *examples: str) -> str:
+def example_help(text: str, *examples: str) -> str:
     r"""Help with examples below it, each on a line of its own (`\b` keeps the lines apart)."""
     title = "Examples:" if len(examples) > 1 else "Example:"
     return f"{text}\n\n\b{title}\n" + "\n".join(f"  hf-learngene {example}" for example in examples)
@@ -84,7 +84,7 @@ def _help(text: str, *examples: str) -> str:
 
 @app.callback(
     invoke_without_command=True,
-    help=_help(
+    help=example_help(
         "Start a vision or text encoder of any size from a checkpoint you already have.",
         "plan google/vit-base-patch16-224 --params 20M",
         "resize google/vit-base-patch16-224 vit-small --hidden-size 384",
@@ -101,7 +101,7 @@ def _root(
 
 @app.command(
     "plan",
-    help=_help(
+    help=example_help(
         "Show what a resize would do. Only the config is fetched, no weights.\n\n"
         "For each tensor: kept, selected, duplicated, interpolated, or fresh. Sizes you leave out follow the source.",
         "plan google/vit-base-patch16-224 --hidden-size 384 --num-hidden-layers 6",
@@ -130,7 +130,7 @@ def plan_command(
 
 @app.command(
     "resize",
-    help=_help(
+    help=example_help(
         "Make a model of another size, and save it with tokenizer or image processor.\n\n"
         "A larger one computes what its source computes; a smaller one is a start for training.",
         "resize google/vit-base-patch16-224 vit-22m --params 22M",
@@ -177,12 +177,12 @@ def resize_command(
     from hf_learngene.resizing.loading import load_resized
     from hf_learngene.resizing.saving import save_resized
 
-    with _status(f"Loading and resizing {source}"):
+    with status(f"Loading and resizing {source}"):
         model = load_resized(
             source, None, method=chosen, params=params, seed=seed, choose_class=lambda _: made.model_class, **given
         )
     loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
-    with _status(f"Writing {output}"):
+    with status(f"Writing {output}"):
         card = model_card(model, plan=made, source=source, loading=loading, name=output.name)
         save_resized(model, output, source=source, loading=loading, card=card, overwrite=overwrite)
     typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
@@ -190,7 +190,7 @@ def resize_command(
 
 @app.command(
     "verify",
-    help=_help(
+    help=example_help(
         "Measure whether a grown model computes what its source computes.\n\n"
         "Both get the same random inputs. The exit status is 0 if they agree up to rounding, 1 if they do not.",
         "verify google-bert/bert-base-uncased bert-24 --dtype float64",
@@ -212,9 +212,9 @@ def verify_command(
     from hf_learngene.resizing import verify
 
     wanted = dtype_name(dtype)
-    with _status("Loading both models"):
+    with status("Loading both models"):
         first, second = _load_pair(source, grown, token)
-    with _status("Comparing"):
+    with status("Comparing"):
         report = verify(first, second, dtype=getattr(torch, wanted) if wanted else None)
     typer.echo(str(report))
     if not report.function_preserving:
@@ -223,7 +223,7 @@ def verify_command(
 
 @app.command(
     "demo",
-    help=_help(
+    help=example_help(
         "Grow a text encoder, shrink a vision encoder, and fine-tune it beside a random start.\n\n"
         "A few minutes on a CPU. It leaves learning_curves.png and results.json in OUTPUT.",
         "demo --image-model google/vit-base-patch16-224 --text-model google-bert/bert-base-uncased",
@@ -251,7 +251,7 @@ def _plan(
     if task is not None and task not in BY_TASK:
         raise UnknownOptionError(f"--task is one of {', '.join(BY_TASK)}; it was {task!r}.{nearest(task, BY_TASK)}")
     choose = BY_TASK[task].class_for if task else class_of_checkpoint
-    with _status(f"Reading the config of {source}"):
+    with status(f"Reading the config of {source}"):
         made, _, _ = plan_checkpoint(
             source, None, method=method, params=params, seed=seed, given=given, choose_class=choose
         )
@@ -300,7 +300,7 @@ def _errors() -> Console:
 
 
 @contextmanager
-def _status(text: str) -> Iterator[None]:
+def status(text: str) -> Iterator[None]:
     """A line that moves while something takes time. Not on stdout, which may be a file."""
     from transformers.utils import logging
 

@@ -70,6 +70,11 @@ def keywords(sizes: list[str] | None, **named: Any) -> dict[str, Any]:
     return found
 
 
+def options_of(options: list[str] | None) -> dict[str, Any]:
+    """`--option NAME=VALUE` as keywords."""
+    return {k: _value(v) for k, v in _pairs("--option", options, "num_stages=4")}
+
+
 def method_with_options(name: str, options: list[str] | None) -> Method | str:
     """The method with its options.
 

@@ -64,6 +64,7 @@ def assemble(
             None, config=target.config, state_dict=state, dtype=learngene.dtype, device_map=None
         )
     source = learngene.config._name_or_path
+    model.name_or_path = model.config._name_or_path = source
     model.config.learngene = {
         "format": provenance.FORMAT,
         "package_version": __version__,

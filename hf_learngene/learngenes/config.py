@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar, cast
 
 import transformers
@@ -61,11 +62,14 @@ class LearngeneConfig(PreTrainedConfig):
                     f"base_config is of model_type {kind!r}, which transformers does not have."
                 )
             self.base_config = AutoConfig.for_model(**self.base_config)
+        elif self.base_config is not None:
+            self.base_config = copy.deepcopy(self.base_config)  # the teacher's stays the teacher's
         if self.base_config is None:
             raise UnsupportedFamilyError(
                 f"{type(self).__name__} needs the config of the model it makes: base_config=teacher.config, or "
                 "AutoLearngene.from_ancestry(teacher, learngene_type=...)."
             )
+        self.base_config._name_or_path = ""  # a local path has no place in a published config
         if self.base_architecture is None:
             family = str(MODEL_MAPPING_NAMES.get(self.base_config.model_type, ""))
             self.base_architecture = next(iter(self.base_config.architectures or []), family)

@@ -160,6 +160,7 @@ def _make(model_class, config, model: PreTrainedModel, stage: Stage, seed: int, 
             parameter.data = state[name]
     _carry_buffers(model, made, stage)
     made.name_or_path = model.name_or_path
+    made.config._name_or_path = model.config._name_or_path
     # saved under the names that a model built from scratch is saved under, not those of the tensors above
     vars(made).pop("_weight_conversions", None)
     return made if device.type == "cpu" else cast(PreTrainedModel, nn.Module.to(made, device=device))

@@ -70,7 +70,7 @@ def save_resized(
     needed = sum(weights.values()) + sum(f.stat().st_size for f in inputs) + _SMALL_FILES
     if needed > _free(path):
         raise OutputError(_too_small(path, needed))
-    with _whole_or_absent(path, overwrite, needed) as folder:
+    with whole_or_absent(path, overwrite, needed) as folder:
         model.save_pretrained(folder)
         if source is not None:
             _carry(model, source, loading, inputs, folder)
@@ -142,6 +142,7 @@ def _carry(
     if not files:
         return
     before = load_config(source, dict(loading))
+    before = getattr(before, "base_config", None) or before  # a learngene's auxiliary model
     old, new = (section(c, section_name(c, model.main_input_name)) for c in (before, model.config))
     if _sees(model):
         if _box(old) != _box(new):
@@ -240,7 +241,7 @@ def _box(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 @contextmanager
-def _whole_or_absent(path: Path, overwrite: bool, needed: int) -> Iterator[Path]:
+def whole_or_absent(path: Path, overwrite: bool, needed: int) -> Iterator[Path]:
     """A hidden folder beside `path` that takes its place at the end, or is gone."""
     partial = _beside(path, "partial")
     try:

@@ -207,7 +207,7 @@ class LearngeneTrainer(Trainer):
         if small is not None:
             total = total + args.sandwich_weight * self._total(small, theirs, inputs, items, deep=False)
         counted = num_items_in_batch if num_items_in_batch is not None else items.sum()
-        loss = total / counted
+        loss = total / (counted.clamp_min(1) if isinstance(counted, Tensor) else max(1, counted))
         if num_items_in_batch is not None and args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         if training and not bool(torch.isfinite(loss)):
@@ -219,6 +219,11 @@ class LearngeneTrainer(Trainer):
         args = self.args
         alpha = args.alpha if self.teacher is not None and args.distillation != "none" else 0.0
         total = torch.zeros((), device=items.device)
+        if not bool(
+            items.any()
+        ):  # no token was masked in this micro-batch: the model's mean over nothing is no number
+            known = next(v for k, v in outputs.items() if k != "loss" and isinstance(v, Tensor))
+            return total + 0.0 * known.sum()
         if alpha < 1:
             if outputs.get("loss") is None:
                 raise TrainingDataError(

@@ -1,0 +1,137 @@
+"""`build` and `init`, as a person would use them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from families import tiny_model
+from PIL import Image as PILImage
+from test_saving import tokenizer
+from training import NO_DROPOUT
+from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoTokenizer, BertForMaskedLM
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from typer.testing import CliRunner
+
+from hf_learngene import AutoLearngene
+from hf_learngene.cli import app
+from hf_learngene.errors import TrainingDataError
+from hf_learngene.training.data import read_data, training_data
+
+
+NAMES = ["ant", "bee", "cat", "dog", "elk"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two teachers with what prepares their inputs, and data for both."""
+    folder = tmp_path_factory.mktemp("world")
+    vit = tiny_model("vit", "ViTForImageClassification", dtype=torch.float32)
+    vit.config.id2label, vit.config.label2id = dict(enumerate(NAMES)), {n: i for i, n in enumerate(NAMES)}
+    vit.save_pretrained(folder / "vit")
+    ViTImageProcessorPil(size={"height": 12, "width": 12}).save_pretrained(folder / "vit")
+    tiny_model("bert", "BertForMaskedLM", NO_DROPOUT, dtype=torch.float32).save_pretrained(folder / "bert")
+    tokenizer().save_pretrained(folder / "bert")
+    rng = np.random.default_rng(0)
+    images = [PILImage.fromarray(rng.integers(0, 255, (14, 14, 3), dtype=np.uint8)) for _ in range(16)]
+    # numbered otherwise than the teacher numbers them: names decide
+    features = Features({"image": Image(), "label": ClassLabel(names=NAMES[::-1])})
+    Dataset.from_dict({"image": images, "label": [i % 5 for i in range(16)]}, features=features).to_parquet(
+        folder / "images.parquet"
+    )
+    rows = [{"text": "good film", "label": 1}, {"text": "bad plot and poor film", "label": 0}] * 8
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_from_a_teacher_to_a_model_of_another_depth(run, world, tmp_path):
+    built = run(
+        "build", world / "vit", "vit-wave", "--data", world / "images.parquet", "--option", "template_size=8",
+        "--steps", 3, "--batch-size", 8, "--sandwich-weight", 0.5,
+    )  # fmt: skip
+    assert built.exit_code == 0, built.output
+    assert "residual" in built.output
+    assert "Saved to vit-wave" in built.output
+    assert not (tmp_path / ".vit-wave.training").exists()
+    learngene = AutoLearngene.from_pretrained("vit-wave")
+    assert learngene.config.fitted
+    fitted = AutoLearngene.from_ancestry(str(world / "vit"), "wave", template_size=8)
+    assert any(not torch.equal(a, b) for a, b in zip(learngene.parameters(), fitted.parameters(), strict=True))
+    made = run("init", "vit-wave", "vit-5", "--num-hidden-layers", 5, "--size", "num_labels=2")
+    assert made.exit_code == 0, made.output
+    assert "3 → 5 layers" in made.output
+    model = AutoModelForImageClassification.from_pretrained("vit-5")
+    assert (model.config.num_hidden_layers, model.config.num_labels) == (5, 2)
+    assert model.config.learngene["source"] == "vit-wave"
+    assert AutoImageProcessor.from_pretrained("vit-5", backend="pil").size["height"] == 12
+
+
+def test_text_with_masks_and_without_steps(run, world):
+    assert run("build", world / "bert", "bert-sws", "--learngene-type", "sws", "--steps", 0).exit_code == 0
+    built = run("build", world / "bert", "bert-tleg", "--learngene-type", "tleg", "--data", world / "texts.jsonl",
+                "--steps", 2, "--batch-size", 4)  # fmt: skip
+    assert built.exit_code == 0, built.output
+    assert run("init", "bert-tleg", "bert-2", "--num-hidden-layers", 2).exit_code == 0
+    assert BertForMaskedLM.from_pretrained("bert-2").config.num_hidden_layers == 2
+    assert AutoTokenizer.from_pretrained("bert-2").is_fast
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("build", "{vit}", "out"), "--steps needs --data"),
+        (("build", "{vit}", "out", "--data", "none.parquet"), "none.parquet does not exist"),
+        (("build", "{vit}", "out", "--data", "{texts}"), "No column holds images"),
+        (("build", "{vit}", "out", "--steps", 0, "--learngene-type", "wafe"), "Did you mean 'wave'"),
+        (("build", "{vit}", "out", "--steps", 0, "--option", "num_stages"), "NAME=VALUE"),
+        (("build", "{vit}", "{vit}", "--steps", 0), "exists already"),
+        (("init", "{vit}", "out"), "not a learngene"),
+    ],
+)
+def test_mistakes_are_said_in_a_line(run, world, tmp_path, arguments, message):
+    places = {"vit": world / "vit", "texts": world / "texts.jsonl"}
+    result = run(*(str(a).format(**places) for a in arguments))
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_out_of_reach_leaves_nothing(run, world, tmp_path):
+    assert run("build", world / "vit", "vit-tleg", "--learngene-type", "tleg", "--steps", 0).exit_code == 0
+    result = run("init", "vit-tleg", "wide", "--hidden-size", 48)
+    assert result.exit_code == 2
+    assert "every depth at hidden_size=24" in " ".join(result.output.split())
+    assert not (tmp_path / "wide").exists()
+
+
+@pytest.mark.parametrize("command", ["build", "init"])
+def test_help_fits_a_screen_and_gives_an_example(run, command):
+    text = run(command, "--help").output
+    assert len(text.splitlines()) <= 50
+    assert f"hf-learngene {command} " in text
+
+
+def test_labels_are_matched_by_name(world):
+    model = AutoModelForImageClassification.from_pretrained(world / "vit")
+    processor = ViTImageProcessorPil.from_pretrained(world / "vit")
+    data = training_data(read_data(world / "images.parquet"), model, processor)
+    assert data.dataset[0]["labels"] == NAMES.index("elk")
+    assert data.dataset[0]["pixel_values"].shape == (3, 12, 12)
+    other = Dataset.from_dict(
+        {"image": ["x"], "label": ["fox"]}, features=Features({"image": Value("string"), "label": Value("string")})
+    )
+    with pytest.raises(TrainingDataError, match="'fox', which is no label of the model: it has 5"):
+        training_data(other, model, processor, input_column="image")
+    with pytest.raises(TrainingDataError, match="no column 'picture'"):
+        training_data(other, model, processor, input_column="picture")
