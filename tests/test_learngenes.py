@@ -27,6 +27,7 @@ OPTIONS = {
     "tleg": {},
     "fine": {"rank": 20},
     "wave": {"template_size": 8, "template_share": 0.4},
+    "lets": {"learngene_hidden_size": 16, "learngene_layers": 2},
 }
 FAMILIES = [
     ("vit", "ViTForImageClassification"),
@@ -377,3 +378,38 @@ def test_the_ancestry_model_is_brought_to_the_auxiliary_size():
     assert learngene.base.num_hidden_layers == 2
     source = tiny_model("vit", "ViTForImageClassification")
     assert torch.equal(learngene.initialize().vit.layers[1].mlp.fc1.weight, source.vit.layers[2].mlp.fc1.weight)
+
+
+# ---- LeTs
+
+
+def test_lets_makes_every_width_between_its_small_layers_and_the_whole():
+    learngene = AutoLearngene.from_ancestry(
+        tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 4}), "lets",
+        learngene_hidden_size=8, learngene_layers=2,
+    )  # fmt: skip
+    for width in (8, 16, 24):
+        made = learngene.initialize(hidden_size=width, num_hidden_layers=3)
+        assert made(**inputs_for(made)).logits.shape == (2, 5)
+    whole, narrow = learngene.initialize(), learngene.initialize(hidden_size=16)
+    # a narrower model takes the first rows of the maps, so it is the first entries of the whole
+    torch.testing.assert_close(
+        narrow.vit.layers[1].mlp.fc1.weight[:16, :16], whole.vit.layers[1].mlp.fc1.weight[:16, :16]
+    )
+    # coefficients belong to pairs of layers
+    assert torch.equal(whole.vit.layers[2].mlp.fc1.weight, whole.vit.layers[3].mlp.fc1.weight)
+    small = learngene.shared.take("vit.layers.mlp.fc1.weight.small.0")
+    narrowest = learngene.initialize(hidden_size=8)
+    assert torch.equal(narrowest.vit.layers[0].mlp.fc1.weight, small)
+    with pytest.raises(errors.InvalidSizeError, match="widths from 8 to 24, in whole heads of 8"):
+        learngene.initialize(hidden_size=32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"learngene_hidden_size": 12}, "whole heads of 8"), ({"learngene_hidden_size": 32}, "from 8 to .* 24"),
+     ({"learngene_layers": 9}, "between 1 and .* 3 layers")],
+)  # fmt: skip
+def test_lets_is_smaller_than_what_it_makes(options, message):
+    with pytest.raises(errors.InvalidSizeError, match=message):
+        fitted("lets", **options)

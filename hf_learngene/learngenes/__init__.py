@@ -3,6 +3,7 @@
 from hf_learngene.learngenes.auto import AutoLearngene, AutoLearngeneConfig
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.fine import FineConfig, FineLearngene
+from hf_learngene.learngenes.lets import LetsConfig, LetsLearngene
 from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.registry import register_learngene, registered_learngenes
 from hf_learngene.learngenes.sws import SwsConfig, SwsLearngene
@@ -17,6 +18,8 @@ __all__ = [
     "FineLearngene",
     "Learngene",
     "LearngeneConfig",
+    "LetsConfig",
+    "LetsLearngene",
     "SwsConfig",
     "SwsLearngene",
     "TlegConfig",

@@ -68,7 +68,8 @@ class Learngene(PreTrainedModel):
         self._targets: dict[str, Target] = {}
         for name, info in self.anatomy.tensors.items():
             if info.layer is None:
-                self.outside.put(name, nn.Parameter(torch.empty(info.shape), requires_grad=not info.computed))
+                shape = self.outside_shape(info)
+                self.outside.put(name, nn.Parameter(torch.empty(shape), requires_grad=not info.computed))
         for template, info in self.components.items():
             self.make(template, info)
         self.post_init()
@@ -92,6 +93,17 @@ class Learngene(PreTrainedModel):
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         """The component's tensor in each layer of the target. Differentiable."""
         raise NotImplementedError
+
+    def outside_shape(self, info: TensorInfo) -> tuple[int, ...]:
+        """Shape in which a tensor outside the layers is kept."""
+        return info.shape
+
+    def fill_outside(self, name: str, info: TensorInfo, tensor: Tensor) -> None:
+        """Takes a tensor outside the layers from a model of the auxiliary size."""
+        self.outside.take(name).copy_(tensor)
+
+    def prepare_fit(self, stacks: dict[str, Tensor]) -> None:
+        """Fits what all components share, before they are fitted one by one; `stacks` holds each one's layers."""
 
     def rounded(self, sizes: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
         """Sizes that were not asked for, moved to the nearest that this learngene can make."""
@@ -123,14 +135,18 @@ class Learngene(PreTrainedModel):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws every parameter anew, on the scale on which the family initialises its own."""
-        self._fill(self.base_class(self.base), self.draw)
+        self._fill(self.base_class(self.base), self.draw, fitting=False)
 
-    def _fill(self, model: PreTrainedModel, how: Any) -> None:
+    def _fill(self, model: PreTrainedModel, how: Any, fitting: bool) -> dict[str, Tensor]:
         tensors = dict(model.named_parameters(remove_duplicate=False))
+        stacks = {template: self._stack(template, tensors) for template in self.components}
+        if fitting:
+            self.prepare_fit(stacks)
         for path in self.outside.paths():
-            self.outside.take(path).copy_(tensors[path])
+            self.fill_outside(path, self.anatomy.tensors[path], tensors[path])
         for template, info in self.components.items():
-            how(template, info, self._stack(template, tensors))
+            how(template, info, stacks[template])
+        return stacks
 
     def _stack(self, template: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """(layers, *shape); a layer that lacks the tensor (ModernBERT's first norm) lends its neighbour's."""
@@ -153,11 +169,10 @@ class Learngene(PreTrainedModel):
         Returns:
             component -> relative Frobenius residual; also kept as `residuals`.
         """
-        self._fill(model, self.fit)
+        stacks = self._fill(model, self.fit, fitting=True)
         target = self.target()
-        tensors = dict(model.named_parameters(remove_duplicate=False))
         for template, info in self.components.items():
-            stack = self._stack(template, tensors)
+            stack = stacks[template]
             self.residuals[path_of(template)] = building.residual_of(self, template, info, stack, target)
         self.config.fitted = True
         return self.residuals

@@ -69,6 +69,8 @@ class FineLearngene(Learngene):
         if is_matrix(info):
             u, v = self.part(template, "u"), self.part(template, "v")
             sigma = along_depth(self.scalers.take(f"{path}.sigma"), target.depth)
+            if len(u) > len(v):  # the shorter factor is the cheaper one to scale
+                return [u @ (v * row).T for row in sigma.unbind(0)]
             return [(u * row) @ v.T for row in sigma.unbind(0)]
         mix = along_depth(self.scalers.take(f"{path}.mix"), target.depth)
         return torch.tensordot(mix, self.part(template, "vectors"), dims=1).unbind(0)
