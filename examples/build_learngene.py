@@ -33,7 +33,7 @@ class LearngeneArguments:
     """Which teacher, and what to make of it."""
 
     teacher: str = field(metadata={"help": "The ancestry model: a Hub id or a folder."})
-    learngene_type: str = field(default="wave", metadata={"help": "wave, sws, tleg or fine."})
+    learngene_type: str = field(default="wave", metadata={"help": "wave, sws, tleg, fine or lets."})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Depth of the auxiliary model."})
     options: str = field(default="{}", metadata={"help": "Its options as JSON, such as '{\"template_share\": 0.1}'."})
 

@@ -26,7 +26,7 @@ def build_command(
     data: Annotated[
         str | None, typer.Option(help="A file, a folder of images, or a Hub id.", show_default=False)
     ] = None,
-    learngene_type: Annotated[str, typer.Option(help="wave, sws, tleg or fine.")] = "wave",
+    learngene_type: Annotated[str, typer.Option(help="wave, sws, tleg, fine or lets.")] = "wave",
     num_hidden_layers: NumHiddenLayers = None,
     option: Option = None,
     steps: Annotated[int, typer.Option(min=0, help="Optimizer steps.")] = 1000,

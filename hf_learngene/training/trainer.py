@@ -6,7 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -115,9 +115,8 @@ class LearngeneTrainer(Trainer):
             self.label_names = find_labels(self.student_class)
         if args.sandwich_weight and not isinstance(self.student, Elastic):
             raise UnknownOptionError(
-                "sandwich_weight trains smaller descendants of a learngene; this student is one model. A dense "
-                "student that drops "
-                "layers is SwsConfig(num_stages=num_hidden_layers)."
+                "sandwich_weight trains other descendants of a learngene; this student is one model. A dense student that "
+                "drops layers is SwsConfig(num_stages=num_hidden_layers)."
             )
         self.teacher: Teacher | None = None
         self.projections: Projections | None = None
@@ -219,9 +218,8 @@ class LearngeneTrainer(Trainer):
         args = self.args
         alpha = args.alpha if self.teacher is not None and args.distillation != "none" else 0.0
         total = torch.zeros((), device=items.device)
-        if not bool(
-            items.any()
-        ):  # no token was masked in this micro-batch: the model's mean over nothing is no number
+        if not bool(items.any()):
+            # no token was masked in this micro-batch, and the model's mean over nothing is no number
             known = next(v for k, v in outputs.items() if k != "loss" and isinstance(v, Tensor))
             return total + 0.0 * known.sum()
         if alpha < 1:
@@ -278,11 +276,14 @@ class LearngeneTrainer(Trainer):
         return self.projections.of(name) if self.projections is not None else None
 
     def _ask_teacher(self, inputs: Mapping[str, Any], index: Tensor | None) -> Any:
-        if self.teacher is None:
+        args = self.args
+        if self.teacher is None or (
+            args.distillation == "none" and not args.hidden_states_weight + args.relations_weight
+        ):
             return None
         if self.cache is not None and index is not None and self.student.training:
             return {"logits": self.cache[index]}
-        return self.teacher(inputs, self.args.needs_hidden_states)
+        return self.teacher(inputs, args.needs_hidden_states)
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -291,7 +292,7 @@ class LearngeneTrainer(Trainer):
             return
         mine, theirs = self.attended
         runs = self.student.skeleton(self.student.target()) if isinstance(self.student, Elastic) else self.student  # type: ignore[operator]
-        with mine.watching(runs), theirs.watching(self.teacher.model) if self.teacher else nullcontext():
+        with mine.watching(runs), theirs.watching(self.teacher.model):
             yield
 
     def _other_target(self) -> Any:
@@ -305,7 +306,7 @@ class LearngeneTrainer(Trainer):
         last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
         kept = f"The last checkpoint is {os.path.basename(last)}" if last else "No checkpoint was written yet"
         raise NonFiniteLossError(
-            f"The loss became {float(loss)} at step {self.state.global_step + 1}. {kept}; the weights of this step "
+            f"The loss became {float(loss.detach())} at step {self.state.global_step + 1}. {kept}; the weights of this step "
             f"were not used. "
             f"Lower learning_rate ({self.args.learning_rate}), clip harder (max_grad_norm), or train without fp16."
         )
