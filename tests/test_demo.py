@@ -75,6 +75,15 @@ def test_figures_are_complete(finished):
     assert results["seconds"] > 0
 
 
+def test_one_learngene_makes_models_of_several_sizes(finished):
+    _, results, said = finished
+    facts = results["learngene"]
+    assert [(m["layers"], m["width"]) for m in facts["models"]] == [(1, 16), (2, 16), (4, 16), (2, 32)]
+    assert facts["twice_the_width_is_the_same_function"]
+    assert 0 < facts["stored_share"] < 1
+    assert "the same function" in said
+
+
 def test_both_models_are_resized(finished):
     _, results, _ = finished
     image, text = results["image_model"], results["text_model"]
