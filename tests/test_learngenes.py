@@ -16,7 +16,14 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 import hf_learngene
 from hf_learngene import AutoLearngene, AutoLearngeneConfig, errors, verify
-from hf_learngene.learngenes import SwsConfig, TlegConfig, WaveConfig, register_learngene, registered_learngenes
+from hf_learngene.learngenes import (
+    FineConfig,
+    SwsConfig,
+    TlegConfig,
+    WaveConfig,
+    register_learngene,
+    registered_learngenes,
+)
 from hf_learngene.learngenes.fine.model import shared_factors
 from hf_learngene.learngenes.parts import along_depth, principal
 from hf_learngene.learngenes.sws.model import SwsLearngene, stage_of_each_layer
@@ -174,7 +181,7 @@ def test_the_record_says_where_a_descendant_comes_from(tmp_path):
     fitted("sws").save_pretrained(tmp_path / "vit-sws")
     record = AutoLearngene.from_pretrained(tmp_path / "vit-sws").initialize(num_hidden_layers=4).config.learngene
     assert record["source"] == "vit-sws"
-    assert record["stages"] == [{"method": "sws", "options": {"num_stages": 2}}]
+    assert record["stages"] == [{"method": "sws", "options": {"num_stages": 2, "stages": None}}]
     assert record["sizes"] == {"num_hidden_layers": 4}
 
 
@@ -215,6 +222,18 @@ def test_stages_of_ones_own():
     assert made.vit.layers[1].mlp.fc1.weight is not made.vit.layers[2].mlp.fc1.weight
 
 
+def test_the_auxiliary_models_own_stages_are_kept(tmp_path):
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 4})
+    learngene = AutoLearngene.from_ancestry(source, "sws", num_stages=2, stages=[0, 0, 0, 1])
+    layer = learngene.initialize().vit.layers[2].mlp.fc1.weight
+    torch.testing.assert_close(layer, sum(source.vit.layers[i].mlp.fc1.weight for i in range(3)) / 3)
+    learngene.save_pretrained(tmp_path)
+    again = AutoLearngene.from_pretrained(tmp_path)
+    assert torch.equal(again.initialize().vit.layers[2].mlp.fc1.weight, layer)
+    inputs = inputs_for(source)
+    assert torch.equal(again(**inputs).logits, learngene(**inputs).logits)
+
+
 def test_tleg_is_a_line_that_never_reaches_its_end():
     learngene = fitted("tleg")
     made = learngene.initialize(num_hidden_layers=4)
@@ -241,17 +260,13 @@ def test_kronecker_products_keep_blocks_whole():
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
-    [("sws", {"num_stages": 3}), ("fine", {"rank": 24, "num_vectors": 3}),
-     ("wave", {"template_share": 1.0, "num_vectors": 64, "template_size": 8})],
+    ("kind", "depth", "options"),
+    [("sws", 3, {"num_stages": 3}), ("fine", 1, {"rank": 24, "num_vectors": 1}),
+     ("wave", 3, {"template_share": 1.0, "num_vectors": 64, "template_size": 8})],
 )  # fmt: skip
-def test_with_room_enough_a_fit_is_the_ancestry_model(kind, options):
-    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 1} if kind == "fine" else None)
-    if kind == "sws":
-        options = {"num_stages": 3}
-    learngene = AutoLearngene.from_ancestry(
-        source, kind, **({**options, "num_vectors": 1} if kind == "fine" else options)
-    )
+def test_with_room_enough_a_fit_is_the_ancestry_model(kind, depth, options):
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": depth})
+    learngene = AutoLearngene.from_ancestry(source, kind, **options)
     assert max(learngene.residuals.values()) < 1e-6
     inputs = inputs_for(source)
     assert float((learngene(**inputs).logits - source(**inputs).logits).detach().abs().max()) < 1e-6
@@ -323,7 +338,7 @@ def test_an_unfitted_learngene_makes_nothing():
     with pytest.raises(errors.UnfittedError, match="neither fitted nor trained"):
         learngene.initialize()
     with pytest.raises(errors.UnfittedError):
-        learngene.at(num_hidden_layers=2)
+        AutoLearngene.from_config(FineConfig(base_config=config.base_config)).at(num_hidden_layers=2)
 
 
 def test_templates_that_save_nothing_are_said(monkeypatch):
@@ -340,6 +355,9 @@ def test_templates_that_save_nothing_are_said(monkeypatch):
         (lambda: fitted("sws", num_stages=9), errors.InvalidSizeError, "num_stages=9 .* 3 layers; it lies between 1 and 3"),
         (lambda: fitted("sws").initialize(stages=[0, 5]), errors.InvalidSizeError, "numbers from 0 to 1"),
         (lambda: fitted("sws").initialize(stages=[0, 1], num_hidden_layers=3), errors.InvalidSizeError, "2 layers and"),
+        (lambda: fitted("tleg").initialize(stages=[0, 1]), errors.UnknownOptionError, "`tleg` has no stages; `sws` has"),
+        (lambda: fitted("sws", stages=[0, 1]), errors.InvalidSizeError, "stages names 2 layers, the auxiliary model has 3"),
+        (lambda: fitted("sws").at(num_hidden_layers=2), errors.InvalidSizeError, "`sws` has no scalers"),
         (lambda: fitted("wave", template_share=0), errors.InvalidSizeError, "above 0"),
         (lambda: fitted("fine", rank=0), errors.InvalidSizeError, "rank is at least 1"),
         (lambda: AutoLearngene.from_ancestry(tiny_model("vit", "ViTModel"), "wawe"), errors.UnknownOptionError,

@@ -138,8 +138,9 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
 
 def _whole_layers_unseen(model: nn.Module, trace: Trace) -> bool:
     """Whether a member of some module list took no part in the pass while another did."""
-    for module in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
-        used = [any(trace.names.get(id(p)) in trace.touched for p in child.parameters()) for child in module]
+    for name, module in model.named_modules():
+        members = [f"{name}.{i}." for i in range(len(module))] if isinstance(module, nn.ModuleList) else []
+        used = [any(touched.startswith(member) for touched in trace.touched) for member in members]
         if any(used) and not all(used):
             return True
     return False

@@ -158,7 +158,7 @@ def settle(
             role=role,
             # a mask token replaces entries of the stream, in passes that mask
             writes_stream=(writes and kind != "norm")
-            or (kind == "token" and info.layer is None and _over_width(dims)),
+            or (kind == "token" and info.layer is None and dims[-1].axis == HIDDEN),
             reads_norm=bool(reads) and reads <= {"norm"},
             scaled_by=next((flow.scale_of[w] for w in seen if w in flow.scale_of), ""),
             traced=bool((seen | {name}) & flow.trace.touched),
@@ -200,10 +200,6 @@ def _role(
     if len(info.dims) == 1 and weight == name and named and info.dims[0].axis in (HIDDEN, HEADS):
         return named  # a bare row bias, or one of a module that fuses its weights
     return ""
-
-
-def _over_width(dims: tuple[Dim, ...]) -> bool:
-    return dims[-1].axis == HIDDEN
 
 
 def _fused_ffn(dim: Dim, width: int) -> Dim:

@@ -69,7 +69,6 @@ class Trace:
         layer_outputs: layer module name -> node of what it hands on.
         attention: attention nodes in order.
         touched: every parameter that entered a function.
-        names: id of a parameter -> its name.
     """
 
     norms: dict[str, Node] = field(default_factory=dict)
@@ -77,7 +76,6 @@ class Trace:
     layer_outputs: dict[str, Node] = field(default_factory=dict)
     attention: list[Node] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
-    names: dict[int, str] = field(default_factory=dict)
 
     @staticmethod
     def sources(node: Node | None) -> Iterator[Source]:
@@ -164,7 +162,7 @@ def subtracts_mean(norm: nn.Module) -> bool:
 class _Recorder(TorchFunctionMode):
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
-        self.names, self.trace = names, Trace(names=names)
+        self.names, self.trace = names, Trace()
         self.nodes: dict[int, Node] = {}
         self.alive: list[torch.Tensor] = []  # ids are only unique while the tensors live
         self.inside = 0  # depth inside a module that counts as one function

@@ -260,7 +260,7 @@ def _plan(
 
 def _load_pair(source: str, grown: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Both models by the class that both checkpoints fill: the common head, or the encoder alone."""
-    from hf_learngene.resizing.auto import AutoModel, class_of_checkpoint
+    from hf_learngene.resizing.auto import AutoModel, class_of_checkpoint, load_whole
     from hf_learngene.resizing.loading import load_config
 
     loading: dict[str, Any] = {"token": token} if token else {}
@@ -270,29 +270,7 @@ def _load_pair(source: str, grown: str, token: str | None) -> tuple[PreTrainedMo
         raise CheckpointError(f"`{source}` takes {first.main_input_name}, `{grown}` takes {second.main_input_name}.")
     if first is not second:
         first, second = (AutoModel.class_for(config) for config in configs)
-    return _load_whole(source, first, loading), _load_whole(grown, second, loading)
-
-
-def _load_whole(source: str, model_class: type[PreTrainedModel], loading: dict[str, Any]) -> PreTrainedModel:
-    """The model, with nothing in it drawn at random.
-
-    Raises:
-        CheckpointError: the checkpoint does not fill it.
-    """
-    from hf_learngene.resizing.loading import load_source, plan_checkpoint
-
-    # The plan of no change: it loads with all the checks of a resize.
-    same, *_ = plan_checkpoint(
-        source, model_class, method="auto", params=None, seed=0, given=dict(loading), choose_class=None
-    )
-    model, missing = load_source(source, same, loading)
-    if missing and all("pooler" in name for name in missing):
-        model, missing = load_source(source, same, {**loading, "add_pooling_layer": False})
-    if missing:
-        raise CheckpointError(
-            f"`{source}` holds no {min(missing)!r}: what {model_class.__name__} gives would be random."
-        )
-    return model
+    return load_whole(source, first, **loading), load_whole(grown, second, **loading)
 
 
 def _errors() -> Console:

@@ -42,7 +42,8 @@ def build_command(
     """Distil a learngene from a teacher: fitted in closed form, then trained on data."""
     from hf_learngene.errors import TrainingDataError
     from hf_learngene.learngenes import AutoLearngene
-    from hf_learngene.learngenes.fitting import loaded, report
+    from hf_learngene.learngenes.fitting import report
+    from hf_learngene.resizing.auto import load_whole
     from hf_learngene.resizing.saving import check_output, whole_or_absent
     from hf_learngene.training.data import processor_of
 
@@ -53,7 +54,7 @@ def build_command(
     if num_hidden_layers is not None:
         given["num_hidden_layers"] = num_hidden_layers
     with status(f"Loading {teacher}"):
-        model = loaded(teacher).float()
+        model = load_whole(teacher, dtype="float32")
     with status(f"Fitting {learngene_type} to it"):
         learngene = AutoLearngene.from_ancestry(model, learngene_type, seed=seed, **given)
     typer.echo(report(learngene))

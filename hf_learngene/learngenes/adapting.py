@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from hf_learngene.errors import InvalidSizeError
 from hf_learngene.learngenes.model import Learngene
 from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
 
@@ -22,10 +21,6 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
     options = {k: v for k, v in given.items() if k in fields}
     passed = {k: v for k, v in given.items() if k in _TRAINER}
     sizes = {k: v for k, v in given.items() if k not in fields and k not in _TRAINER}
-    if not any(True for _ in learngene.scalers.paths()):
-        raise InvalidSizeError(
-            f"`{learngene.config.learngene_type}` has no scalers: it makes every size at once. Call initialize() and fine-tune."
-        )
     other = learngene.at(**sizes)
     with tempfile.TemporaryDirectory(prefix="learngene_adapt_") as folder:
         defaults: dict[str, Any] = {

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene._version import __version__
-from hf_learngene.anatomy import TensorInfo
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.parts import Target, path_of, residual
+from hf_learngene.learngenes.parts import Target, path_of
 from hf_learngene.maps import LayerMap
 from hf_learngene.resizing import provenance
-from hf_learngene.resizing.fresh import quiet, seeded
+from hf_learngene.resizing.fresh import quiet
 from hf_learngene.resizing.sizes import check_names, complete
 from hf_learngene.resizing.sizes import target_config as config_at
 
@@ -50,32 +48,29 @@ def target_config(learngene: Learngene, own: Mapping[str, Any]) -> PreTrainedCon
     """The auxiliary model's config at other sizes, with everything derived brought along."""
     anatomy = learngene.anatomy
     sizes = learngene.rounded(complete(anatomy, learngene.base, own), own)
-    depth = sizes["num_hidden_layers"]
-    places = torch.linspace(0, anatomy.num_layers - 1, depth, dtype=torch.float64).round().long().tolist()
-    return config_at(learngene.base, anatomy, sizes, LayerMap.pick(places), {})
+    layers = LayerMap.spread(anatomy.num_layers, sizes["num_hidden_layers"])
+    return config_at(learngene.base, anatomy, sizes, layers, {})
 
 
 def assemble(
     learngene: Learngene, target: Target, state: dict[str, Tensor], own: Mapping[str, Any], seed: int
 ) -> PreTrainedModel:
     """A plain model from the weights made for it, with its record in the config."""
-    with seeded(seed), quiet():
+    with quiet():
         model = learngene.base_class.from_pretrained(
             None, config=target.config, state_dict=state, dtype=learngene.dtype, device_map=None
         )
     source = learngene.config._name_or_path
     model.name_or_path = model.config._name_or_path = source
-    model.config.learngene = {
-        "format": provenance.FORMAT,
-        "package_version": __version__,
-        "source": provenance.public_name(source) if source else learngene.config.ancestry,
-        "source_commit": getattr(learngene.config, "_commit_hash", None),
-        "stages": [{"method": learngene.config.learngene_type, "options": learngene.config.options()}],
-        "seed": seed,
-        "sizes": dict(own),
-        "fresh": [],
-        "history": provenance.history(learngene.base),
-    }
+    model.config.learngene = provenance.entry(
+        source=provenance.public_name(source) if source else learngene.config.ancestry,
+        commit=getattr(learngene.config, "_commit_hash", None),
+        stages=[(learngene.config.learngene_type, learngene.config.options())],
+        seed=seed,
+        sizes=own,
+        fresh=[],
+        before=learngene.base,
+    )
     return cast(PreTrainedModel, nn.Module.to(model, learngene.device))
 
 
@@ -92,7 +87,6 @@ def taken_to(learngene: Learngene, target: Target) -> Learngene:
     with quiet():
         other = type(learngene)(config)
         nn.Module.to(other, learngene.device, learngene.dtype)
-    other.stages = target.stages
     with torch.no_grad():
         for path in learngene.shared.paths():
             other.shared.take(path).copy_(learngene.shared.take(path)).requires_grad_(False)
@@ -102,8 +96,3 @@ def taken_to(learngene: Learngene, target: Target) -> Learngene:
         for path in other.outside.paths():
             other.outside.take(path).copy_(state[path]).requires_grad_(not target.same_width)
     return other.train(learngene.training)
-
-
-def residual_of(learngene: Learngene, template: str, info: TensorInfo, stack: Tensor, target: Target) -> float:
-    """How far one component is from what it was fitted to."""
-    return residual(stack, [t.to(stack) for t in learngene.materialise(template, info, target)])

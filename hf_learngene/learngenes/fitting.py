@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-import transformers
 from rich.table import Table
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy import anatomy_of
-from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
 from hf_learngene.resizing import provenance, resize
+from hf_learngene.resizing.auto import load_whole
 from hf_learngene.resizing.fresh import quiet
 from hf_learngene.resizing.run import check_source
 from hf_learngene.resizing.sizes import canonical
@@ -32,7 +31,7 @@ def fitted_learngene(
     """See `AutoLearngene.from_ancestry`."""
     config_class = config_class_of(learngene_type)
     if not isinstance(model, PreTrainedModel):
-        model = loaded(model)
+        model = load_whole(model)
     check_source(model)
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
     sizes = {n: v for n, v in options.items() if n not in own}
@@ -52,19 +51,6 @@ def fitted_learngene(
     learngene.fit_to(auxiliary)
     logger.info(report(learngene))
     return learngene.eval()
-
-
-def loaded(path: str | os.PathLike[str]) -> PreTrainedModel:
-    """The model of a checkpoint, in the class that its config names."""
-    config = transformers.AutoConfig.from_pretrained(path)
-    name = next(iter(config.architectures or []), "")
-    found = getattr(transformers, name, None)
-    if found is None:
-        raise UnsupportedSourceError(
-            f"The config of {path} names no class that transformers has ({name or 'architectures is empty'}). Load the model "
-            "yourself and pass it."
-        )
-    return found.from_pretrained(path)
 
 
 def at_auxiliary_size(model: PreTrainedModel, sizes: Mapping[str, Any], seed: int) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
@@ -14,17 +15,17 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
-from hf_learngene.errors import InvalidSizeError, UnfittedError, UnsupportedFamilyError
+from hf_learngene.errors import InvalidSizeError, UnfittedError, UnknownOptionError, UnsupportedFamilyError
 from hf_learngene.learngenes import building
 from hf_learngene.learngenes.config import LearngeneConfig
-from hf_learngene.learngenes.parts import Target, Tree, path_of, resized_tensor
+from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, resized_tensor
 from hf_learngene.resizing import resize
 
 
 logger = logging.get_logger("transformers")
 
 
-class Learngene(PreTrainedModel):
+class Learngene(PreTrainedModel, ABC):
     """Base of every learngene.
 
     Its parameters stand in three trees: `shared` (what all layers and sizes share), `scalers` (what belongs to one size,
@@ -47,6 +48,7 @@ class Learngene(PreTrainedModel):
     supports_gradient_checkpointing = False
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     changes_width: ClassVar[bool] = False
+    has_stages: ClassVar[bool] = False
 
     def __init__(self, config: LearngeneConfig) -> None:
         super().__init__(config)
@@ -57,13 +59,11 @@ class Learngene(PreTrainedModel):
         if self.anatomy.shared_layers:
             raise UnsupportedFamilyError(
                 f"The layers of `{self.anatomy.model_type}` share one set of weights already: there is nothing for a "
-                f"learngene to "
-                "share. Take a family with layers of their own, such as BERT."
+                "learngene to share. Take a family with layers of their own, such as BERT."
             )
         self.components = {t.template: t for t in self.anatomy.tensors.values() if t.layer is not None}
         self.shared, self.scalers, self.outside = Tree(), Tree(), Tree()
         self.residuals: dict[str, float] = {}
-        self.stages: tuple[int, ...] | None = None
         self._models: dict[str, PreTrainedModel] = {}
         self._targets: dict[str, Target] = {}
         for name, info in self.anatomy.tensors.items():
@@ -78,21 +78,21 @@ class Learngene(PreTrainedModel):
 
     # ---- for subclasses
 
+    @abstractmethod
     def make(self, template: str, info: TensorInfo) -> None:
         """Adds the parameters of one component to `shared` and `scalers`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
         """Fills them at random; `stack` (layers, *shape) is the component of a freshly initialised model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
         """Fills them in closed form, so that `materialise` comes near `stack` (layers, *shape)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         """The component's tensor in each layer of the target. Differentiable."""
-        raise NotImplementedError
 
     def outside_shape(self, info: TensorInfo) -> tuple[int, ...]:
         """Shape in which a tensor outside the layers is kept."""
@@ -172,8 +172,8 @@ class Learngene(PreTrainedModel):
         stacks = self._fill(model, self.fit, fitting=True)
         target = self.target()
         for template, info in self.components.items():
-            stack = stacks[template]
-            self.residuals[path_of(template)] = building.residual_of(self, template, info, stack, target)
+            made = [tensor.to(stacks[template]) for tensor in self.materialise(template, info, target)]
+            self.residuals[path_of(template)] = residual(stacks[template], made)
         self.config.fitted = True
         return self.residuals
 
@@ -186,11 +186,10 @@ class Learngene(PreTrainedModel):
             InvalidSizeError: a size that this learngene cannot make.
         """
         config = config if config is not None else self.base
-        own = stages if stages is not None else self.stages if config is self.base else None
-        key = f"{config.to_json_string(use_diff=False)}|{own}"
+        key = f"{config.to_json_string(use_diff=False)}|{stages}"
         if key not in self._targets:
             anatomy = anatomy_like(self.anatomy, config, self.base_class) if config is not self.base else self.anatomy
-            made = Target(config, anatomy, self.anatomy, tuple(own) if own is not None else None)
+            made = Target(config, anatomy, self.anatomy, tuple(stages) if stages is not None else None)
             self._check_target(made)
             self._targets[key] = made
         return self._targets[key]
@@ -198,6 +197,8 @@ class Learngene(PreTrainedModel):
     def _check_target(self, target: Target) -> None:
         sizes, own = target.anatomy.sizes, self.anatomy.sizes
         kind = self.config.learngene_type
+        if target.stages is not None and not self.has_stages:
+            raise UnknownOptionError(f"`{kind}` has no stages; `sws` has. Give num_hidden_layers instead.")
         if sizes.get("head_dim") != own.get("head_dim"):
             raise InvalidSizeError(
                 f"A learngene keeps heads whole: head_dim {own.get('head_dim')} → {sizes.get('head_dim')} is not possible. "
@@ -251,9 +252,8 @@ class Learngene(PreTrainedModel):
             return tensor
         scale = 1.0
         if name.rpartition(".")[0] in self.anatomy.tied_readers:
-            scale = min(
-                1.0, self.anatomy.tensors[name].dims[0].size / info.dims[0].size
-            )  # the decoder sums over copies
+            # the decoder sums over copies
+            scale = min(1.0, self.anatomy.tensors[name].dims[0].size / info.dims[0].size)
         return resized_tensor(tensor, self.anatomy.tensors[name], info, scale)
 
     # ---- running
@@ -384,22 +384,26 @@ class Learngene(PreTrainedModel):
         model = building.assemble(self, target, state, own, seed)
         return resize(model, seed=seed, **rest) if rest else model
 
-    def at(self, *, stages: Sequence[int] | None = None, **sizes: Any) -> Self:
+    def at(self, **sizes: Any) -> Self:
         """This learngene at another auxiliary size: the same shared parts, frozen, and scalers of that size to be trained.
 
         The scalers start as straight lines through depth. What stands outside the layers stays as it is at the same width,
         and is trained with the scalers at another.
 
         Raises:
-            InvalidSizeError: a size that it cannot make.
+            InvalidSizeError: a size that it cannot make, or a learngene without scalers.
             UnfittedError: nothing was fitted or trained yet.
         """
+        if next(self.scalers.paths(), None) is None:
+            raise InvalidSizeError(
+                f"`{self.config.learngene_type}` has no scalers: it makes every size at once. Call initialize() and fine-tune."
+            )
         if not self.config.fitted:
             raise UnfittedError("Fit or train this learngene before it is taken to another size.")
-        own, rest = building.split_sizes(self, sizes, stages)
+        own, rest = building.split_sizes(self, sizes, None)
         if rest:
             raise InvalidSizeError(f"{', '.join(rest)} cannot change here; give them to initialize() afterwards.")
-        return cast(Self, building.taken_to(self, self.target(building.target_config(self, own), stages)))
+        return cast(Self, building.taken_to(self, self.target(building.target_config(self, own))))
 
     def scaler_rows(self, target: Target) -> dict[str, Tensor]:
         """Scalers of another size, by path, before they are trained."""

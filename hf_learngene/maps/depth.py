@@ -50,6 +50,16 @@ class LayerMap:
         return cls(tuple(Layer(((int(i), 1.0),)) for i in indices))
 
     @classmethod
+    def spread(cls, old: int, new: int) -> LayerMap:
+        """`new` layers spread evenly over the `old`, first and last kept.
+
+        Example:
+            >>> [layer.index for layer in LayerMap.spread(12, 4)], [layer.index for layer in LayerMap.spread(12, 1)]
+            ([0, 4, 7, 11], [0])
+        """
+        return cls.pick([round(i * (old - 1) / max(1, new - 1)) for i in range(new)])
+
+    @classmethod
     def mix(cls, rows: Sequence[Sequence[float]]) -> LayerMap:
         """Each target layer a weighted sum of all source layers; `rows` is (target layers, source layers)."""
         return cls(tuple(Layer(tuple((i, float(w)) for i, w in enumerate(row) if w)) for row in rows))

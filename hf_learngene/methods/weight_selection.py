@@ -76,10 +76,11 @@ class WeightSelection(Method):
             )
 
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
-        if self.layer_selection == "first" or depth == 1:
-            return LayerMap.pick(range(depth))
-        spaced = torch.linspace(0, source.num_layers - 1, depth, dtype=torch.float64).round().long()
-        return LayerMap.pick(spaced.tolist())
+        return (
+            LayerMap.pick(range(depth))
+            if self.layer_selection == "first"
+            else LayerMap.spread(source.num_layers, depth)
+        )
 
     def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
         steps: list[Step] = []

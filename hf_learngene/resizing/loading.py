@@ -166,20 +166,18 @@ def load_resized(
     return resized
 
 
-def load_source(
-    source: str | os.PathLike, plan: Plan, loading: dict[str, Any]
-) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The source model, and the names of its parameters that the checkpoint did not hold.
+def read_model(
+    source: str | os.PathLike, cls: type[PreTrainedModel], config: PreTrainedConfig, loading: Mapping[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A checkpoint's model, and what transformers says of the loading.
 
     Raises:
-        CheckpointError: weights that are absent or unreadable, or an encoder that the checkpoint does not fill.
+        CheckpointError: weights that are absent or unreadable, or that do not fit the config.
     """
     from safetensors import SafetensorError
 
-    cls = plan.model_class
     try:
-        loaded: Any = cls.from_pretrained(source, config=plan.source_config, output_loading_info=True, **loading)
-        model, info = loaded
+        loaded: Any = cls.from_pretrained(source, config=config, output_loading_info=True, **loading)
     except SafetensorError as error:
         raise CheckpointError(
             f"The weights of `{source}` are truncated or no safetensors file: {error}. Fetch them again."
@@ -190,6 +188,19 @@ def load_source(
         raise CheckpointError(f"`{source}` cannot be loaded as asked: {_first_line(error)}") from error
     except RuntimeError as error:
         raise CheckpointError(f"The weights of `{source}` do not fit its own config: {_first_line(error)}") from error
+    return loaded
+
+
+def load_source(
+    source: str | os.PathLike, plan: Plan, loading: dict[str, Any]
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The source model, and the names of its parameters that the checkpoint did not hold.
+
+    Raises:
+        CheckpointError: weights that are absent or unreadable, or an encoder that the checkpoint does not fill.
+    """
+    model, info = read_model(source, plan.model_class, plan.source_config, loading)
+    cls = plan.model_class
     missing = frozenset(plan.source.ties.get(k, k) for k in info["missing_keys"]) & plan.source.tensors.keys()
     body = sorted(k for k in missing if plan.source.tensors[k].layer is not None)
     if body:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -21,17 +22,38 @@ def record(plan: Plan, source: str | None, commit: str | None) -> dict[str, Any]
     Of a local source only the folder's name is kept: nothing of the machine goes into a config.
     """
     sizes = plan.stages[-1].sizes
-    changed = {n: v for n, v in sizes.items() if plan.source.sizes.get(n, v) != v}
+    return entry(
+        source=public_name(source) if source else None,
+        commit=commit,
+        stages=[(s.method.name, s.method.options()) for s in plan.stages],
+        seed=plan.seed,
+        sizes={n: v for n, v in sizes.items() if plan.source.sizes.get(n, v) != v},
+        fresh=[] if plan.method == "random" else plan.fresh,
+        before=plan.source_config,
+    )
+
+
+def entry(
+    *,
+    source: str | None,
+    commit: str | None,
+    stages: Sequence[tuple[str, Mapping[str, Any]]],
+    seed: int,
+    sizes: Mapping[str, Any],
+    fresh: Sequence[str],
+    before: PreTrainedConfig,
+) -> dict[str, Any]:
+    """One record; `stages` are (method, options) pairs, `before` is the config whose history goes on."""
     return {
         "format": FORMAT,
         "package_version": __version__,
-        "source": public_name(source) if source else None,
+        "source": source,
         "source_commit": commit,
-        "stages": [{"method": s.method.name, "options": _plain(s.method.options())} for s in plan.stages],
-        "seed": plan.seed,
-        "sizes": _plain(changed),
-        "fresh": [] if plan.method == "random" else plan.fresh,
-        "history": history(plan.source_config),
+        "stages": [{"method": method, "options": _plain(options)} for method, options in stages],
+        "seed": seed,
+        "sizes": _plain(sizes),
+        "fresh": list(fresh),
+        "history": history(before),
     }
 
 
@@ -70,5 +92,5 @@ def public_name(source: str) -> str:
     return os.path.basename(os.path.normpath(source)) if local else source
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}

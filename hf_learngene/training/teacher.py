@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.fields import as_pair
 from hf_learngene.errors import TeacherError
+from hf_learngene.resizing.auto import load_whole
 
 
 LABELS = ("labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label")
@@ -36,7 +36,7 @@ class Teacher:
         if not isinstance(model, PreTrainedModel):
             if processor is None:
                 processor = _processor_of(model)
-            model = _loaded(model)
+            model = load_whole(model)
         self.model = model.eval().requires_grad_(False)
         self.config: PreTrainedConfig = model.config
         self.columns = columns_of(model)
@@ -75,17 +75,6 @@ def _processor_of(path: str | os.PathLike[str]) -> Any:
         return None
 
 
-def _loaded(path: str | os.PathLike[str]) -> PreTrainedModel:
-    config = transformers.AutoConfig.from_pretrained(path)
-    name = next(iter(config.architectures or []), "")
-    if not hasattr(transformers, name):
-        raise TeacherError(
-            f"The config of {path} names no class that transformers has ({name or 'architectures is empty'}). Load the teacher "
-            "yourself and pass the model."
-        )
-    return getattr(transformers, name).from_pretrained(path)
-
-
 def _statistics(student: Any, teacher: Any) -> tuple[list[float], list[float]] | None:
     """(scale, shift) from the student's normalisation to the teacher's, or None where they are the same."""
     if student is None or teacher is None or not hasattr(student, "image_mean") or not hasattr(teacher, "image_mean"):
@@ -115,8 +104,8 @@ def check_label_space(student: PreTrainedConfig, teacher: PreTrainedConfig, clas
         if student.vocab_size != teacher.vocab_size:
             raise TeacherError(
                 f"The teacher has a vocabulary of {teacher.vocab_size} tokens, the student one of "
-                f"{student.vocab_size}: their logits "
-                "cannot be compared. Take a student with the teacher's tokenizer, or distillation='features'."
+                f"{student.vocab_size}: their logits cannot be compared. Take a student with the teacher's tokenizer, or "
+                "distillation='features'."
             )
         return
     if student.num_labels != teacher.num_labels:

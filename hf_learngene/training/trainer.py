@@ -73,13 +73,15 @@ class LearngeneTrainer(Trainer):
         ResumeError: a checkpoint of another configuration.
 
     Example:
+        >>> import tempfile
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> from hf_learngene import AutoLearngene
         >>> config = BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2)
         >>> teacher = BertForSequenceClassification(config)
         >>> learngene = AutoLearngene.from_ancestry(teacher, "tleg")
         >>> data = [{"input_ids": [5, 6, 7], "labels": i % 2} for i in range(4)]
-        >>> args = LearngeneTrainingArguments("/tmp/learngene-doctest", max_steps=1, report_to="none", disable_tqdm=True)
+        >>> folder = tempfile.mkdtemp()
+        >>> args = LearngeneTrainingArguments(folder, max_steps=1, report_to="none", disable_tqdm=True)
         >>> trainer = LearngeneTrainer(learngene, args, teacher=teacher, train_dataset=data)
         >>> trainer.train().global_step
         {...}

@@ -17,6 +17,7 @@ from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
 from hf_learngene.learngenes.lets.config import LetsConfig
 from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.parts import Target
+from hf_learngene.maps import LayerMap
 
 
 WIDE = (HIDDEN, HEADS, KV_HEADS, FFN)
@@ -202,13 +203,11 @@ class LetsLearngene(Learngene):
 
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         wanted = target.anatomy.templates.get(template, info)
-        depth, last = target.depth, self.anatomy.num_layers - 1
         wide: dict[int, Tensor] = {}
         mix = self.part(template, "mix")
         made = []
-        for place in range(depth):
-            layer = round(place * last / (depth - 1)) if depth > 1 else 0
-            row, pair = mix[layer // 2], self._pair(layer)
+        for layer in LayerMap.spread(self.anatomy.num_layers, target.depth):
+            row, pair = mix[layer.index // 2], self._pair(layer.index)
             for source in pair:
                 if source not in wide:
                     wide[source] = self._widen(self.part(template, f"small.{source}"), info, wanted, source)

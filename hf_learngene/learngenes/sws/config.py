@@ -15,6 +15,8 @@ class SwsConfig(LearngeneConfig):
     Args:
         num_stages (`int`, *optional*): stages of the auxiliary model; what is stored is one layer for each. Default: 5 as in the
             paper, or the depth if it is less.
+        stages (`list[int]`, *optional*): the stage of each layer of the auxiliary model, where it is not the rule's (the
+            paper's 3, 3, 4, 3, 3 layers for 16).
 
     Raises:
         InvalidSizeError: fewer than one stage, or more stages than layers.
@@ -27,6 +29,7 @@ class SwsConfig(LearngeneConfig):
     )
 
     num_stages: int | None = None
+    stages: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -37,6 +40,8 @@ class SwsConfig(LearngeneConfig):
             raise InvalidSizeError(
                 f"num_stages={self.num_stages} does not fit an auxiliary model of {depth} layers; it lies between 1 and {depth}."
             )
+        if self.stages is not None and len(self.stages) != depth:
+            raise InvalidSizeError(f"stages names {len(self.stages)} layers, the auxiliary model has {depth}.")
 
 
 __all__ = ["SwsConfig"]

@@ -11,6 +11,7 @@ from hf_learngene.errors import InvalidSizeError
 from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.parts import Target
 from hf_learngene.learngenes.sws.config import SwsConfig
+from hf_learngene.maps import LayerMap
 
 
 def stage_of_each_layer(depth: int, stages: int) -> list[int]:
@@ -24,10 +25,8 @@ def stage_of_each_layer(depth: int, stages: int) -> list[int]:
         >>> stage_of_each_layer(3, 5), stage_of_each_layer(1, 5)
         ([0, 2, 4], [0])
     """
-    if depth == 1:
-        return [0]
     if depth < stages:
-        return [round(i * (stages - 1) / (depth - 1)) for i in range(depth)]
+        return [layer.index for layer in LayerMap.spread(stages, depth)]
     share, more = divmod(depth, stages)
     return [s for s in range(stages) for _ in range(share + (s < more))]
 
@@ -41,6 +40,7 @@ class SwsLearngene(Learngene):
 
     config_class = SwsConfig
     config: SwsConfig
+    has_stages = True
 
     @property
     def num_stages(self) -> int:
@@ -58,17 +58,21 @@ class SwsLearngene(Learngene):
         layers = self.stages_of(self.target())
         for stage in range(self.num_stages):
             members = [i for i, s in enumerate(layers) if s == stage]
-            self.part(template, str(stage)).copy_(stack[members].mean(0))
+            if members:  # a list of one's own may leave a stage out
+                self.part(template, str(stage)).copy_(stack[members].mean(0))
 
     def stages_of(self, target: Target) -> list[int]:
         """The stage of each layer of the target."""
-        given = target.stages
+        given: Sequence[int] | None = target.stages
+        if given is None and target.depth == self.anatomy.num_layers:
+            given = self.config.stages
         return list(given) if given is not None else stage_of_each_layer(target.depth, self.num_stages)
 
     def check_target(self, target: Target) -> None:
         stages = self.num_stages
-        if target.stages is not None and not all(isinstance(s, int) and 0 <= s < stages for s in target.stages):
-            raise InvalidSizeError(f"stages are numbers from 0 to {stages - 1}; they were {list(target.stages)}.")
+        given = self.stages_of(target)
+        if not all(isinstance(s, int) and 0 <= s < stages for s in given):
+            raise InvalidSizeError(f"stages are numbers from 0 to {stages - 1}; they were {given}.")
 
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         return [self.part(template, str(stage)) for stage in self.stages_of(target)]
