@@ -71,6 +71,7 @@ def test_resampling_needs_whole_patches(converter, tiny_dinov2, image_size):
 
 def test_reading_recovers_names_from_nodes(converter, tmp_path):
     import onnx
+
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     generator = np.random.default_rng(0)
     shapes = {
