@@ -25,8 +25,8 @@ from hf_learngene.learngenes import (
     registered_learngenes,
 )
 from hf_learngene.learngenes.fine.model import shared_factors
-from hf_learngene.learngenes.parts import along_depth, principal
-from hf_learngene.learngenes.sws.model import SwsLearngene, stage_of_each_layer
+from hf_learngene.learngenes.parts import along_depth, principal, stage_of_each_layer
+from hf_learngene.learngenes.sws.model import SwsLearngene
 
 
 OPTIONS = {
@@ -181,7 +181,9 @@ def test_the_record_says_where_a_descendant_comes_from(tmp_path):
     fitted("sws").save_pretrained(tmp_path / "vit-sws")
     record = AutoLearngene.from_pretrained(tmp_path / "vit-sws").initialize(num_hidden_layers=4).config.learngene
     assert record["source"] == "vit-sws"
-    assert record["stages"] == [{"method": "sws", "options": {"num_stages": 2, "stages": None}}]
+    assert record["stages"] == [
+        {"method": "sws", "options": {"num_stages": 2, "stages": None, "fit_layers": "picked"}}
+    ]
     assert record["sizes"] == {"num_hidden_layers": 4}
 
 
@@ -224,7 +226,7 @@ def test_stages_of_ones_own():
 
 def test_the_auxiliary_models_own_stages_are_kept(tmp_path):
     source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 4})
-    learngene = AutoLearngene.from_ancestry(source, "sws", num_stages=2, stages=[0, 0, 0, 1])
+    learngene = AutoLearngene.from_ancestry(source, "sws", num_stages=2, stages=[0, 0, 0, 1], fit_layers="all")
     layer = learngene.initialize().vit.layers[2].mlp.fc1.weight
     torch.testing.assert_close(layer, sum(source.vit.layers[i].mlp.fc1.weight for i in range(3)) / 3)
     learngene.save_pretrained(tmp_path)
@@ -274,8 +276,28 @@ def test_with_room_enough_a_fit_is_the_ancestry_model(kind, depth, options):
 
 def test_a_fit_of_a_line_finds_the_line():
     first = fitted("tleg")
-    again = AutoLearngene.from_ancestry(first.initialize(), "tleg")
+    again = AutoLearngene.from_ancestry(first.initialize(), "tleg", fit_layers="all")
     assert max(again.residuals.values()) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "layers"),
+    [("sws", {"num_stages": 3}, [0, 0, 2, 2, 5, 5]), ("sws", {"stages": [0, 1, 1, 1, 1, 2], "num_stages": 3}, [0, 2, 2, 2, 2, 5]),
+     ("wave", {"template_share": 0.5, "template_size": 8}, [0, 0, 2, 2, 5, 5])],
+)  # fmt: skip
+def test_a_fit_to_picked_layers_keeps_them_whole(kind, options, layers):
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 6})
+    made = AutoLearngene.from_ancestry(source, kind, **options).initialize()
+    tensors = dict(source.named_parameters())
+    for name, tensor in made.named_parameters():
+        if ".layers." in name:
+            before, _, after = name.partition(".layers.")
+            layer, _, rest = after.partition(".")
+            torch.testing.assert_close(tensor, tensors[f"{before}.layers.{layers[int(layer)]}.{rest}"])
+
+
+def test_templates_that_hold_less_than_two_layers_are_fitted_to_all():
+    assert fitted("wave", extra={"num_hidden_layers": 4}, template_share=0.25).picked() is None
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 10))
@@ -359,6 +381,7 @@ def test_templates_that_save_nothing_are_said(monkeypatch):
         (lambda: fitted("sws", stages=[0, 1]), errors.InvalidSizeError, "stages names 2 layers, the auxiliary model has 3"),
         (lambda: fitted("sws").at(num_hidden_layers=2), errors.InvalidSizeError, "`sws` has no scalers"),
         (lambda: fitted("wave", template_share=0), errors.InvalidSizeError, "above 0"),
+        (lambda: fitted("tleg", fit_layers="some"), errors.UnknownOptionError, "fit_layers is one of picked, all"),
         (lambda: fitted("fine", rank=0), errors.InvalidSizeError, "rank is at least 1"),
         (lambda: AutoLearngene.from_ancestry(tiny_model("vit", "ViTModel"), "wawe"), errors.UnknownOptionError,
          "Did you mean 'wave'"),

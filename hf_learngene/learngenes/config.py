@@ -13,6 +13,9 @@ from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
 from hf_learngene.methods.base import Paper
 
 
+FIT_LAYERS = ("picked", "all")
+
+
 class LearngeneConfig(PreTrainedConfig):
     """Base of every learngene's config.
 
@@ -111,4 +114,10 @@ class LearngeneConfig(PreTrainedConfig):
                 )
 
 
-__all__ = ["LearngeneConfig"]
+def check_fit_layers(given: str) -> None:
+    """Refuses what is no way to fit a learngene to layers."""
+    if given not in FIT_LAYERS:
+        raise UnknownOptionError(f"fit_layers is one of {', '.join(FIT_LAYERS)}; it was {given!r}.")
+
+
+__all__ = ["LearngeneConfig", "check_fit_layers"]

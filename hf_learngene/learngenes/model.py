@@ -105,6 +105,14 @@ class Learngene(PreTrainedModel, ABC):
     def prepare_fit(self, stacks: dict[str, Tensor]) -> None:
         """Fits what all components share, before they are fitted one by one; `stacks` holds each one's layers."""
 
+    def picked(self) -> list[int] | None:
+        """For each layer, the one of the ancestry whose place it takes in a fit to whole layers; None fits every layer.
+
+        Layers that stay whole still work together. A least-squares compromise between all of them is nearer in every entry
+        and further away in what it computes (measured in docs/learngenes.md); the papers fit nothing.
+        """
+        return None
+
     def rounded(self, sizes: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
         """Sizes that were not asked for, moved to the nearest that this learngene can make."""
         return sizes
@@ -140,12 +148,15 @@ class Learngene(PreTrainedModel, ABC):
     def _fill(self, model: PreTrainedModel, how: Any, fitting: bool) -> dict[str, Tensor]:
         tensors = dict(model.named_parameters(remove_duplicate=False))
         stacks = {template: self._stack(template, tensors) for template in self.components}
+        wanted = stacks
         if fitting:
-            self.prepare_fit(stacks)
+            picked = self.picked()
+            wanted = {t: s[picked] for t, s in stacks.items()} if picked else stacks
+            self.prepare_fit(wanted)
         for path in self.outside.paths():
             self.fill_outside(path, self.anatomy.tensors[path], tensors[path])
         for template, info in self.components.items():
-            how(template, info, stacks[template])
+            how(template, info, wanted[template])
         return stacks
 
     def _stack(self, template: str, tensors: Mapping[str, Tensor]) -> Tensor:

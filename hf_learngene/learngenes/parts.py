@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.maps import LayerMap
 
 
 class Tree(nn.Module):
@@ -75,6 +76,38 @@ class Target:
 
     def shape(self, template: str) -> tuple[int, ...]:
         return self.anatomy.templates[template].shape
+
+
+def stage_of_each_layer(depth: int, stages: int) -> list[int]:
+    """The stage of each layer: equal shares, the first stages one layer more; with fewer layers than stages, spread out.
+
+    The rule gives the paper's released example. Its code has none for fewer layers than stages; there, ours.
+
+    Example:
+        >>> stage_of_each_layer(12, 5)
+        [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
+        >>> stage_of_each_layer(3, 5), stage_of_each_layer(1, 5)
+        ([0, 2, 4], [0])
+    """
+    if depth < stages:
+        return [layer.index for layer in LayerMap.spread(stages, depth)]
+    share, more = divmod(depth, stages)
+    return [s for s in range(stages) for _ in range(share + (s < more))]
+
+
+def picked_layers(stages: Sequence[int], count: int | None = None) -> list[int]:
+    """For the stage of each layer, the layer that stands for it: one of its own, all of them spread evenly.
+
+    Example:
+        >>> picked_layers([0, 0, 1, 1, 2, 2]), picked_layers([0, 1, 2])
+        ([0, 0, 2, 2, 5, 5], [0, 1, 2])
+    """
+    even = [layer.index for layer in LayerMap.spread(len(stages), count or max(stages) + 1)]
+    chosen = {}
+    for stage in stages:
+        members = [i for i, other in enumerate(stages) if other == stage]
+        chosen[stage] = min((abs(i - even[stage]), i) for i in members)[1]
+    return [chosen[stage] for stage in stages]
 
 
 def along_depth(rows: Tensor, depth: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.learngenes.config import LearngeneConfig, check_fit_layers
 from hf_learngene.methods.base import Paper
 
 
@@ -17,8 +17,11 @@ class SwsConfig(LearngeneConfig):
             paper, or the depth if it is less.
         stages (`list[int]`, *optional*): the stage of each layer of the auxiliary model, where it is not the rule's (the
             paper's 3, 3, 4, 3, 3 layers for 16).
+        fit_layers (`str`, *optional*, defaults to `"picked"`): what `from_ancestry` fits: as many whole layers of the ancestry as
+            there are stages, each standing for its neighbours too, or `"all"` layers, the least residual.
 
     Raises:
+        UnknownOptionError: another fit_layers.
         InvalidSizeError: fewer than one stage, or more stages than layers.
     """
 
@@ -30,9 +33,11 @@ class SwsConfig(LearngeneConfig):
 
     num_stages: int | None = None
     stages: list[int] | None = None
+    fit_layers: str = "picked"
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        check_fit_layers(self.fit_layers)
         depth = self.base.num_hidden_layers
         if self.num_stages is None:
             self.num_stages = min(5, depth)

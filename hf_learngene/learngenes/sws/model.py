@@ -9,26 +9,8 @@ from torch import Tensor
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.learngenes.model import Learngene
-from hf_learngene.learngenes.parts import Target
+from hf_learngene.learngenes.parts import Target, picked_layers, stage_of_each_layer
 from hf_learngene.learngenes.sws.config import SwsConfig
-from hf_learngene.maps import LayerMap
-
-
-def stage_of_each_layer(depth: int, stages: int) -> list[int]:
-    """The stage of each layer: equal shares, the first stages one layer more; with fewer layers than stages, spread out.
-
-    The rule gives the paper's released example. Its code has none for fewer layers than stages; there, ours.
-
-    Example:
-        >>> stage_of_each_layer(12, 5)
-        [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
-        >>> stage_of_each_layer(3, 5), stage_of_each_layer(1, 5)
-        ([0, 2, 4], [0])
-    """
-    if depth < stages:
-        return [layer.index for layer in LayerMap.spread(stages, depth)]
-    share, more = divmod(depth, stages)
-    return [s for s in range(stages) for _ in range(share + (s < more))]
 
 
 class SwsLearngene(Learngene):
@@ -54,6 +36,10 @@ class SwsLearngene(Learngene):
         for stage in range(self.num_stages):
             self.part(template, str(stage)).copy_(stack[stage])
 
+    def picked(self) -> list[int] | None:
+        whole = self.config.fit_layers == "picked"
+        return picked_layers(self.stages_of(self.target()), self.num_stages) if whole else None
+
     def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
         layers = self.stages_of(self.target())
         for stage in range(self.num_stages):
@@ -78,4 +64,4 @@ class SwsLearngene(Learngene):
         return [self.part(template, str(stage)) for stage in self.stages_of(target)]
 
 
-__all__ = ["SwsLearngene", "stage_of_each_layer"]
+__all__ = ["SwsLearngene"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.learngenes.model import Learngene
-from hf_learngene.learngenes.parts import Target
+from hf_learngene.learngenes.parts import Target, picked_layers, stage_of_each_layer
 from hf_learngene.learngenes.tleg.config import TlegConfig
 
 
@@ -38,6 +38,11 @@ class TlegLearngene(Learngene):
         # matrices get two independent draws; norms and biases start level
         slope = stack[-1] if len(info.dims) > 1 and len(stack) > 1 else torch.zeros_like(stack[0])
         self.part(template, "slope").copy_(slope)
+
+    def picked(self) -> list[int] | None:
+        depth = self.anatomy.num_layers
+        whole = self.config.fit_layers == "picked" and depth > 2
+        return picked_layers(stage_of_each_layer(depth, 2)) if whole else None
 
     def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
         line = torch.tensor([[1.0, place] for place in places(len(stack))], dtype=torch.float64)

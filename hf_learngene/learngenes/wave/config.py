@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.learngenes.config import LearngeneConfig, check_fit_layers
 from hf_learngene.methods.base import Paper
 
 
@@ -19,8 +19,11 @@ class WaveConfig(LearngeneConfig):
             component has in all layers of the auxiliary model.
         num_vectors (`int`, *optional*): shared vectors of `template_size` for each bias and norm; default: half as many as the
             blocks of all layers.
+        fit_layers (`str`, *optional*, defaults to `"picked"`): what `from_ancestry` fits: as many whole layers of the ancestry as
+            the templates can hold, each standing for its neighbours too, or `"all"` layers, the least residual.
 
     Raises:
+        UnknownOptionError: another fit_layers.
         InvalidSizeError: a share that is not above 0, or a size below 1.
     """
 
@@ -33,11 +36,13 @@ class WaveConfig(LearngeneConfig):
     template_size: int | None = None
     template_share: float = 0.25
     num_vectors: int | None = None
+    fit_layers: str = "picked"
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if not self.template_share > 0:
             raise InvalidSizeError(f"template_share is above 0 (0.25 stores a quarter); it was {self.template_share}.")
+        check_fit_layers(self.fit_layers)
         for name in ("template_size", "num_vectors"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,15 @@ from hf_learngene.anatomy import TensorInfo
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.learngenes.fine.model import draw_mixture, fit_mixture, is_matrix
 from hf_learngene.learngenes.model import Learngene, logger
-from hf_learngene.learngenes.parts import Target, along_depth, path_of, principal, resized_axis
+from hf_learngene.learngenes.parts import (
+    Target,
+    along_depth,
+    path_of,
+    picked_layers,
+    principal,
+    resized_axis,
+    stage_of_each_layer,
+)
 from hf_learngene.learngenes.wave.config import WaveConfig
 
 
@@ -111,6 +120,13 @@ class WaveLearngene(Learngene):
         self.part(template, "templates").copy_(shared.reshape(-1, side, side))
         scalers = coefficients.reshape(len(stack), rows, columns, -1).permute(0, 3, 1, 2)
         self.scaler(template, "scalers").copy_(scalers)
+
+    def picked(self) -> list[int] | None:
+        depth = self.anatomy.num_layers
+        matrices = [(t, i) for t, i in self.components.items() if is_matrix(i)]
+        held = min(len(self.part(t, "templates")) // math.prod(self.grid(i.shape)) for t, i in matrices)
+        whole = self.config.fit_layers == "picked" and 2 <= held < depth
+        return picked_layers(stage_of_each_layer(depth, held)) if whole else None
 
     def _blocks(self, info: TensorInfo, stack: Tensor) -> Tensor:
         return stack.reshape(-1, self.side) if self.blocked(info) else stack
