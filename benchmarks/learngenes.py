@@ -301,7 +301,11 @@ def main() -> None:
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(work, job, options): job for job in todo}
         for number, future in enumerate(as_completed(running), 1):
-            rows += future.result()
+            try:
+                rows += future.result()
+            except Exception as error:  # the other jobs' results are worth keeping; run again for what is missing
+                print(f"{running[future]}: {error!r}", flush=True)
+                continue
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps({"head": head, "rows": rows}, indent=1))
             os.replace(partial, path)

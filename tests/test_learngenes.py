@@ -156,6 +156,14 @@ def test_twice_the_width_of_wave_computes_the_same(family, name):
     assert verify(own, other.initialize(), inputs_for(own)).relative <= 1e-10
 
 
+def test_a_learngenes_templates_keep_their_size_at_another_width():
+    source = tiny_model("vit", "ViTForImageClassification")  # three heads: the templates are one head wide
+    learngene = AutoLearngene.from_ancestry(source, "wave")
+    other = learngene.at(hidden_size=32)  # four heads, which would halve the width
+    assert other.side == learngene.side == 8
+    assert verify(learngene.initialize(hidden_size=32), other.initialize(), inputs_for(source)).relative <= 1e-10
+
+
 def test_more_layers_take_shorter_steps():
     source = tiny_model("vit", "ViTForImageClassification")
     learngene = AutoLearngene.from_ancestry(source, "sws", num_stages=3)

@@ -59,7 +59,8 @@ class WaveLearngene(Learngene):
             width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
             side = self.config.template_size or (width // 2 if heads % 2 == 0 else sizes["head_dim"])
             self._check_side(side)
-            self._side = side
+            # stays what it is at every other width
+            self._side = self.config.template_size = side
         return self._side
 
     def _check_side(self, side: int) -> None:
