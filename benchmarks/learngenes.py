@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "sws": ("sws", {"num_stages": 3}),
     "tleg": ("tleg", {}),
     "fine": ("fine", {}),
+    "fine, 2 groups": ("fine", {"num_groups": 2}),
     "wave": ("wave", {"template_share": 0.5}),
 }
 # only where --starts names them
@@ -45,7 +46,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}, all": (KINDS[name][0], {**KINDS[name][1], "fit_layers": "all"}) for name in ("sws", "tleg", "wave")
 } | {"wave 0.25": ("wave", {"template_share": 0.25})}
 CONTROLS = ("random", "weight selection", "ancestry's layers")
-ADAPTED = ("fine", "wave")  # what has scalers
+ADAPTED = ("fine", "fine, 2 groups", "wave")  # what has scalers
 
 
 def sizes_of(start: str) -> list[dict[str, int]]:

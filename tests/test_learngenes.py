@@ -282,6 +282,18 @@ def test_with_room_enough_a_fit_is_the_ancestry_model(kind, depth, options):
     assert float((learngene(**inputs).logits - source(**inputs).logits).detach().abs().max()) < 1e-6
 
 
+def test_groups_of_factors_that_are_single_layers_hold_everything():
+    source = tiny_model("vit", "ViTForImageClassification")
+    learngene = AutoLearngene.from_ancestry(source, "fine", rank=24, num_vectors=3, num_groups=3)
+    assert max(learngene.residuals.values()) < 1e-6
+    made = learngene.initialize(num_hidden_layers=5)
+    assert [
+        i for i in range(5) if torch.allclose(made.vit.layers[i].mlp.fc1.weight, source.vit.layers[2].mlp.fc1.weight)
+    ] == [4]
+    other = learngene.at(num_hidden_layers=2)
+    assert verify(learngene.initialize(num_hidden_layers=2), other.initialize(), inputs_for(source)).relative <= 1e-10
+
+
 def test_a_fit_of_a_line_finds_the_line():
     first = fitted("tleg")
     again = AutoLearngene.from_ancestry(first.initialize(), "tleg", fit_layers="all")
@@ -390,6 +402,7 @@ def test_templates_that_save_nothing_are_said(monkeypatch):
         (lambda: fitted("sws").at(num_hidden_layers=2), errors.InvalidSizeError, "`sws` has no scalers"),
         (lambda: fitted("wave", template_share=0), errors.InvalidSizeError, "above 0"),
         (lambda: fitted("tleg", fit_layers="some"), errors.UnknownOptionError, "fit_layers is one of picked, all"),
+        (lambda: fitted("fine", num_groups=4), errors.InvalidSizeError, "num_groups=4 .* 3 layers; it lies between 1 and 3"),
         (lambda: fitted("fine", rank=0), errors.InvalidSizeError, "rank is at least 1"),
         (lambda: AutoLearngene.from_ancestry(tiny_model("vit", "ViTModel"), "wawe"), errors.UnknownOptionError,
          "Did you mean 'wave'"),

@@ -77,13 +77,14 @@ def assemble(
 def taken_to(learngene: Learngene, target: Target) -> Learngene:
     """A copy whose auxiliary size is the target: shared parts frozen, scalers of that size to be trained."""
     values = learngene.config.to_dict()
-    config = cast(Any, type(learngene.config)).from_dict({**values, "base_config": target.config.to_dict()})
     rows = learngene.scaler_rows(target)
     for template, info in learngene.components.items():
         scale = learngene.depth_scale(info, target)
         rows |= {n: t * scale for n, t in rows.items() if n.rpartition(".")[0] == path_of(template)}
-    config.shapes = {f"shared.{n}": list(p.shape) for n, p in learngene.shared.named_parameters()}
-    config.shapes |= {f"scalers.{n}": list(t.shape) for n, t in rows.items()}
+    shapes = {f"shared.{n}": list(p.shape) for n, p in learngene.shared.named_parameters()}
+    shapes |= {f"scalers.{n}": list(t.shape) for n, t in rows.items()}
+    values |= {"base_config": target.config.to_dict(), "shapes": shapes}
+    config = cast(Any, type(learngene.config)).from_dict(values)
     with quiet():
         other = type(learngene)(config)
         nn.Module.to(other, learngene.device, learngene.dtype)

@@ -14,10 +14,12 @@ class FineConfig(LearngeneConfig):
 
     Args:
         rank (`int`, *optional*): rank of the factors; default: the smaller side of each matrix.
+        num_groups (`int`, *optional*, defaults to 1): groups of neighbouring layers that share factors, each group its own.
+            1 is the paper's.
         num_vectors (`int`, *optional*): shared vectors for each bias and norm; default: half as many as layers.
 
     Raises:
-        InvalidSizeError: a rank or a number of vectors below 1.
+        InvalidSizeError: a rank or a number of vectors below 1, or more groups than layers.
     """
 
     model_type = "learngene_fine"
@@ -27,6 +29,7 @@ class FineConfig(LearngeneConfig):
     )
 
     rank: int | None = None
+    num_groups: int = 1
     num_vectors: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -35,6 +38,11 @@ class FineConfig(LearngeneConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidSizeError(f"{name} is at least 1; it was {value}.")
+        depth = self.base.num_hidden_layers
+        if not 1 <= self.num_groups <= depth and self.shapes is None:  # taken to fewer layers, some groups rest
+            raise InvalidSizeError(
+                f"num_groups={self.num_groups} does not fit an auxiliary model of {depth} layers; it lies between 1 and {depth}."
+            )
 
 
 __all__ = ["FineConfig"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.learngenes.fine.config import FineConfig
 from hf_learngene.learngenes.model import Learngene
-from hf_learngene.learngenes.parts import Target, along_depth, path_of, principal
+from hf_learngene.learngenes.parts import Target, along_depth, path_of, principal, stage_of_each_layer
 
 
 SWEEPS = 15  # of the alternating least squares; the residual hardly moves afterwards
@@ -30,8 +30,9 @@ class FineLearngene(Learngene):
         depth = self.anatomy.num_layers
         if is_matrix(info):
             rank = self.rank_of(info)
-            self.add_shared(template, "u", info.shape[0], rank)
-            self.add_shared(template, "v", info.shape[1], rank)
+            groups = self.config.num_groups
+            self.add_shared(template, "u", groups, info.shape[0], rank)
+            self.add_shared(template, "v", groups, info.shape[1], rank)
             self.add_scaler(template, "sigma", depth, rank)
         else:
             count = min(self.config.num_vectors or -(-depth // 2), depth)
@@ -46,7 +47,7 @@ class FineLearngene(Learngene):
             draw_mixture(self.part(template, "vectors"), self.scaler(template, "mix"), stack)
             return
         u, v = self.part(template, "u"), self.part(template, "v")
-        (rows, rank), columns = u.shape, v.shape[0]
+        (_, rows, rank), columns = u.shape, v.shape[1]
         u.normal_(std=rows**-0.5)
         v.normal_(std=columns**-0.5)
         # gives W the standard deviation that the family initialises its matrices with
@@ -56,22 +57,44 @@ class FineLearngene(Learngene):
         if not is_matrix(info):
             fit_mixture(self.part(template, "vectors"), self.scaler(template, "mix"), stack)
             return
-        u, v, sigma = shared_factors(stack, self.rank_of(info))
-        self.part(template, "u").copy_(u)
-        self.part(template, "v").copy_(v)
-        self.scaler(template, "sigma").copy_(sigma)
+        start = 0
+        for group, count in enumerate(self._counts(len(stack))):
+            layers = slice(start, start + count)
+            u, v, sigma = shared_factors(stack[layers], self.rank_of(info))
+            self.part(template, "u")[group].copy_(u)
+            self.part(template, "v")[group].copy_(v)
+            self.scaler(template, "sigma")[layers].copy_(sigma)
+            start += count
+
+    def _counts(self, depth: int) -> list[int]:
+        """How many layers each group has at a depth."""
+        stages = stage_of_each_layer(depth, self.config.num_groups)
+        return [stages.count(group) for group in range(self.config.num_groups)]
 
     def scaler_rows(self, target: Target) -> dict[str, Tensor]:
-        return {path: along_depth(self.scalers.take(path), target.depth) for path in self.scalers.paths()}
+        rows = {}
+        for path in self.scalers.paths():
+            follow = self._along if path.endswith(".sigma") else along_depth
+            rows[path] = follow(self.scalers.take(path), target.depth)
+        return rows
+
+    def _along(self, sigma: Tensor, depth: int) -> Tensor:
+        """Diagonals of another depth, on the lines through those of the same group: others belong to other factors."""
+        if self.config.num_groups == 1:
+            return along_depth(sigma, depth)
+        own, new = self._counts(len(sigma)), self._counts(depth)
+        parts = [along_depth(rows, count) for rows, count in zip(sigma.split(own), new, strict=True) if count]
+        return torch.cat(parts)
 
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         path = path_of(template)
         if is_matrix(info):
             u, v = self.part(template, "u"), self.part(template, "v")
-            sigma = along_depth(self.scalers.take(f"{path}.sigma"), target.depth)
-            if len(u) > len(v):  # the shorter factor is the cheaper one to scale
-                return [u @ (v * row).T for row in sigma.unbind(0)]
-            return [(u * row) @ v.T for row in sigma.unbind(0)]
+            groups = stage_of_each_layer(target.depth, self.config.num_groups)
+            sigma = self._along(self.scalers.take(f"{path}.sigma"), target.depth).unbind(0)
+            if u.shape[1] > v.shape[1]:  # the shorter factor is the cheaper one to scale
+                return [u[g] @ (v[g] * row).T for g, row in zip(groups, sigma, strict=True)]
+            return [(u[g] * row) @ v[g].T for g, row in zip(groups, sigma, strict=True)]
         mix = along_depth(self.scalers.take(f"{path}.mix"), target.depth)
         return torch.tensordot(mix, self.part(template, "vectors"), dims=1).unbind(0)
 
