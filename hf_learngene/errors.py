@@ -50,6 +50,10 @@ class UnfittedError(LearngeneError):
     """A learngene whose shared parts are still random."""
 
 
+class CalibrationError(LearngeneError):
+    """Calibration examples that the model cannot take, or too few of them."""
+
+
 class TeacherError(LearngeneError):
     """A teacher that does not fit the student or the data."""
 

@@ -1,8 +1,9 @@
-"""`build` and `init`, as a person would use them."""
+"""`build`, `init`, and `resize` on examples, as a person would use them."""
 
 from __future__ import annotations
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -135,3 +136,25 @@ def test_labels_are_matched_by_name(world):
         training_data(other, model, processor, input_column="image")
     with pytest.raises(TrainingDataError, match="no column 'picture'"):
         training_data(other, model, processor, input_column="picture")
+
+
+@pytest.mark.parametrize(
+    ("source", "data", "sizes"),
+    [("vit", "images.parquet", ("--hidden-size", 16)), ("bert", "texts.jsonl", ("--size", "intermediate_size=20"))],
+)
+def test_a_model_is_shrunk_on_examples(run, world, source, data, sizes):
+    made = run("resize", world / source, "small", *sizes, "--calibration", world / data)
+    assert made.exit_code == 0, made.output
+    assert "method calibrated" in made.output
+    record = json.loads((pathlib.Path("small") / "config.json").read_text())["learngene"]
+    assert record["stages"][0]["method"] == "calibrated"
+    few = run("resize", world / source, "other", *sizes, "--calibration", world / data, "--calibration-examples", 1)
+    assert few.exit_code != 0 or source == "vit"
+
+
+def test_a_method_that_looks_at_nothing_refuses_examples(run, world):
+    refused = run(
+        "resize", world / "vit", "small", "--method", "front", "--hidden-size", 16, "--calibration", "x.parquet"
+    )
+    assert refused.exit_code != 0
+    assert "looks at no examples" in refused.stderr

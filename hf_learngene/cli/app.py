@@ -131,10 +131,10 @@ def plan_command(
 @app.command(
     "resize",
     help=example_help(
-        "Make a model of another size, and save it with tokenizer or image processor.\n\n"
+        "Make a model of another size, and save it with tokenizer or image processor. "
         "A larger one computes what its source computes; a smaller one is a start for training.",
-        "resize google/vit-base-patch16-224 vit-22m --params 22M",
         "resize google-bert/bert-base-uncased bert-24 --num-hidden-layers 24",
+        "resize my-vit vit-quarter --hidden-size 192 --calibration images/",
     ),
 )
 def resize_command(
@@ -152,6 +152,10 @@ def resize_command(
     dtype: Annotated[
         str | None, typer.Option(help=f"{', '.join(DTYPES)}. Default: the same.", show_default=False)
     ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Unlabelled examples to shrink on.", show_default=False)
+    ] = None,
+    calibration_examples: Annotated[int, typer.Option(help="How many of them.", min=1)] = 512,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
     revision: Revision = None,
     token: Token = None,
@@ -170,16 +174,30 @@ def resize_command(
         token=token,
         dtype=dtype_name(dtype),
     )
-    made = _plan(source, chosen, params, seed, given, task)
+    made = _plan(source, chosen, params, seed, given, task, calibrated=calibration is not None)
     typer.echo(str(made))
 
     from hf_learngene.card import model_card
     from hf_learngene.resizing.loading import load_resized
     from hf_learngene.resizing.saving import save_resized
 
+    examples = None
+    if calibration is not None:
+        from hf_learngene.training.data import processor_of, read_data, unlabelled_data
+
+        main_input = made.model_class.main_input_name
+        data, processor = read_data(calibration), processor_of(source, main_input)
+        examples = unlabelled_data(data, main_input, processor, limit=calibration_examples, seed=seed)
     with status(f"Loading and resizing {source}"):
         model = load_resized(
-            source, None, method=chosen, params=params, seed=seed, choose_class=lambda _: made.model_class, **given
+            source,
+            None,
+            method=chosen,
+            params=params,
+            seed=seed,
+            choose_class=lambda _: made.model_class,
+            calibration=examples,
+            **given,
         )
     loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
     with status(f"Writing {output}"):
@@ -243,7 +261,13 @@ def demo_command(
 
 
 def _plan(
-    source: str, method: Method | str, params: str | None, seed: int, given: dict[str, Any], task: str | None
+    source: str,
+    method: Method | str,
+    params: str | None,
+    seed: int,
+    given: dict[str, Any],
+    task: str | None,
+    calibrated: bool = False,
 ) -> Plan:
     from hf_learngene.resizing.auto import BY_TASK, class_of_checkpoint
     from hf_learngene.resizing.loading import plan_checkpoint
@@ -253,7 +277,14 @@ def _plan(
     choose = BY_TASK[task].class_for if task else class_of_checkpoint
     with status(f"Reading the config of {source}"):
         made, _, _ = plan_checkpoint(
-            source, None, method=method, params=params, seed=seed, given=given, choose_class=choose
+            source,
+            None,
+            method=method,
+            params=params,
+            seed=seed,
+            given=given,
+            choose_class=choose,
+            calibrated=calibrated,
         )
     return made
 

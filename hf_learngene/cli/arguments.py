@@ -34,7 +34,7 @@ MethodName = Annotated[
     str,
     typer.Option(
         "--method",
-        help="auto grows by lemon and shrinks by weight_selection; besides there are layers, front and random.",
+        help="auto grows by lemon, shrinks by weight_selection or calibrated; also layers, front, random.",
         show_default=False,
     ),
 ]

@@ -5,7 +5,7 @@ Knows tensors, not models: a `Recipe` says from which source tensors a target te
 
 from hf_learngene.maps.depth import Layer, LayerMap
 from hf_learngene.maps.recipe import Recipe, apply, compute_dtype
-from hf_learngene.maps.steps import Fill, Matrix, Scale, Split, Step, Take
+from hf_learngene.maps.steps import Fill, Matrix, Scale, Split, Step, Take, Weigh
 
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Split",
     "Step",
     "Take",
+    "Weigh",
     "apply",
     "compute_dtype",
 ]

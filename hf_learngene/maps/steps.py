@@ -275,6 +275,23 @@ class Matrix(Step):
 
 
 @dataclass(frozen=True)
+class Weigh(Step):
+    """Multiplies along a dimension by a vector of the source (a LayerScale that the target does without).
+
+    Attributes:
+        dim: the dimension.
+        name: the source vector.
+    """
+
+    dim: int
+    name: str
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return tensor * _along(context.read(self.name).to(tensor), tensor, self.dim)
+
+
+@dataclass(frozen=True)
 class Scale(Step):
     """Multiplies everything by one number."""
 

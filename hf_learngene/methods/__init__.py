@@ -1,6 +1,8 @@
 """How each method fills the maps. One file per method; `register_method` makes it known by its name."""
 
 from hf_learngene.methods.base import Method, Paper, Request
+from hf_learngene.methods.calibrated import Calibrated
+from hf_learngene.methods.choices import Choices
 from hf_learngene.methods.front import Front
 from hf_learngene.methods.layers import Layers
 from hf_learngene.methods.lemon import Lemon
@@ -10,11 +12,13 @@ from hf_learngene.methods.registry import METHODS, make_method, register_method,
 from hf_learngene.methods.weight_selection import WeightSelection
 
 
-for _method in (WeightSelection, Lemon, Layers, Random, Front):
+for _method in (WeightSelection, Lemon, Layers, Random, Front, Calibrated):
     register_method(_method)
 
 __all__ = [
     "METHODS",
+    "Calibrated",
+    "Choices",
     "Front",
     "Layers",
     "Lemon",

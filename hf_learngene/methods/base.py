@@ -104,6 +104,7 @@ class Method:
     grows: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     lossless: ClassVar[bool] = False
+    takes_calibration: ClassVar[bool] = False
     summary: ClassVar[str] = ""
 
     @classmethod

@@ -39,6 +39,8 @@ class _ResizableAuto:
         method: str | Method = "auto",
         params: str | int | float | None = None,
         seed: int = 0,
+        calibration: Any = None,
+        processing_class: Any = None,
         **kwargs: Any,
     ) -> PreTrainedModel:
         """Loads a checkpoint and gives it another size: a plain transformers model.
@@ -51,6 +53,8 @@ class _ResizableAuto:
             method=method,
             params=params,
             seed=seed,
+            calibration=calibration,
+            processing_class=processing_class,
             choose_class=cls.class_for,
             **kwargs,
         )

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
+from hf_learngene.calibrating import Examples
 from hf_learngene.errors import CheckpointError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.methods import Method
 from hf_learngene.resizing import provenance
@@ -92,6 +93,7 @@ def plan_checkpoint(
     seed: int,
     given: dict[str, Any],
     choose_class: Any = None,
+    calibrated: bool = False,
 ) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
     """(plan, loading keywords, label fields) for a checkpoint on disk or on the Hub."""
     rest, loading, labels = split_loading(given)
@@ -114,7 +116,11 @@ def plan_checkpoint(
         )
     rest, labels = _with_labels(rest, labels)
     sizes, options = split_options(rest, method)
-    return make_plan(config, native or native_class(cls), sizes, method, options, params, seed), loading, labels
+    return (
+        make_plan(config, native or native_class(cls), sizes, method, options, params, seed, calibrated=calibrated),
+        loading,
+        labels,
+    )
 
 
 def _with_labels(rest: dict[str, Any], labels: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -146,11 +152,20 @@ def load_resized(
     params: str | int | float | None = None,
     seed: int = 0,
     choose_class: Any = None,
+    calibration: Any = None,
+    processing_class: Any = None,
     **given: Any,
 ) -> PreTrainedModel:
     """Plans, loads the checkpoint, and resizes it. See `ResizableMixin.from_pretrained_resized`."""
     plan, loading, labels = plan_checkpoint(
-        source, model_class, method=method, params=params, seed=seed, given=given, choose_class=choose_class
+        source,
+        model_class,
+        method=method,
+        params=params,
+        seed=seed,
+        given=given,
+        choose_class=choose_class,
+        calibrated=calibration is not None,
     )
     with seeded(seed):  # what the checkpoint lacks is drawn when it is loaded
         model, missing = load_source(source, plan, loading)
@@ -158,7 +173,8 @@ def load_resized(
     if missing:
         plan = _without(plan, missing)
     commit = getattr(loading.get("revision"), "resolved", None)
-    resized = carry_out(plan, model, os.fspath(source), commit, own=True)
+    examples = Examples(calibration, model, processing_class) if calibration is not None else None
+    resized = carry_out(plan, model, os.fspath(source), commit, own=True, examples=examples)
     for name, value in labels.items():
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):
@@ -225,9 +241,11 @@ def _without(plan: Plan, missing: frozenset[str]) -> Plan:
     from hf_learngene.methods import recipes_for
 
     first = plan.stages[0]
-    again = dataclasses.replace(first, recipes=tuple(recipes_for(first.request, first.method, missing)))
+    again = dataclasses.replace(
+        first, recipes=tuple(recipes_for(first.request, first.method, missing)), missing=missing
+    )
     later = [
-        dataclasses.replace(stage, recipes=tuple(recipes_for(stage.request, stage.method, missing)))
+        dataclasses.replace(stage, recipes=tuple(recipes_for(stage.request, stage.method, missing)), missing=missing)
         for stage in plan.stages[1:]
     ]
     return dataclasses.replace(plan, stages=(again, *later))

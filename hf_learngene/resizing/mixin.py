@@ -27,6 +27,8 @@ class ResizableMixin:
         method: str | Method = "auto",
         params: str | int | float | None = None,
         seed: int = 0,
+        calibration: Any = None,
+        processing_class: Any = None,
         **kwargs: Any,
     ) -> Self:
         """Loads a checkpoint and gives it another size.
@@ -34,9 +36,11 @@ class ResizableMixin:
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): a Hub id or a folder.
             method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` (the same function) and
-                shrinks with `weight_selection`.
+                shrinks with `weight_selection`, or with `calibrated` where `calibration` is given.
             params (`str`, `int` or `float`, *optional*): a parameter budget, `"20M"` or a share such as `0.25`.
             seed (`int`, *optional*, defaults to 0): for every random number.
+            calibration (*optional*): a few hundred unlabelled examples; see `resize`.
+            processing_class (*optional*): tokenizer or image processor, where `calibration` holds texts or images.
             **kwargs: sizes by the config's field names (`hidden_size=384`), options of the method, and any keyword of
                 `from_pretrained` (`revision`, `token`, `dtype`, `cache_dir`, `num_labels`, `id2label`, ...).
 
@@ -46,4 +50,13 @@ class ResizableMixin:
         Raises:
             LearngeneError: a `ValueError` that says what was given, what is allowed and the nearest thing that works.
         """
-        return load_resized(pretrained_model_name_or_path, cls, method=method, params=params, seed=seed, **kwargs)  # type: ignore[arg-type,return-value]
+        return load_resized(
+            pretrained_model_name_or_path,
+            cls,  # type: ignore[arg-type]
+            method=method,
+            params=params,
+            seed=seed,
+            calibration=calibration,
+            processing_class=processing_class,
+            **kwargs,
+        )  # type: ignore[return-value]

@@ -10,9 +10,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_like, anatomy_of
 from hf_learngene.anatomy.fields import as_pair, section
-from hf_learngene.errors import DirectionError, InvalidSizeError, LearngeneError
+from hf_learngene.errors import DirectionError, InvalidSizeError, LearngeneError, UnknownOptionError
 from hf_learngene.maps import Recipe
-from hf_learngene.methods import Lemon, Method, Request, WeightSelection, make_method, recipes_for
+from hf_learngene.methods import METHODS, Calibrated, Lemon, Method, Request, WeightSelection, make_method, recipes_for
 from hf_learngene.methods.base import WIDTHS
 from hf_learngene.methods.recipes import COMPUTED
 from hf_learngene.methods.weight_selection import flat_heads, source_axes
@@ -30,6 +30,7 @@ class Stage:
     config: PreTrainedConfig
     recipes: tuple[Recipe, ...]
     sizes: Mapping[str, Any]
+    missing: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,13 @@ def make_plan(
     params: str | int | float | None = None,
     seed: int = 0,
     missing: frozenset[str] = frozenset(),
+    calibrated: bool = False,
 ) -> Plan:
     """The plan for a config and a class. `plan` is the verb for people; this is what it and `resize` share."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
         raise InvalidSizeError(f"seed is a whole number of at most 64 bits; it was {seed!r}.")
     chosen = make_method(method, dict(options or {}))
+    _check_calibration(chosen, calibrated)
     source = anatomy_of(config, model_class)
     wanted = check_names(source, sizes)
     if params is not None:
@@ -150,16 +153,25 @@ def make_plan(
     if chosen is not None:
         wanted = {**chosen.implied_sizes(source.sizes), **wanted}
     full = complete(source, config, wanted)
-    stages = [(chosen, full)] if chosen is not None else _auto(source, config, full)
+    stages = [(chosen, full)] if chosen is not None else _auto(source, config, full, calibrated)
     built: list[Stage] = []
     start = config
     for one, stage_sizes in stages:
-        built.append(_stage(one, start, model_class, stage_sizes, seed, frozenset() if built else missing))
+        built.append(make_stage(one, start, model_class, stage_sizes, seed, frozenset() if built else missing))
         start = built[-1].config
     return Plan(start, config, model_class, tuple(built), seed)
 
 
-def _stage(
+def _check_calibration(method: Method | None, given: bool) -> None:
+    takers = [name for name, known in METHODS.items() if known.takes_calibration]
+    if method is not None and given and not method.takes_calibration:
+        raise UnknownOptionError(
+            f"{method.name!r} looks at no examples, so calibration= would do nothing; {', '.join(takers)} do. Leave one of the "
+            "two out."
+        )
+
+
+def make_stage(
     method: Method,
     config: PreTrainedConfig,
     model_class: type[PreTrainedModel],
@@ -167,6 +179,7 @@ def _stage(
     seed: int,
     missing: frozenset[str],
 ) -> Stage:
+    """One method from the size of `config` to `sizes`."""
     source = anatomy_of(config, model_class)
     method.check(source, sizes)
     layer_map = method.depth_map(source, sizes["num_hidden_layers"])
@@ -187,11 +200,14 @@ def _stage(
     std = float(getattr(part, "initializer_range", 0.02) or 0.02)
     request = Request(source, target, layer_map, seed, std, patches)
     recipes = tuple(recipes_for(request, method, missing))
-    return Stage(method, request, new_config, recipes, sizes)
+    return Stage(method, request, new_config, recipes, sizes, missing)
 
 
-def _auto(source: Anatomy, config: PreTrainedConfig, sizes: Mapping[str, Any]) -> list[tuple[Method, dict[str, Any]]]:
-    """Grow by lemon, shrink by weight selection; mixed: first shrink what shrinks, then grow the rest."""
+def _auto(
+    source: Anatomy, config: PreTrainedConfig, sizes: Mapping[str, Any], calibrated: bool
+) -> list[tuple[Method, dict[str, Any]]]:
+    """Grow by lemon, shrink by weight selection (or calibrated); mixed: first shrink what shrinks, then grow the rest."""
+    shrinking: Method = Calibrated() if calibrated else WeightSelection()
     names = [
         n
         for n in (*WIDTHS, "num_hidden_layers", "mlp_ratio", *source_axes(source))
@@ -204,7 +220,7 @@ def _auto(source: Anatomy, config: PreTrainedConfig, sizes: Mapping[str, Any]) -
         grows, shrinks = ([n for n in x if n not in ("num_attention_heads", "head_dim")] for x in (grows, shrinks))
         shrinks += ["num_attention_heads"] if flat_heads(new) < flat_heads(old) else []
     if not grows:
-        return [(WeightSelection(), dict(sizes))]
+        return [(shrinking, dict(sizes))]
     if not shrinks:
         return [(Lemon(), dict(sizes))]
     middle = {**sizes, **{n: old[n] for n in grows}}
@@ -215,4 +231,4 @@ def _auto(source: Anatomy, config: PreTrainedConfig, sizes: Mapping[str, Any]) -
             f"Shrinking {', '.join(shrinks)} and growing {', '.join(grows)} in one go has no size in between that "
             f"`{source.model_type}` can have: the heads must fill the width. Resize in two calls, with sizes of your choice."
         )
-    return [(WeightSelection(), middle), (Lemon(), dict(sizes))]
+    return [(shrinking, middle), (Lemon(), dict(sizes))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -11,10 +12,12 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy.classify import layer_of
-from hf_learngene.errors import UnsupportedSourceError
+from hf_learngene.calibrating import Examples
+from hf_learngene.errors import CalibrationError, UnsupportedSourceError
 from hf_learngene.maps import apply
-from hf_learngene.methods import Method
+from hf_learngene.methods import Calibrated, Method
 from hf_learngene.resizing import provenance
+from hf_learngene.resizing.calibration import decided, fit_table, refitted
 from hf_learngene.resizing.fresh import drawn, quiet, seeded
 from hf_learngene.resizing.plan import Plan, Stage, make_plan
 
@@ -29,6 +32,8 @@ def resize(
     method: str | Method = "auto",
     params: str | int | float | None = None,
     seed: int = 0,
+    calibration: Any = None,
+    processing_class: Any = None,
     **sizes_and_options: Any,
 ) -> PreTrainedModel:
     """A model of another size, started from `model`. The source is left as it is.
@@ -36,10 +41,13 @@ def resize(
     Args:
         model (`PreTrainedModel`): an encoder of a native transformers class, with any head.
         method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with
-            `weight_selection`; see `registered_methods()`.
+            `weight_selection`, or with `calibrated` where `calibration` is given; see `registered_methods()`.
         params (`str`, `int` or `float`, *optional*): a parameter budget (`"20M"`, or a share such as `0.25`): width and
             depth are chosen in the source's proportions.
         seed (`int`, *optional*, defaults to 0): for every random number: equal seeds give equal models.
+        calibration (*optional*): a few hundred unlabelled examples for methods that look at some: a `datasets.Dataset` or a list
+            of dicts with the model's columns, a `DataLoader`, or texts or images. Labels are not looked at.
+        processing_class (*optional*): tokenizer or image processor, where `calibration` holds texts or images.
         **sizes_and_options: sizes by the config's own field names (`hidden_size=384`, `num_hidden_layers=6`, ...), and
             options of the method (`element_selection="consecutive"`).
 
@@ -63,8 +71,11 @@ def resize(
     check_source(model)
     sizes, options = split_options(sizes_and_options, method)
     provenance.check(model.config)
-    made = make_plan(model.config, type(model), sizes, method, options, params, seed)
-    return carry_out(made, model, model.config._name_or_path or None, None)
+    made = make_plan(
+        model.config, type(model), sizes, method, options, params, seed, calibrated=calibration is not None
+    )
+    examples = Examples(calibration, model, processing_class) if calibration is not None else None
+    return carry_out(made, model, model.config._name_or_path or None, None, examples=examples)
 
 
 def check_source(model: PreTrainedModel) -> None:
@@ -99,25 +110,48 @@ def check_source(model: PreTrainedModel) -> None:
 
 
 def carry_out(
-    plan: Plan, model: PreTrainedModel, source: str | None, commit: str | None, own: bool = False
+    plan: Plan,
+    model: PreTrainedModel,
+    source: str | None,
+    commit: str | None,
+    own: bool = False,
+    examples: Examples | None = None,
 ) -> PreTrainedModel:
     """Makes the model that a plan describes. A source of our `own` may lend its memory to what is kept."""
     _check_fits(plan, model)
-    current = model
+    _check_examples(plan, examples)
+    current, fits = model, []
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
+        if isinstance(stage.method, Calibrated) and examples is not None:
+            stage = decided(stage, plan.model_class, current, examples, plan.seed)
+            plan = dataclasses.replace(plan, stages=(*plan.stages[:number], stage, *plan.stages[number + 1 :]))
         config = stage.config
         if last:
             config.learngene = provenance.record(plan, source, commit)
-        current = _make(plan.model_class, config, current, stage, plan.seed, own or number > 0)
+        # what is refitted is compared with its source, and must not be it
+        share = (own or number > 0) and not stage.method.takes_calibration
+        made = _make(plan.model_class, config, current, stage, plan.seed, share)
+        if isinstance(stage.method, Calibrated) and examples is not None:
+            fits += refitted(stage, current, made, examples)
+        current = made
     if reports.isEnabledFor(logging.INFO):
         reports.info("\n%s", plan)
+        if fits:
+            reports.info("\n%s", fit_table(fits))
     fresh = plan.fresh
     if fresh and plan.method != "random":
         logger.warning_once(
             f"Newly initialised, not from the source: {', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''}"
         )
     return current
+
+
+def _check_examples(plan: Plan, examples: Examples | None) -> None:
+    if examples is None and any(s.method.takes_calibration for s in plan.stages):
+        raise CalibrationError(
+            f"method={plan.method!r} looks at examples: give calibration=, a few hundred of the model's own kind, without labels."
+        )
 
 
 def _check_fits(plan: Plan, model: PreTrainedModel) -> None:

@@ -106,6 +106,40 @@ def training_data(
     return TrainingData(encoded, collator, processing_class)
 
 
+def unlabelled_data(
+    dataset: Dataset,
+    main_input: str,
+    processing_class: Any,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    input_column: str | None = None,
+    max_length: int = 128,
+) -> Dataset:
+    """Images or texts of a data set as inputs of a model, for calibration: no label is looked at.
+
+    Args:
+        dataset (`datasets.Dataset`): with a column of images or texts.
+        main_input (`str`): `"pixel_values"` or `"input_ids"`.
+        processing_class: image processor or tokenizer.
+        limit (`int`, *optional*): how many examples, drawn at random; default: all.
+        seed (`int`, *optional*, defaults to 0): which.
+        input_column (`str`, *optional*): found by its type.
+        max_length (`int`, *optional*, defaults to 128): longest text, in tokens.
+
+    Raises:
+        TrainingDataError: no such column.
+    """
+    sees = main_input == "pixel_values"
+    found = _images(dataset) if sees else _texts(dataset, None)
+    column = _column(dataset, input_column, found, "images" if sees else "texts")
+    if limit is not None and limit < len(dataset):
+        dataset = dataset.shuffle(seed=seed).select(range(limit))
+    if sees:
+        return _seen(dataset, column, None, processing_class)
+    return _read(dataset, column, None, processing_class, max_length)
+
+
 def processor_of(source: str | os.PathLike[str], main_input: str) -> Any:
     """Tokenizer or image processor of a checkpoint.
 

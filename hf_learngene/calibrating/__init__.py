@@ -1,0 +1,8 @@
+"""What a model does on a few hundred unlabelled examples: what of it is to stay, and how the rest is refitted around it."""
+
+from hf_learngene.calibrating.data import Examples
+from hf_learngene.calibrating.deciding import Deciding, kept_layers
+from hf_learngene.calibrating.fitting import Fitted, Refit
+
+
+__all__ = ["Deciding", "Examples", "Fitted", "Refit", "kept_layers"]

@@ -1,0 +1,140 @@
+"""Calibration examples as batches of the model's own inputs. Labels are never looked at."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_learngene.errors import CalibrationError
+
+
+BATCH = 32
+_PADDING = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
+_LABELS = frozenset({"labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label"})
+_RAW = {
+    "pixel_values": ("image", "img", "pixels"),
+    "input_ids": ("text", "sentence", "sentence1", "question", "content"),
+}
+
+
+class Examples:
+    """Calibration examples, readable many times over in the same order and the same batches.
+
+    Args:
+        given: a `datasets.Dataset`, a list of dicts with the model's columns, a `DataLoader`, or texts or images together
+            with `processing_class`.
+        model (`PreTrainedModel`): whose inputs they are.
+        processing_class (*optional*): tokenizer or image processor for raw texts and images.
+        max_length (`int`, *optional*, defaults to 128): longest text, in tokens, where texts are tokenised here.
+
+    Raises:
+        CalibrationError: nothing in it, not readable twice, or without what the model reads.
+    """
+
+    def __init__(
+        self, given: Any, model: PreTrainedModel, processing_class: Any = None, max_length: int = 128
+    ) -> None:
+        self.main = model.main_input_name
+        self.columns = [n for n in inspect.signature(model.forward).parameters if n not in _LABELS]
+        self.pad = int(getattr(model.config, "pad_token_id", None) or 0)
+        self.processor, self.max_length = processing_class, max_length
+        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+            raise CalibrationError(
+                f"calibration is a data set, a list of examples, a DataLoader, or texts or images; it was a "
+                f"{type(given).__name__}. A file is read with datasets.load_dataset."
+            )
+        if isinstance(given, Iterator):
+            raise CalibrationError(
+                "calibration is read several times, and a generator only once. Make a list of it: list(...)."
+            )
+        self.given: Any = given
+        self.loader = isinstance(given, torch.utils.data.DataLoader)
+        first = next(iter(given), None)
+        if first is None:
+            raise CalibrationError("calibration is empty. A few hundred examples of the model's own kind are enough.")
+        self.raw = None if self.loader else self._raw_column(first)
+        if self.loader:
+            self._check(first)
+
+    def _raw_column(self, example: Any) -> str | None:
+        """The column of raw texts or images; '' where the example itself is one; None where it holds the model's inputs."""
+        if isinstance(example, Mapping):
+            if self.main in example:
+                return None
+            known = [n for n in _RAW.get(self.main, ()) if n in example]
+            if known and self.processor is not None:
+                return known[0]
+            self._check(example, known)
+        if self.processor is None:
+            kind = "an image processor" if self.main == "pixel_values" else "a tokenizer"
+            raise CalibrationError(
+                f"The examples are {type(example).__name__}s, and the model reads {self.main}. Give {kind} too "
+                "(processing_class=...), or dicts with that column."
+            )
+        return ""
+
+    def _check(self, example: Any, raw: Sequence[str] = ()) -> None:
+        if isinstance(example, Mapping) and self.main in example:
+            return
+        held = ", ".join(map(str, example)) if isinstance(example, Mapping) else type(example).__name__
+        wanted = "image processor" if self.main == "pixel_values" else "tokenizer"
+        hint = f" Its {raw[0]!r} can be read with processing_class=, the {wanted}." if raw else ""
+        raise CalibrationError(
+            f"The model reads {self.main!r}; the calibration examples hold {held or 'nothing'}.{hint}"
+        )
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """Batches of the model's inputs, on the CPU, always the same."""
+        if self.loader:
+            for batch in self.given:
+                self._check(batch)
+                yield {k: v for k, v in batch.items() if k in self.columns and isinstance(v, Tensor)}
+            return
+        held: list[Any] = []
+        for example in self.given:
+            held.append(example)
+            if len(held) == BATCH:
+                yield self._batch(held)
+                held = []
+        if held:
+            yield self._batch(held)
+
+    def _batch(self, examples: list[Any]) -> dict[str, Tensor]:
+        if self.raw is not None:
+            rows = [e[self.raw] if self.raw else e for e in examples]
+            if self.main == "pixel_values":
+                images = [i.convert("RGB") if hasattr(i, "convert") else i for i in rows]
+                made = self.processor(images, return_tensors="pt")
+            else:
+                made = self.processor(
+                    list(rows), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+                )
+            return {k: v for k, v in made.items() if k in self.columns}
+        names = [n for n in examples[0] if n in self.columns]
+        return {n: self._stacked(n, [torch.as_tensor(e[n]) for e in examples]) for n in names}
+
+    def _stacked(self, name: str, values: list[Tensor]) -> Tensor:
+        if all(v.shape == values[0].shape for v in values):
+            return torch.stack(values)
+        if any(v.dim() != 1 for v in values):
+            raise CalibrationError(f"The examples' {name!r} are of different shapes; bring them to one.")
+        fill = _PADDING.get(name, self.pad if name == self.main else 0)
+        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+
+
+def tokens_shown(batch: Mapping[str, Tensor]) -> Tensor | None:
+    """(examples, tokens): which tokens are no padding; None where all count."""
+    mask = batch.get("attention_mask")
+    return mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.bool().all()) else None
+
+
+def rows_of(values: Tensor, shown: Tensor | None) -> Tensor:
+    """(tokens, width), padding left out."""
+    if shown is not None and values.dim() == 3 and values.shape[:2] == shown.shape:
+        return values[shown.to(values.device)]
+    return values.reshape(-1, values.shape[-1])
