@@ -289,6 +289,17 @@ def test_what_calibration_cannot_take_is_said(model, given, error, message):
         resize(model(), **{**sizes, **given})
 
 
+def test_examples_that_come_in_another_order_each_time_are_refused():
+    rows = [{"input_ids": torch.tensor([i, i + 1])} for i in range(5, 60)]
+    with pytest.raises(errors.CalibrationError, match="shuffle=False"):
+        resize(bert(), calibration=DataLoader(rows, batch_size=8, shuffle=True), intermediate_size=20)
+
+
+def test_too_few_tokens_for_a_width_are_refused():
+    with pytest.raises(errors.CalibrationError, match="2 tokens .* 16 directions"):
+        resize(bert(), calibration=[{"input_ids": [5, 6]}], hidden_size=16)
+
+
 def test_a_plan_needs_no_examples():
     made = plan(bert(), method="calibrated", intermediate_size=20)
     assert "selected 20 of 40" in str(made)

@@ -14,7 +14,6 @@ from hf_learngene.errors import CalibrationError
 
 
 BATCH = 32
-_PADDING = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
 _LABELS = frozenset({"labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label"})
 _RAW = {
     "pixel_values": ("image", "img", "pixels"),
@@ -60,6 +59,17 @@ class Examples:
         self.raw = None if self.loader else self._raw_column(first)
         if self.loader:
             self._check(first)
+        self._check_order(first, next(iter(given)))
+
+    def _check_order(self, first: Any, again: Any) -> None:
+        """What was seen of one pass is compared with the next: the examples have to come as they came before."""
+        if not (isinstance(first, Mapping) and self.main in first):
+            return
+        before, after = (torch.as_tensor(e[self.main]) for e in (first, again))
+        if before.shape != after.shape or not torch.equal(before, after):
+            raise CalibrationError(
+                "calibration gives other examples each time it is read. Use shuffle=False and no random transforms."
+            )
 
     def _raw_column(self, example: Any) -> str | None:
         """The column of raw texts or images; '' where the example itself is one; None where it holds the model's inputs."""
@@ -123,7 +133,7 @@ class Examples:
             return torch.stack(values)
         if any(v.dim() != 1 for v in values):
             raise CalibrationError(f"The examples' {name!r} are of different shapes; bring them to one.")
-        fill = _PADDING.get(name, self.pad if name == self.main else 0)
+        fill = self.pad if name == self.main else 0
         return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
 

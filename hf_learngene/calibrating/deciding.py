@@ -198,14 +198,14 @@ class Deciding:
                 for value in values:
                     seen[name].add(rows_of(value, shown))
         if out is not None:
-            self._enough(seen[out.module], self.wanted.units or 0, "ffn units")
+            self._enough(seen[out.module].count, self.wanted.units or 0, "ffn units")
             units[layer] = kept_units(seen[out.module].gram, self._weight(out), self.wanted.units or 0, 1, self.ridge)
         if o is None:
             return
         moments, weight = seen[o.module], self._weight(o)
         size = self.request.heads[0][1]
         if self.wanted.heads is not None:
-            self._enough(moments, self.wanted.heads * size, "entries of the kept heads")
+            self._enough(moments.count, self.wanted.heads * size, "entries of the kept heads")
             heads[layer] = kept_units(moments.gram, weight, self.wanted.heads, size, self.ridge)
         if self.wanted.head_size is not None:
             kept = heads.get(layer, torch.arange(self.request.heads[0][0]))
@@ -276,11 +276,11 @@ class Deciding:
         return weight
 
     @staticmethod
-    def _enough(moments: Moments, rank: int, what: str) -> None:
-        if moments.count < rank:
+    def _enough(count: int, rank: int, what: str) -> None:
+        if count < rank:
             raise CalibrationError(
-                f"{moments.count} tokens of calibration examples cannot tell {rank} {what} apart; at least {rank} tokens are "
-                f"needed, and a few thousand are better. Give about {-(-rank // max(1, moments.count))} times as many examples."
+                f"{count} tokens of calibration examples cannot tell {rank} {what} apart; at least {rank} tokens are "
+                f"needed, and a few thousand are better. Give about {-(-rank // max(1, count))} times as many examples."
             )
 
     # ---- the stream
@@ -289,6 +289,7 @@ class Deciding:
         """Mean product of the stream at every norm: normalised before it where it is to be turned, else as norms hand it on."""
         norms = [n for n in self.anatomy.norms if n.axis == HIDDEN]
         total: Tensor | None = None
+        tokens: dict[str, int] = {}
         runner = Runner(self.model, self.anatomy)
         try:
             for number, batch in enumerate(tqdm(self.examples.batches(), desc="looking", disable=disable_progress)):
@@ -303,12 +304,14 @@ class Deciding:
                             value = normalised(self.model.get_submodule(norm.name), value, norm.centred)
                         moments = Moments()
                         moments.add(rows_of(value, shown))
+                        tokens[norm.name] = tokens.get(norm.name, 0) + moments.count
                         share = moments.gram * moments.count
                         total = share if total is None else total + share
         finally:
             runner.close()
         if total is None:
             raise CalibrationError("No norm of the model was reached by the calibration examples.")
+        self._enough(max(tokens.values()), self.wanted.width or 0, "directions of the stream")
         return total
 
     def _coordinates(self, statistics: Tensor, width: int) -> Tensor:

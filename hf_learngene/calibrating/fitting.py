@@ -65,7 +65,6 @@ class Refit:
         self.source, self.source_anatomy = source, source_anatomy
         self.target, self.target_anatomy = target, target_anatomy
         self.choices, self.examples, self.ridge = choices, examples, ridge
-
         self._centred = {n.name: n.centred for n in target_anatomy.norms}
 
     @torch.no_grad()
@@ -125,9 +124,8 @@ class Refit:
         if site.norm_after is not None:
             name, source = site.norm_after
             written, streams, wanted = ours.outputs[site.name], ours.inputs[name], theirs.inputs[source]
-            if all(
-                a.shape == b.shape for a, b in zip(written, streams, strict=False)
-            ):  # a pooled norm sees something else
+            # a norm behind a pooling sees something else
+            if all(a.shape == b.shape for a, b in zip(written, streams, strict=False)):
                 scale = self._layer_scale(site)
                 for x, out, stream, goal in zip(inputs, written, streams, wanted, strict=False):
                     rest = stream.double() - out.double() * scale

@@ -44,10 +44,6 @@ class Choices:
     heads: Mapping[int, Tensor] = field(default_factory=dict)
     inside: Mapping[int, HeadMaps] = field(default_factory=dict)
 
-    @property
-    def width_changes(self) -> bool:
-        return self.coordinates is not None or self.rotation is not None
-
     def of_stream(self, values: Tensor) -> Tensor:
         """The source's stream (..., source width) as the target is to hold it (..., target width)."""
         if self.rotation is not None:
