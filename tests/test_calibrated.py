@@ -289,6 +289,11 @@ def test_what_calibration_cannot_take_is_said(model, given, error, message):
         resize(model(), **{**sizes, **given})
 
 
+def test_padding_made_here_is_masked():
+    batch = next(Examples([{"input_ids": [5, 6, 7]}, {"input_ids": [8]}], bert()).batches())
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
 def test_examples_that_come_in_another_order_each_time_are_refused():
     rows = [{"input_ids": torch.tensor([i, i + 1])} for i in range(5, 60)]
     with pytest.raises(errors.CalibrationError, match="shuffle=False"):

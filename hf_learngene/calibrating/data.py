@@ -126,7 +126,11 @@ class Examples:
                 )
             return {k: v for k, v in made.items() if k in self.columns}
         names = [n for n in examples[0] if n in self.columns]
-        return {n: self._stacked(n, [torch.as_tensor(e[n]) for e in examples]) for n in names}
+        made = {n: self._stacked(n, [torch.as_tensor(e[n]) for e in examples]) for n in names}
+        if self.main == "input_ids" and "attention_mask" in self.columns and "attention_mask" not in made:
+            lengths = torch.tensor([len(e[self.main]) for e in examples])  # padding made here is no token
+            made["attention_mask"] = (torch.arange(made[self.main].shape[1]) < lengths[:, None]).long()
+        return made
 
     def _stacked(self, name: str, values: list[Tensor]) -> Tensor:
         if all(v.shape == values[0].shape for v in values):
