@@ -39,12 +39,12 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "tleg": ("tleg", {}),
     "fine": ("fine", {}),
     "fine, 2 groups": ("fine", {"num_groups": 2}),
-    "wave": ("wave", {"template_share": 0.5}),
+    "wave": ("wave", {"template_share": 0.5, "template_size": 64}),  # 64 divides every width asked for
 }
 # only where --starts names them
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}, all": (KINDS[name][0], {**KINDS[name][1], "fit_layers": "all"}) for name in ("sws", "tleg", "wave")
-} | {"wave 0.25": ("wave", {"template_share": 0.25})}
+} | {"wave 0.25": ("wave", {"template_share": 0.25, "template_size": 64})}
 CONTROLS = ("random", "weight selection", "ancestry's layers")
 ADAPTED = ("fine", "fine, 2 groups", "wave")  # what has scalers
 
@@ -101,7 +101,10 @@ class Start:
         if name == "ancestry's layers":
             return layers_of(self.ancestry).initialize(**size)
         if name == "dense" and "hidden_size" in size:
-            return resize(self.learngene.initialize(), hidden_size=size["hidden_size"], seed=seed)
+            model, width = self.learngene.initialize(), size["hidden_size"]
+            if width > model.config.hidden_size:  # post-norm widths that are no multiple grow with a small loss only
+                return resize(model, method="lemon", hidden_size=width, seed=seed, allow_lossy=True)
+            return resize(model, hidden_size=width, seed=seed)
         return self.learngene.initialize(seed=seed, **size)
 
     def adapted(self, size: dict[str, int], steps: int) -> Any:
