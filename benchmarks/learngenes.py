@@ -167,7 +167,8 @@ def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
     starts = [(k, "") for k in CONTROLS]
     starts += [(k, s) for k in KINDS for s in ("", "depth")] + [("wave", "depth, width")]
     starts += [(k, "") for k in VARIANTS if k in (options.starts or ())]
-    return [{"start": k, "sandwich": s, "seed": seed} for seed, (k, s) in itertools.product(options.seeds, starts)]
+    found = [{"start": k, "sandwich": s, "seed": seed} for seed, (k, s) in itertools.product(options.seeds, starts)]
+    return sorted(found, key=lambda job: bool(job["sandwich"]))  # the plain comparison is whole first
 
 
 # ---- the report

@@ -152,6 +152,16 @@ def test_a_model_is_shrunk_on_examples(run, world, source, data, sizes):
     assert few.exit_code != 0 or source == "vit"
 
 
+@pytest.mark.parametrize(("source", "data"), [("vit", "images.parquet"), ("bert", "texts.jsonl")])
+def test_taylor_finds_the_labels_of_a_data_set(run, world, source, data):
+    made = run(
+        "resize", world / source, "small", "--method", "taylor", "--size", "intermediate_size=16",
+        "--calibration", world / data,
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert json.loads((pathlib.Path("small") / "config.json").read_text())["intermediate_size"] == 16
+
+
 def test_a_method_that_looks_at_nothing_refuses_examples(run, world):
     refused = run(
         "resize", world / "vit", "small", "--method", "front", "--hidden-size", 16, "--calibration", "x.parquet"

@@ -18,7 +18,20 @@ from scipy import fft
 from hf_learngene import plan, register_method, registered_methods, resize, verify
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps.steps import dct_matrix, uniform_indices
-from hf_learngene.methods import METHODS, Calibrated, Front, Layers, Lemon, Method, Random, WeightSelection
+from hf_learngene.methods import (
+    L2,
+    METHODS,
+    Calibrated,
+    Front,
+    Layers,
+    Lemon,
+    Method,
+    Minitron,
+    Random,
+    ShortGPT,
+    Taylor,
+    WeightSelection,
+)
 from hf_learngene.methods.registry import option_owners
 
 
@@ -414,15 +427,12 @@ def test_a_mixed_resize_is_the_selection_and_then_a_growth_of_it():
 
 
 def test_the_methods_that_come_along():
-    assert registered_methods() == ["auto", "calibrated", "front", "layers", "lemon", "random", "weight_selection"]
+    assert registered_methods() == [
+        "auto", "calibrated", "front", "l2", "layers", "lemon", "minitron", "random", "shortgpt", "taylor", "weight_selection",
+    ]  # fmt: skip
     assert [METHODS[n] for n in registered_methods()[1:]] == [
-        Calibrated,
-        Front,
-        Layers,
-        Lemon,
-        Random,
-        WeightSelection,
-    ]
+        Calibrated, Front, L2, Layers, Lemon, Minitron, Random, ShortGPT, Taylor, WeightSelection,
+    ]  # fmt: skip
     assert option_owners("symmetry") == ["lemon"]
     assert option_owners("hidden_size") == []
 

@@ -13,7 +13,7 @@ from hf_learngene.anatomy import anatomy_of
 
 
 CASES = listed()
-SHRINKING = ("weight_selection", "front", "random")
+SHRINKING = ("weight_selection", "front", "random", "l2")
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)

@@ -167,6 +167,10 @@ class Anatomy:
     def num_layers(self) -> int:
         return self.sizes.get("num_hidden_layers", 0)
 
+    def layer_of(self, tensor: TensorInfo) -> int | None:
+        """The layer whose heads and units a tensor holds: where all layers share one set of weights, that is layer 0."""
+        return 0 if tensor.layer is None and self.shared_layers else tensor.layer
+
     @property
     def post_norm(self) -> bool:
         """Whether each layer hands on the output of a normalisation (BERT), instead of a sum (ViT)."""

@@ -3,6 +3,7 @@
 from hf_learngene.calibrating.data import Examples
 from hf_learngene.calibrating.deciding import Deciding, kept_layers
 from hf_learngene.calibrating.fitting import Fitted, Refit
+from hf_learngene.calibrating.ranking import scored
 
 
-__all__ = ["Deciding", "Examples", "Fitted", "Refit", "kept_layers"]
+__all__ = ["Deciding", "Examples", "Fitted", "Refit", "kept_layers", "scored"]

@@ -1,4 +1,4 @@
-"""Calibration examples as batches of the model's own inputs. Labels are never looked at."""
+"""Calibration examples as batches of the model's own inputs. Labels are handed on only where a method asks for them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,24 @@ class Examples:
         model (`PreTrainedModel`): whose inputs they are.
         processing_class (*optional*): tokenizer or image processor for raw texts and images.
         max_length (`int`, *optional*, defaults to 128): longest text, in tokens, where texts are tokenised here.
+        labels (`bool`, *optional*, defaults to `False`): whether labels are handed on; without it they are never looked at.
 
     Raises:
         CalibrationError: nothing in it, not readable twice, or without what the model reads.
     """
 
     def __init__(
-        self, given: Any, model: PreTrainedModel, processing_class: Any = None, max_length: int = 128
+        self,
+        given: Any,
+        model: PreTrainedModel,
+        processing_class: Any = None,
+        max_length: int = 128,
+        labels: bool = False,
     ) -> None:
         self.main = model.main_input_name
-        self.columns = [n for n in inspect.signature(model.forward).parameters if n not in _LABELS]
+        self.labels = labels
+        taken = inspect.signature(model.forward).parameters
+        self.columns = [n for n in taken if labels or n not in _LABELS]
         self.pad = int(getattr(model.config, "pad_token_id", None) or 0)
         self.processor, self.max_length = processing_class, max_length
         if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
@@ -124,20 +132,28 @@ class Examples:
                 made = self.processor(
                     list(rows), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
                 )
-            return {k: v for k, v in made.items() if k in self.columns}
+            made = {k: v for k, v in made.items() if k in self.columns}
+            return {**made, **self._labels(examples)} if self.raw else made
         names = [n for n in examples[0] if n in self.columns]
         made = {n: self._stacked(n, [torch.as_tensor(e[n]) for e in examples]) for n in names}
         if self.main == "input_ids" and "attention_mask" in self.columns and "attention_mask" not in made:
             lengths = torch.tensor([len(e[self.main]) for e in examples])  # padding made here is no token
             made["attention_mask"] = (torch.arange(made[self.main].shape[1]) < lengths[:, None]).long()
-        return made
+        return {**self._labels(examples), **made}
+
+    def _labels(self, examples: list[Any]) -> dict[str, Tensor]:
+        """A data set's `label` is the model's `labels`, as in transformers' own collators."""
+        name = next((n for n in ("labels", "label") if n in examples[0]), None)
+        if not self.labels or name is None or "labels" not in self.columns:
+            return {}
+        return {"labels": self._stacked("labels", [torch.as_tensor(e[name]) for e in examples])}
 
     def _stacked(self, name: str, values: list[Tensor]) -> Tensor:
         if all(v.shape == values[0].shape for v in values):
             return torch.stack(values)
         if any(v.dim() != 1 for v in values):
             raise CalibrationError(f"The examples' {name!r} are of different shapes; bring them to one.")
-        fill = self.pad if name == self.main else 0
+        fill = self.pad if name == self.main else -100 if name == "labels" else 0
         return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
 

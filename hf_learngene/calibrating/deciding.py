@@ -69,7 +69,7 @@ def kept_layers(
         batches.append(batch)
         if sum(len(next(iter(b.values()))) for b in batches) >= LAYER_EXAMPLES:
             break
-    container = next(t.partition(".{}.")[0] for t in anatomy.templates if ".{}." in t)
+    container = layer_container(anatomy)
     wanted = [_output(model, b) for b in batches]
     alive = list(range(anatomy.num_layers))
     leaving = len(alive) - depth
@@ -87,6 +87,19 @@ def kept_layers(
             alive = [i for i in alive if i not in out]
             bar.update(portion)
     return tuple(alive)
+
+
+def layer_container(anatomy: Anatomy) -> str:
+    """Name of the module list that holds the layers."""
+    return next(t.partition(".{}.")[0] for t in anatomy.templates if ".{}." in t)
+
+
+def writer(anatomy: Anatomy, layer: int, role: str) -> TensorInfo | None:
+    """The matrix of a layer that has a role, `o` or `ffn_out`."""
+    return next(
+        (t for t in anatomy.tensors.values() if anatomy.layer_of(t) == layer and t.role == role and len(t.dims) == 2),
+        None,
+    )
 
 
 def _output(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
@@ -154,7 +167,8 @@ class Deciding:
         if wanted.units or wanted.heads or wanted.head_size:
             runner = Runner(self.model, self.anatomy)
             try:
-                for layer in tqdm(sorted(set(self.layers)), desc="choosing", disable=disable_progress):
+                layers = [0] if self.anatomy.shared_layers else sorted(set(self.layers))
+                for layer in tqdm(layers, desc="choosing", disable=disable_progress):
                     runner.advance(layer, self.examples.batches())
                     self._layer(layer, runner, units, heads, inside)
             finally:
@@ -185,8 +199,8 @@ class Deciding:
         heads: dict[int, Tensor],
         inside: dict[int, HeadMaps],
     ) -> None:
-        out = self._writer(layer, "ffn_out") if self.wanted.units else None
-        o = self._writer(layer, "o") if self.wanted.heads or self.wanted.head_size else None
+        out = writer(self.anatomy, layer, "ffn_out") if self.wanted.units else None
+        o = writer(self.anatomy, layer, "o") if self.wanted.heads or self.wanted.head_size else None
         readers = self._queries(layer) if o is not None and self.wanted.head_size else {}
         seen = {t.module: Moments() for t in (out, o) if t is not None} | {n: Moments() for n in readers}
         for number, batch in enumerate(self.examples.batches()):
@@ -252,18 +266,12 @@ class Deciding:
             )
         return found
 
-    def _writer(self, layer: int, role: str) -> TensorInfo | None:
-        return next(
-            (t for t in self.anatomy.tensors.values() if t.layer == layer and t.role == role and len(t.dims) == 2),
-            None,
-        )
-
     def _queries(self, layer: int) -> dict[str, TensorInfo]:
         roles = ("q", "k", "qkv")
         return {
             t.module: t
             for t in self.anatomy.tensors.values()
-            if t.layer == layer and t.role in roles and len(t.dims) == 2 and t.reads_norm
+            if self.anatomy.layer_of(t) == layer and t.role in roles and len(t.dims) == 2 and t.reads_norm
         }
 
     def _weight(self, info: TensorInfo) -> Tensor:

@@ -174,14 +174,18 @@ class Refit:
         """Values over the source's outputs of a site, (..., outputs), as the target's."""
         info, new = self._source_info(site), site.weight
         dim, size = info.dims[0], new.dims[0].size
-        if dim.axis in (HEADS, KV_HEADS) and site.source_layer is not None:
+        layer = self._layer(site)
+        if dim.axis in (HEADS, KV_HEADS) and layer is not None:
             heads = self.choices.of_heads
-            return heads(values, site.source_layer, info.role, self._head_size, dim.parts, dim.by_head)
+            return heads(values, layer, info.role, self._head_size, dim.parts, dim.by_head)
         if dim.axis == FFN:
-            return self._units(values, site.source_layer, dim.parts, size // dim.parts)
+            return self._units(values, layer, dim.parts, size // dim.parts)
         if dim.axis == HIDDEN and info.writes_stream:
             return self.choices.of_stream(values)
         return values if dim.size == size else self.choices.of_pooled(values)
+
+    def _layer(self, site: Site) -> int | None:
+        return 0 if site.source_layer is None and self.source_anatomy.shared_layers else site.source_layer
 
     @property
     def _head_size(self) -> int:
@@ -193,7 +197,7 @@ class Refit:
         weight = self.source.get_parameter(info.name).detach().double().cpu()
         weight = self.rows(site, weight.T).T
         old, new = info.dims[1], site.weight.dims[1]
-        layer = site.source_layer
+        layer = self._layer(site)
         if old.axis == HEADS and layer is not None:
             return self.choices.from_heads(weight, layer, self._head_size)
         if old.axis == FFN:

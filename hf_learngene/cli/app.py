@@ -153,7 +153,7 @@ def resize_command(
         str | None, typer.Option(help=f"{', '.join(DTYPES)}. Default: the same.", show_default=False)
     ] = None,
     calibration: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Unlabelled examples to shrink on.", show_default=False)
+        str | None, typer.Option(metavar="DATA", help="Examples to shrink on, unlabelled.", show_default=False)
     ] = None,
     calibration_examples: Annotated[int, typer.Option(help="How many of them.", min=1)] = 512,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
@@ -183,11 +183,7 @@ def resize_command(
 
     examples = None
     if calibration is not None:
-        from hf_learngene.training.data import processor_of, read_data, unlabelled_data
-
-        main_input = made.model_class.main_input_name
-        data, processor = read_data(calibration), processor_of(source, main_input)
-        examples = unlabelled_data(data, main_input, processor, limit=calibration_examples, seed=seed)
+        examples = _calibration_examples(calibration, made, source, calibration_examples, seed)
     with status(f"Loading and resizing {source}"):
         model = load_resized(
             source,
@@ -287,6 +283,24 @@ def _plan(
             calibrated=calibrated,
         )
     return made
+
+
+def _calibration_examples(data: str, made: Plan, source: str, limit: int, seed: int) -> Any:
+    """Examples of a data set as the plan's methods look at them: with labels only where one asks for them."""
+    import torch
+
+    from hf_learngene.training.data import drawn_examples, processor_of, read_data, training_data, unlabelled_data
+
+    main_input = made.model_class.main_input_name
+    dataset, processor = read_data(data), processor_of(source, main_input)
+    if not any(stage.method.needs_labels for stage in made.stages):
+        return unlabelled_data(dataset, main_input, processor, limit=limit, seed=seed)
+    with torch.device("meta"):
+        skeleton = made.model_class(made.source_config)
+    labelled = training_data(drawn_examples(dataset, limit, seed), skeleton, processor, seed=seed)
+    batches = torch.utils.data.DataLoader(labelled.dataset, batch_size=32, collate_fn=labelled.collator)
+    # a masked-LM collator masks anew each time, and calibration may read its examples more than once
+    return [{k: v[i] for k, v in batch.items()} for batch in batches for i in range(len(batch["labels"]))]
 
 
 def _load_pair(source: str, grown: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedModel]:

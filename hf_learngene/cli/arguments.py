@@ -34,7 +34,8 @@ MethodName = Annotated[
     str,
     typer.Option(
         "--method",
-        help="auto grows by lemon, shrinks by weight_selection or calibrated; also layers, front, random.",
+        help="auto grows by lemon, shrinks by weight_selection or calibrated; also layers, front, minitron, shortgpt, l2, "
+        "taylor, random.",
         show_default=False,
     ),
 ]

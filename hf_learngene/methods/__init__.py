@@ -3,29 +3,39 @@
 from hf_learngene.methods.base import Method, Paper, Request
 from hf_learngene.methods.calibrated import Calibrated
 from hf_learngene.methods.choices import Choices
+from hf_learngene.methods.chosen import Chosen
 from hf_learngene.methods.front import Front
+from hf_learngene.methods.l2 import L2
 from hf_learngene.methods.layers import Layers
 from hf_learngene.methods.lemon import Lemon
+from hf_learngene.methods.minitron import Minitron
 from hf_learngene.methods.random import Random
 from hf_learngene.methods.recipes import recipes_for
 from hf_learngene.methods.registry import METHODS, make_method, register_method, registered_methods
+from hf_learngene.methods.shortgpt import ShortGPT
+from hf_learngene.methods.taylor import Taylor
 from hf_learngene.methods.weight_selection import WeightSelection
 
 
-for _method in (WeightSelection, Lemon, Layers, Random, Front, Calibrated):
+for _method in (WeightSelection, Lemon, Layers, Random, Front, Calibrated, Minitron, ShortGPT, L2, Taylor):
     register_method(_method)
 
 __all__ = [
+    "L2",
     "METHODS",
     "Calibrated",
     "Choices",
+    "Chosen",
     "Front",
     "Layers",
     "Lemon",
     "Method",
+    "Minitron",
     "Paper",
     "Random",
     "Request",
+    "ShortGPT",
+    "Taylor",
     "WeightSelection",
     "make_method",
     "recipes_for",

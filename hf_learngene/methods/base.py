@@ -105,6 +105,7 @@ class Method:
     shrinks: ClassVar[bool] = False
     lossless: ClassVar[bool] = False
     takes_calibration: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False  # of the calibration examples
     summary: ClassVar[str] = ""
 
     @classmethod

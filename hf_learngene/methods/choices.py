@@ -34,6 +34,7 @@ class Choices:
         units: of each layer's ffn.
         heads: of each layer's attention.
         inside: where the head size shrinks, the maps of each layer's heads.
+        entries: where the head size shrinks by picking, which entries of each kept head, (heads, new head size).
     """
 
     layers: tuple[int, ...]
@@ -43,6 +44,7 @@ class Choices:
     units: Mapping[int, Tensor] = field(default_factory=dict)
     heads: Mapping[int, Tensor] = field(default_factory=dict)
     inside: Mapping[int, HeadMaps] = field(default_factory=dict)
+    entries: Mapping[int, Tensor] = field(default_factory=dict)
 
     def of_stream(self, values: Tensor) -> Tensor:
         """The source's stream (..., source width) as the target is to hold it (..., target width)."""

@@ -10,27 +10,42 @@ from rich.table import Table
 from transformers import PreTrainedModel
 from transformers.utils.logging import is_progress_bar_enabled
 
-from hf_learngene.calibrating import Deciding, Examples, Fitted, Refit, kept_layers
-from hf_learngene.methods import Calibrated, Choices, recipes_for
+from hf_learngene.calibrating import Deciding, Examples, Fitted, Refit, kept_layers, scored
+from hf_learngene.errors import CalibrationError
+from hf_learngene.methods import Calibrated, Choices, Chosen, recipes_for
 from hf_learngene.resizing.plan import Stage, make_stage
 from hf_learngene.resizing.table import render
 
 
 def decided(
-    stage: Stage, model_class: type[PreTrainedModel], model: PreTrainedModel, examples: Examples, seed: int
+    stage: Stage, model_class: type[PreTrainedModel], model: PreTrainedModel, examples: Examples | None, seed: int
 ) -> Stage:
     """The stage with everything chosen that it keeps."""
-    method = cast(Calibrated, stage.method)
-    quiet = not is_progress_bar_enabled()
+    method = cast(Chosen, stage.method)
+    hidden = not is_progress_bar_enabled()
     source, depth = stage.request.source, stage.request.target.num_layers
-    if depth < source.num_layers and not source.shared_layers:
-        layers = kept_layers(model, source, depth, examples, disable_progress=quiet)
-        method = dataclasses.replace(method, choices=Choices(layers))
-        stage = make_stage(method, model.config, model_class, stage.sizes, seed, stage.missing)
-    choices = Deciding(model, stage.request, examples, method.ridge).run(disable_progress=quiet)
+    fewer = depth < source.num_layers and not source.shared_layers
+    if isinstance(method, Calibrated):
+        if examples is None:
+            raise CalibrationError("method='calibrated' looks at examples: give calibration=.")
+        if fewer:
+            stage = _with_layers(stage, kept_layers(model, source, depth, examples, hidden), model_class, model, seed)
+        choices = Deciding(model, stage.request, examples, method.ridge).run(disable_progress=hidden)
+    else:
+        scores = scored(method.ranking, model, source, examples, hidden)
+        if fewer:
+            stage = _with_layers(stage, scores.kept_layers(depth), model_class, model, seed)
+        choices = scores.choices(stage.request)
     method = dataclasses.replace(method, choices=choices)
     recipes = tuple(recipes_for(stage.request, method, stage.missing))
     return dataclasses.replace(stage, method=method, recipes=recipes)
+
+
+def _with_layers(
+    stage: Stage, layers: tuple[int, ...], model_class: type[PreTrainedModel], model: PreTrainedModel, seed: int
+) -> Stage:
+    method = dataclasses.replace(cast(Chosen, stage.method), choices=Choices(layers))
+    return make_stage(method, model.config, model_class, stage.sizes, seed, stage.missing)
 
 
 def refitted(stage: Stage, source: PreTrainedModel, made: PreTrainedModel, examples: Examples) -> list[Fitted]:

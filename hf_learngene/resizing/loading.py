@@ -10,14 +10,13 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
-from hf_learngene.calibrating import Examples
 from hf_learngene.errors import CheckpointError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.methods import Method
 from hf_learngene.resizing import provenance
 from hf_learngene.resizing.fresh import seeded
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.request import split_loading, split_options
-from hf_learngene.resizing.run import carry_out, check_source
+from hf_learngene.resizing.run import carry_out, check_source, examples_for
 
 
 logger = logging.get_logger(__name__)
@@ -173,7 +172,7 @@ def load_resized(
     if missing:
         plan = _without(plan, missing)
     commit = getattr(loading.get("revision"), "resolved", None)
-    examples = Examples(calibration, model, processing_class) if calibration is not None else None
+    examples = examples_for(plan, calibration, model, processing_class)
     resized = carry_out(plan, model, os.fspath(source), commit, own=True, examples=examples)
     for name, value in labels.items():
         setattr(resized.config, name, value)

@@ -15,7 +15,7 @@ from hf_learngene.anatomy.classify import layer_of
 from hf_learngene.calibrating import Examples
 from hf_learngene.errors import CalibrationError, UnsupportedSourceError
 from hf_learngene.maps import apply
-from hf_learngene.methods import Calibrated, Method
+from hf_learngene.methods import Calibrated, Chosen, Method
 from hf_learngene.resizing import provenance
 from hf_learngene.resizing.calibration import decided, fit_table, refitted
 from hf_learngene.resizing.fresh import drawn, quiet, seeded
@@ -46,7 +46,7 @@ def resize(
             depth are chosen in the source's proportions.
         seed (`int`, *optional*, defaults to 0): for every random number: equal seeds give equal models.
         calibration (*optional*): a few hundred unlabelled examples for methods that look at some: a `datasets.Dataset` or a list
-            of dicts with the model's columns, a `DataLoader`, or texts or images. Labels are not looked at.
+            of dicts with the model's columns, a `DataLoader`, or texts or images. Only `taylor` looks at labels.
         processing_class (*optional*): tokenizer or image processor, where `calibration` holds texts or images.
         **sizes_and_options: sizes by the config's own field names (`hidden_size=384`, `num_hidden_layers=6`, ...), and
             options of the method (`element_selection="consecutive"`).
@@ -74,7 +74,7 @@ def resize(
     made = make_plan(
         model.config, type(model), sizes, method, options, params, seed, calibrated=calibration is not None
     )
-    examples = Examples(calibration, model, processing_class) if calibration is not None else None
+    examples = examples_for(made, calibration, model, processing_class)
     return carry_out(made, model, model.config._name_or_path or None, None, examples=examples)
 
 
@@ -123,14 +123,14 @@ def carry_out(
     current, fits = model, []
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
-        if isinstance(stage.method, Calibrated) and examples is not None:
+        if isinstance(stage.method, Chosen):
             stage = decided(stage, plan.model_class, current, examples, plan.seed)
             plan = dataclasses.replace(plan, stages=(*plan.stages[:number], stage, *plan.stages[number + 1 :]))
         config = stage.config
         if last:
             config.learngene = provenance.record(plan, source, commit)
         # what is refitted is compared with its source, and must not be it
-        share = (own or number > 0) and not stage.method.takes_calibration
+        share = (own or number > 0) and not isinstance(stage.method, Calibrated)
         made = _make(plan.model_class, config, current, stage, plan.seed, share)
         if isinstance(stage.method, Calibrated) and examples is not None:
             fits += refitted(stage, current, made, examples)
@@ -147,10 +147,18 @@ def carry_out(
     return current
 
 
+def examples_for(plan: Plan, calibration: Any, model: PreTrainedModel, processing_class: Any) -> Examples | None:
+    """The calibration examples as the plan's methods look at them."""
+    if calibration is None:
+        return None
+    return Examples(calibration, model, processing_class, labels=any(s.method.needs_labels for s in plan.stages))
+
+
 def _check_examples(plan: Plan, examples: Examples | None) -> None:
     if examples is None and any(s.method.takes_calibration for s in plan.stages):
+        labels = "with" if any(s.method.needs_labels for s in plan.stages) else "without"
         raise CalibrationError(
-            f"method={plan.method!r} looks at examples: give calibration=, a few hundred of the model's own kind, without labels."
+            f"method={plan.method!r} looks at examples: give calibration=, a few hundred of the model's kind, {labels} labels."
         )
 
 

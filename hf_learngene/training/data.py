@@ -133,11 +133,15 @@ def unlabelled_data(
     sees = main_input == "pixel_values"
     found = _images(dataset) if sees else _texts(dataset, None)
     column = _column(dataset, input_column, found, "images" if sees else "texts")
-    if limit is not None and limit < len(dataset):
-        dataset = dataset.shuffle(seed=seed).select(range(limit))
+    dataset = drawn_examples(dataset, limit, seed)
     if sees:
         return _seen(dataset, column, None, processing_class)
     return _read(dataset, column, None, processing_class, max_length)
+
+
+def drawn_examples(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+    """At most `limit` examples, drawn at random under a seed."""
+    return dataset if limit is None or limit >= len(dataset) else dataset.shuffle(seed=seed).select(range(limit))
 
 
 def processor_of(source: str | os.PathLike[str], main_input: str) -> Any:

@@ -1,0 +1,94 @@
+"""What the methods share that look before they pick: which layers, heads, units and entries stay comes as `Choices`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.errors import DirectionError
+from hf_learngene.maps import LayerMap, Step, Take
+from hf_learngene.maps.steps import uniform_indices
+from hf_learngene.methods.base import FFN, HEAD_COUNT, HEADS, HIDDEN, WIDTHS, Method, Request
+from hf_learngene.methods.choices import Choices
+from hf_learngene.methods.weight_selection import source_axes
+
+
+@dataclass(frozen=True)
+class Chosen(Method):
+    """Base of the methods that pick by what they see of weights or examples. A plan without weights shows evenly spaced ones.
+
+    Subclasses name what they pick by in `ranking`; `calibrating.ranking` scores by it.
+    """
+
+    shrinks: ClassVar[bool] = True
+    ranking: ClassVar[str] = ""
+
+    choices: Choices | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        return [f.name for f in fields(cls) if f.name != "choices"]
+
+    def options(self) -> dict[str, Any]:
+        layers = {"layers": list(self.choices.layers)} if self.choices is not None else {}
+        return {n: getattr(self, n) for n in self.option_names()} | layers
+
+    def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
+        names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
+        grown = [
+            f"{n} {source.sizes[n]} → {sizes[n]}"
+            for n in names
+            if sizes.get(n, 0) > source.sizes.get(n, sizes.get(n, 0))
+        ]
+        if grown:
+            raise DirectionError(
+                f"{self.name} shrinks; it cannot grow ({', '.join(grown)}). method='lemon' grows without loss."
+            )
+
+    def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
+        if self.choices is not None:
+            return LayerMap.pick(self.choices.layers)
+        return LayerMap.spread(source.num_layers, depth)
+
+    def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
+        steps: list[Step] = []
+        for dim, axis, _, old, new in request.width_dims(tensor):
+            index = self.index(axis, tensor, request, old, new)
+            steps.append(Take(request.blocks(tensor, dim), index, f"selected {new} of {old}"))
+        return steps
+
+    def index(self, axis: str, tensor: TensorInfo, request: Request, old: int, new: int) -> Tensor:
+        """Which entries of one axis of a tensor stay."""
+        chosen = self.choices
+        place = request.target.layer_of(tensor)
+        layer = request.layer_map[place].index if place is not None else None
+        if chosen is None:
+            return uniform_indices(old, new)
+        if axis == HIDDEN and chosen.coordinates is not None:
+            return chosen.coordinates
+        if axis == FFN and layer is not None and layer in chosen.units:
+            return chosen.units[layer]
+        if axis in (HEADS, HEAD_COUNT) and layer is not None:
+            (heads, size), (_, new_size) = request.heads
+            kept = chosen.heads.get(layer, torch.arange(heads))
+            if axis == HEAD_COUNT:
+                return kept
+            if layer in chosen.entries:
+                return (kept[:, None] * size + chosen.entries[layer]).flatten()
+            return (kept[:, None] * size + torch.arange(new_size)).flatten()
+        return uniform_indices(old, new)
+
+
+def in_stream(tensor: TensorInfo, side: str) -> bool:
+    """Whether a width of a tensor is the stream's, and not that of a pooler's output."""
+    if tensor.kind in ("norm", "norm_bias", "scale"):
+        return True
+    return tensor.reads_norm if side == "in" else tensor.writes_stream
+
+
+__all__ = ["Chosen", "in_stream"]

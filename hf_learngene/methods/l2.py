@@ -1,0 +1,27 @@
+"""L2: what has the largest weights stays (DepGraph, arXiv 2301.12900). A ranking people know, for comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hf_learngene.methods.base import Paper
+from hf_learngene.methods.chosen import Chosen
+
+
+@dataclass(frozen=True)
+class L2(Chosen):
+    """Keeps the entries, units, heads and layers whose weights have the largest norm. It looks at no examples.
+
+    The weights of a unit are those of all matrices it runs through: its row in the one and its column in the other.
+
+    Source: paper, section 3.3: the group norm; Torch-Pruning's `GroupNormImportance(p=2)`.
+    """
+
+    name: ClassVar[str] = "l2"
+    paper: ClassVar[Paper | None] = Paper("DepGraph: Towards Any Structural Pruning", "2301.12900")
+    summary: ClassVar[str] = "what has the largest weights"
+    ranking: ClassVar[str] = "weights"
+
+
+__all__ = ["L2"]

@@ -1,0 +1,44 @@
+"""ShortGPT: the layers that turn the stream least leave (arXiv 2403.03853). A ranking people know, for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hf_learngene.anatomy import Anatomy
+from hf_learngene.errors import DirectionError
+from hf_learngene.methods.base import WIDTHS, Paper
+from hf_learngene.methods.chosen import Chosen
+
+
+@dataclass(frozen=True)
+class ShortGPT(Chosen):
+    """Keeps the layers of most influence, as they are. Depth only.
+
+    It needs `calibration=`, unlabelled.
+
+    Source: paper, section 2.3: the block influence of a layer is 1 - the mean over tokens of cos(input, output).
+    """
+
+    name: ClassVar[str] = "shortgpt"
+    paper: ClassVar[Paper | None] = Paper(
+        "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", "2403.03853"
+    )
+    summary: ClassVar[str] = "the layers that turn the stream most, on unlabelled examples (calibration=)"
+    takes_calibration: ClassVar[bool] = True
+    ranking: ClassVar[str] = "influence"
+
+    def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
+        super().check(source, sizes)
+        changed = [
+            f"{n} {source.sizes[n]} → {sizes[n]}" for n in WIDTHS if n in sizes and sizes[n] != source.sizes.get(n)
+        ]
+        if changed:
+            raise DirectionError(
+                f"shortgpt drops whole layers, so widths stay ({', '.join(changed)}). Ask for num_hidden_layers alone; "
+                "method='minitron' ranks widths too."
+            )
+
+
+__all__ = ["ShortGPT"]
