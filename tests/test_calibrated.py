@@ -154,6 +154,17 @@ def test_the_source_stays_as_it_is():
     assert len(source.vit.layers) == 3
 
 
+@pytest.mark.parametrize(("family", "name"), [CASES[0], CASES[4]])
+def test_a_model_in_half_precision_is_refitted_in_float32(family, name):
+    source = model_of(family, name).bfloat16()
+    examples = examples_for(source)
+    made = resize(source, calibration=examples, intermediate_size=20)
+    wanted = resize(source.float(), calibration=examples, intermediate_size=20)
+    assert made.dtype == torch.bfloat16 == made.config.dtype
+    for a, b in zip(made.parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(a, b.bfloat16())
+
+
 def test_a_checkpoint_is_calibrated_in_one_line(tmp_path):
     from hf_learngene import AutoModelForImageClassification
 
@@ -272,7 +283,6 @@ def broken(model):
         (bert, {"calibration": [{"sentence": "a"}]}, errors.CalibrationError, r"reads 'input_ids'.*hold sentence"),
         (bert, {"calibration": ["a text"]}, errors.CalibrationError, "Give a tokenizer too"),
         (bert, {"calibration": "data.csv"}, errors.CalibrationError, "load_dataset"),
-        (bert, {"calibration": (x for x in [1])}, errors.CalibrationError, "generator only once"),
         (bert, {"calibration": [{"input_ids": [5, 6]}]}, errors.CalibrationError, "2 tokens .* at least 20 tokens"),
         (lambda: broken(bert()), {"calibration": [{"input_ids": [5, 6]}] * 40}, errors.CalibrationError, "not all finite"),
         (bert, {"calibration": [{"input_ids": [5]}], "method": "layers", "layer_map": [0]}, errors.UnknownOptionError,
@@ -294,10 +304,31 @@ def test_padding_made_here_is_masked():
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
-def test_examples_that_come_in_another_order_each_time_are_refused():
-    rows = [{"input_ids": torch.tensor([i, i + 1])} for i in range(5, 60)]
-    with pytest.raises(errors.CalibrationError, match="shuffle=False"):
-        resize(bert(), calibration=DataLoader(rows, batch_size=8, shuffle=True), intermediate_size=20)
+class Once:
+    """Examples that may be read once more after a peek at the first, and come in another order each time."""
+
+    def __init__(self, rows):
+        self.rows, self.read = rows, 0
+
+    def __iter__(self):
+        self.read += 1
+        return iter(self.rows[self.read :] + self.rows[: self.read])
+
+
+def test_examples_are_read_once():
+    source = model_of("bert", "BertForSequenceClassification")
+    rows = examples_for(source)
+    given = Once(rows)
+    made = resize(source, calibration=given, num_hidden_layers=2, intermediate_size=20)
+    assert given.read == 1
+    again = resize(source, calibration=(r for r in rows[1:] + rows[:1]), num_hidden_layers=2, intermediate_size=20)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
+
+
+def test_some_of_the_batches():
+    examples = Examples([{"input_ids": [i]} for i in range(100)], bert())
+    numbers = [int(b["input_ids"][0, 0]) for b in examples.part(1, 2).batches()]
+    assert numbers == [32, 96]
 
 
 def test_too_few_tokens_for_a_width_are_refused():

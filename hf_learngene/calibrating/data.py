@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,18 +25,18 @@ _RAW = {
 
 
 class Examples:
-    """Calibration examples, readable many times over in the same order and the same batches.
+    """Calibration examples: read once, and kept on disk as batches, for a method goes over them many times.
 
     Args:
-        given: a `datasets.Dataset`, a list of dicts with the model's columns, a `DataLoader`, or texts or images together
-            with `processing_class`.
+        given: a `datasets.Dataset`, a list or generator of dicts with the model's columns, a `DataLoader`, or texts or images
+            together with `processing_class`.
         model (`PreTrainedModel`): whose inputs they are.
         processing_class (*optional*): tokenizer or image processor for raw texts and images.
         max_length (`int`, *optional*, defaults to 128): longest text, in tokens, where texts are tokenised here.
         labels (`bool`, *optional*, defaults to `False`): whether labels are handed on; without it they are never looked at.
 
     Raises:
-        CalibrationError: nothing in it, not readable twice, or without what the model reads.
+        CalibrationError: nothing in it, or without what the model reads.
     """
 
     def __init__(
@@ -55,29 +58,17 @@ class Examples:
                 f"calibration is a data set, a list of examples, a DataLoader, or texts or images; it was a "
                 f"{type(given).__name__}. A file is read with datasets.load_dataset."
             )
-        if isinstance(given, Iterator):
-            raise CalibrationError(
-                "calibration is read several times, and a generator only once. Make a list of it: list(...)."
-            )
-        self.given: Any = given
         self.loader = isinstance(given, torch.utils.data.DataLoader)
-        first = next(iter(given), None)
+        examples = iter(given)
+        first = next(examples, None)
         if first is None:
             raise CalibrationError("calibration is empty. A few hundred examples of the model's own kind are enough.")
+        self._given: Iterator[Any] = itertools.chain([first], examples)
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._count = 0
         self.raw = None if self.loader else self._raw_column(first)
         if self.loader:
             self._check(first)
-        self._check_order(first, next(iter(given)))
-
-    def _check_order(self, first: Any, again: Any) -> None:
-        """What was seen of one pass is compared with the next: the examples have to come as they came before."""
-        if not (isinstance(first, Mapping) and self.main in first):
-            return
-        before, after = (torch.as_tensor(e[self.main]) for e in (first, again))
-        if before.shape != after.shape or not torch.equal(before, after):
-            raise CalibrationError(
-                "calibration gives other examples each time it is read. Use shuffle=False and no random transforms."
-            )
 
     def _raw_column(self, example: Any) -> str | None:
         """The column of raw texts or images; '' where the example itself is one; None where it holds the model's inputs."""
@@ -108,18 +99,31 @@ class Examples:
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """Batches of the model's inputs, on the CPU, always the same."""
+        if self._folder is None:
+            self._store()
+        for number in range(self._count):
+            yield torch.load(self._path(number), mmap=True, weights_only=True)
+
+    def part(self, start: int, step: int = 1, stop: int | None = None) -> BatchesOf:
+        """Every `step`-th batch from `start` on."""
+        return BatchesOf(self, slice(start, stop, step))
+
+    def _path(self, number: int) -> Path:
+        return Path(self._folder.name if self._folder else "") / f"{number}.pt"
+
+    def _store(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="learngene_examples_")
+        for number, batch in enumerate(self._made()):
+            torch.save(batch, self._path(number))
+            self._count = number + 1
+
+    def _made(self) -> Iterator[dict[str, Tensor]]:
         if self.loader:
-            for batch in self.given:
+            for batch in self._given:
                 self._check(batch)
-                yield {k: v for k, v in batch.items() if k in self.columns and isinstance(v, Tensor)}
+                yield {k: v.contiguous() for k, v in batch.items() if k in self.columns and isinstance(v, Tensor)}
             return
-        held: list[Any] = []
-        for example in self.given:
-            held.append(example)
-            if len(held) == BATCH:
-                yield self._batch(held)
-                held = []
-        if held:
+        while held := list(itertools.islice(self._given, BATCH)):
             yield self._batch(held)
 
     def _batch(self, examples: list[Any]) -> dict[str, Tensor]:
@@ -155,6 +159,17 @@ class Examples:
             raise CalibrationError(f"The examples' {name!r} are of different shapes; bring them to one.")
         fill = self.pad if name == self.main else -100 if name == "labels" else 0
         return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+
+
+class BatchesOf:
+    """Some of the batches of examples."""
+
+    def __init__(self, examples: Examples, chosen: slice) -> None:
+        self._examples, self._chosen = examples, chosen
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """As `Examples.batches`."""
+        yield from itertools.islice(self._examples.batches(), self._chosen.start, self._chosen.stop, self._chosen.step)
 
 
 def tokens_shown(batch: Mapping[str, Tensor]) -> Tensor | None:

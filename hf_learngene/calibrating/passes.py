@@ -45,8 +45,9 @@ class _Done(nn.Module):
 class Runner:
     """A model, run again and again over the same batches.
 
-    The outputs of the layers that are finished are kept on disk, and stand in for them: going through all layers costs a few
-    passes, however deep the model, and memory does not grow with the examples.
+    The outputs of the layers that are finished, and of what comes before the first (patches, embeddings), are kept on disk, and
+    stand in for them: going through all layers costs a few passes, however deep the model, and memory does not grow with the
+    examples.
 
     Args:
         model (`PreTrainedModel`): stays as it is.
@@ -60,6 +61,7 @@ class Runner:
         plain = len(containers) == 1 and not anatomy.layers_read_from_outside
         self.container = next(iter(containers)) if plain else None
         self.done = 0  # layers whose outputs are on disk
+        self._early = self._beside_the_way()
         self._folder = tempfile.TemporaryDirectory(prefix="learngene_calibration_")
 
     def close(self) -> None:
@@ -67,6 +69,22 @@ class Runner:
 
     def _stored(self, layer: int, batch: int) -> Path:
         return Path(self._folder.name) / f"{layer % 2}_{batch}.pt"
+
+    def _early_stored(self, batch: int) -> Path:
+        return Path(self._folder.name) / f"early_{batch}.pt"
+
+    def _beside_the_way(self) -> list[str]:
+        """Modules with weights that hang where the way to the layers passes: embeddings, but closing norms and heads too."""
+        if self.container is None:
+            return []
+        way = self.container.split(".")
+        found = []
+        for depth in range(len(way)):
+            parent = ".".join(way[:depth])
+            for name, child in self.model.get_submodule(parent).named_children():
+                if name != way[depth] and any(True for _ in child.parameters()):
+                    found.append(f"{parent}.{name}" if parent else name)
+        return found
 
     def see(
         self,
@@ -126,6 +144,7 @@ class Runner:
         last = f"{self.container}.{layers - 1}"
         for number, batch in enumerate(batches):
             kept: list[Any] = []
+            early: dict[str, list[Any]] = {}
 
             def hook(module: nn.Module, args: Any, result: Any, kept: list[Any] = kept) -> None:
                 kept.append(result)
@@ -133,9 +152,18 @@ class Runner:
 
             with ExitStack() as stack:
                 stack.callback(self.model.get_submodule(last).register_forward_hook(hook).remove)
+                for name in self._early if not self.done else ():
+
+                    def first(module: nn.Module, args: Any, result: Any, name: str = name, early: Any = early) -> None:
+                        early.setdefault(name, []).append(result)
+
+                    stack.callback(self.model.get_submodule(name).register_forward_hook(first).remove)
                 stack.enter_context(self._shortened(number))
                 with suppress(_Enough):
                     self._run(batch, number)
+            if not self.done:
+                once = {n: v[0] for n, v in early.items() if len(v) == 1 and isinstance(v[0], Tensor)}
+                torch.save(once, self._early_stored(number))
             torch.save(kept[0], self._stored(layers, number))
         self.done = layers
 
@@ -145,18 +173,24 @@ class Runner:
         if self.container is None or not self.done:
             yield
             return
-        modules = self.model.get_submodule(self.container)
-        layers = list(modules)
         value = torch.load(self._stored(self.done, number), weights_only=True)
+        # nothing of it is read but its shape
+        early = torch.load(self._early_stored(number), mmap=True, weights_only=True)
+        given = {f"{self.container}.{index}": value for index in range(self.done)} | early
+        replaced: list[tuple[nn.Module, str, nn.Module]] = []
         try:
-            for index in range(self.done):
-                stand_in = _Done(layers[index])
-                stand_in.__dict__["value"] = value
-                modules[index] = stand_in
+            for name, stored in given.items():
+                parent, _, leaf = name.rpartition(".")
+                holder = self.model.get_submodule(parent)
+                module = holder.get_submodule(leaf)
+                stand_in = _Done(module)
+                stand_in.__dict__["value"] = stored
+                replaced.append((holder, leaf, module))
+                holder._modules[leaf] = stand_in
             yield
         finally:
-            for index in range(self.done):
-                modules[index] = layers[index]
+            for holder, leaf, module in replaced:
+                holder._modules[leaf] = module
 
     def _run(self, batch: Mapping[str, Tensor], number: int) -> None:
         run(self.model, batch, number)

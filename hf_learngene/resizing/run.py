@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -120,7 +121,7 @@ def carry_out(
     """Makes the model that a plan describes. A source of our `own` may lend its memory to what is kept."""
     _check_fits(plan, model)
     _check_examples(plan, examples)
-    current, fits = model, []
+    current, fits = _precise(plan, model), []
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
         if isinstance(stage.method, Chosen):
@@ -135,6 +136,9 @@ def carry_out(
         if isinstance(stage.method, Calibrated) and examples is not None:
             fits += refitted(stage, current, made, examples)
         current = made
+    if current.dtype != model.dtype:
+        current = cast(PreTrainedModel, nn.Module.to(current, dtype=model.dtype))
+        current.config.dtype = model.dtype
     if reports.isEnabledFor(logging.INFO):
         reports.info("\n%s", plan)
         if fits:
@@ -145,6 +149,15 @@ def carry_out(
             f"Newly initialised, not from the source: {', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''}"
         )
     return current
+
+
+def _precise(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
+    """The model in float32 where it is to be refitted: half precision loses what the examples say."""
+    if model.dtype not in (torch.bfloat16, torch.float16) or not any(
+        isinstance(s.method, Calibrated) for s in plan.stages
+    ):
+        return model
+    return copy.deepcopy(model).float()
 
 
 def examples_for(plan: Plan, calibration: Any, model: PreTrainedModel, processing_class: Any) -> Examples | None:
