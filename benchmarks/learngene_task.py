@@ -61,14 +61,16 @@ class Data:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
-            torch.save((_images if task == "images" else _texts)(folder), partial)
+            torch.save(_images(folder) if task == "images" else _texts(folder, task), partial)
             os.replace(partial, path)
         self.splits: dict[str, tuple[torch.Tensor, torch.Tensor]] = torch.load(path, mmap=True, weights_only=True)
 
-    def batch(self, split: str, places: torch.Tensor) -> dict[str, Any]:
+    def batch(self, split: str, places: torch.Tensor, tokens: int | None = None) -> dict[str, Any]:
         x, y = (t[places] for t in self.splits[split])
-        if self.task == "text":
-            x = x[:, : 32 if split == "train" else 64]  # few are longer, and a batch is as long as its longest
+        if self.task != "images":
+            x = x[
+                :, : tokens or (32 if split == "train" else 64)
+            ]  # few are longer, and a batch is as long as its longest
             x = x[:, : int((x != 0).sum(1).max())].long()
             return {"input_ids": x, "attention_mask": (x != 0).long(), "labels": y}
         mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
@@ -104,13 +106,15 @@ def _images(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return _split(read("cifar10_train.parquet"), read("cifar10_test.parquet"), "images")
 
 
-def _texts(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _texts(folder: Path, task: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / TASKS["text"]["teacher"])
+    tokenizer = AutoTokenizer.from_pretrained(folder / TASKS["text"]["teacher"])  # every MiniLM here has the same
 
     def read(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [json.loads(line) for line in (folder / "sst2" / name).read_text().splitlines()]
+        rows = [
+            json.loads(line) for line in (folder / TASKS[task].get("folder", "sst2") / name).read_text().splitlines()
+        ]
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
         ids = [tokenizer(rows[i]["sentence"], truncation=True, max_length=64)["input_ids"] for i in order]
         table = torch.zeros(len(ids), 64, dtype=torch.int32)
@@ -118,7 +122,7 @@ def _texts(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
             row[: len(tokens)] = torch.tensor(tokens)
         return table, torch.tensor([rows[i]["label"] for i in order])
 
-    return _split(read("train.jsonl"), read("validation.jsonl"), "text")
+    return _split(read("train.jsonl"), read(TASKS[task].get("test", "validation.jsonl")), task)
 
 
 def _split(train: Any, test: Any, task: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

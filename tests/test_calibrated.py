@@ -327,7 +327,7 @@ def test_examples_are_read_once():
 
 def test_some_of_the_batches():
     examples = Examples([{"input_ids": [i]} for i in range(100)], bert())
-    numbers = [int(b["input_ids"][0, 0]) for b in examples.part(1, 2).batches()]
+    numbers = [int(b["input_ids"][0, 0]) for b in examples.part([1, 3]).batches()]
     assert numbers == [32, 96]
 
 

@@ -152,6 +152,19 @@ def test_a_model_is_shrunk_on_examples(run, world, source, data, sizes):
     assert few.exit_code != 0 or source == "vit"
 
 
+def test_a_budget_is_spent_by_what_examples_say(run, world):
+    made = run(
+        "resize", world / "vit", "small", "--params", "0.6", "--size", "hidden_size=24",
+        "--calibration", world / "images.parquet",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert "error per million saved" in made.output
+    assert "chosen" in made.output
+    record = json.loads((pathlib.Path("small") / "config.json").read_text())
+    assert record["hidden_size"] == 24
+    assert record["learngene"]["stages"][0]["method"] == "calibrated"
+
+
 @pytest.mark.parametrize(("source", "data"), [("vit", "images.parquet"), ("bert", "texts.jsonl")])
 def test_taylor_finds_the_labels_of_a_data_set(run, world, source, data):
     made = run(

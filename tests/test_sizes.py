@@ -281,6 +281,31 @@ def test_sizes_given_beside_a_budget_stay_and_count(fixed):
     assert {n: getattr(made.target_config, n) for n in fixed} == fixed
 
 
+@pytest.mark.parametrize(
+    ("config", "class_name", "sizes"),
+    [
+        (transformers.ViTConfig(head_dim=64), "ViTForImageClassification",
+         {"hidden_size": 320, "num_attention_heads": 3, "head_dim": 64, "intermediate_size": 500, "num_hidden_layers": 5}),
+        (transformers.BertConfig(), "BertForMaskedLM",
+         {"hidden_size": 384, "intermediate_size": 100, "num_hidden_layers": 3, "vocab_size": 1000}),
+        (transformers.AlbertConfig(), "AlbertModel", {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 300}),
+        (transformers.Dinov2Config(), "Dinov2Model", {"hidden_size": 384, "mlp_ratio": 2, "num_hidden_layers": 7}),
+        (transformers.ModernBertConfig(), "ModernBertModel", {"hidden_size": 384, "intermediate_size": 640}),
+        (transformers.DebertaV2Config(), "DebertaV2Model", {"hidden_size": 768, "num_hidden_layers": 4}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)  # fmt: skip
+def test_parameters_are_counted_without_building_anything(config, class_name, sizes):
+    from hf_learngene.anatomy import anatomy_of
+    from hf_learngene.resizing.budget import parameter_count
+
+    cls = getattr(transformers, class_name)
+    made = plan(config, model_class=cls, **sizes)
+    anatomy = anatomy_of(config, cls)
+    full = {n: made.target.sizes[n] for n in anatomy.sizes if n in made.target.sizes}
+    assert parameter_count(anatomy)(full) == made.num_parameters
+
+
 def test_a_size_that_the_family_itself_cannot_build():
     with pytest.raises(InvalidSizeError, match="`roberta` cannot be built with vocab_size 61 → 1: Padding_idx"):
         target("roberta", "RobertaForMaskedLM", vocab_size=1)

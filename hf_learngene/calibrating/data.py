@@ -104,9 +104,9 @@ class Examples:
         for number in range(self._count):
             yield torch.load(self._path(number), mmap=True, weights_only=True)
 
-    def part(self, start: int, step: int = 1, stop: int | None = None) -> BatchesOf:
-        """Every `step`-th batch from `start` on."""
-        return BatchesOf(self, slice(start, stop, step))
+    def part(self, numbers: Iterable[int]) -> BatchesOf:
+        """Some of the batches, by number."""
+        return BatchesOf(self, frozenset(numbers))
 
     def _path(self, number: int) -> Path:
         return Path(self._folder.name if self._folder else "") / f"{number}.pt"
@@ -164,12 +164,14 @@ class Examples:
 class BatchesOf:
     """Some of the batches of examples."""
 
-    def __init__(self, examples: Examples, chosen: slice) -> None:
+    def __init__(self, examples: Examples, chosen: frozenset[int]) -> None:
         self._examples, self._chosen = examples, chosen
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """As `Examples.batches`."""
-        yield from itertools.islice(self._examples.batches(), self._chosen.start, self._chosen.stop, self._chosen.step)
+        for number, batch in enumerate(self._examples.batches()):
+            if number in self._chosen:
+                yield batch
 
 
 def tokens_shown(batch: Mapping[str, Tensor]) -> Tensor | None:

@@ -70,7 +70,7 @@ def kept_layers(
         if sum(len(next(iter(b.values()))) for b in batches) >= LAYER_EXAMPLES:
             break
     container = layer_container(anatomy)
-    wanted = [_output(model, b) for b in batches]
+    wanted = [output_of(model, b) for b in batches]
     alive = list(range(anatomy.num_layers))
     leaving = len(alive) - depth
     with tqdm(total=leaving, desc="choosing layers", disable=disable_progress) as bar:
@@ -79,7 +79,7 @@ def kept_layers(
             costs = []
             for layer in alive:
                 with skipped(model, container, [*gone, layer]):
-                    found = [_output(model, b) for b in batches]
+                    found = [output_of(model, b) for b in batches]
                 costs.append(sum(float((f - w).pow(2).sum()) for f, w in zip(found, wanted, strict=True)))
             portion = min(len(alive) - depth, -(-leaving // ROUNDS))
             order = sorted(range(len(alive)), key=lambda i: costs[i])
@@ -102,7 +102,7 @@ def writer(anatomy: Anatomy, layer: int, role: str) -> TensorInfo | None:
     )
 
 
-def _output(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+def output_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """What the model gives, padding left out."""
     outputs = run(model, batch)
     first = next(v for k, v in outputs.items() if isinstance(v, Tensor) and k != "loss")

@@ -228,5 +228,5 @@ def run(model: PreTrainedModel, batch: Mapping[str, Tensor], number: int = 0) ->
     device = next(model.parameters()).device
     moved = {k: v.to(device, model.dtype if v.is_floating_point() else None) for k, v in batch.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed takes milliseconds: it looks for accelerators
         return model(**moved)

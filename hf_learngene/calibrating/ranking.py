@@ -152,7 +152,7 @@ def _weight_times_gradient(
     dtype, device = next(iter(kept.values())).dtype, next(iter(kept.values())).device
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         for number, batch in enumerate(tqdm(examples.batches(), desc="gradients", disable=disable_progress)):
-            torch.manual_seed(number)
+            torch.default_generator.manual_seed(number)
             moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in batch.items()}
             loss = functional_call(model.eval(), kept, kwargs=moved).get("loss")
             if loss is None:

@@ -175,15 +175,19 @@ def resize_command(
         dtype=dtype_name(dtype),
     )
     made = _plan(source, chosen, params, seed, given, task, calibrated=calibration is not None)
+    examples = None
+    if calibration is not None:
+        examples = _calibration_examples(calibration, made, source, calibration_examples, seed)
+        spent = _spent(source, made, params, examples, given)
+        if spent:
+            given, params = {**given, **spent}, None
+            made = _plan(source, chosen, None, seed, given, task, calibrated=True)
     typer.echo(str(made))
 
     from hf_learngene.card import model_card
     from hf_learngene.resizing.loading import load_resized
     from hf_learngene.resizing.saving import save_resized
 
-    examples = None
-    if calibration is not None:
-        examples = _calibration_examples(calibration, made, source, calibration_examples, seed)
     with status(f"Loading and resizing {source}"):
         model = load_resized(
             source,
@@ -301,6 +305,24 @@ def _calibration_examples(data: str, made: Plan, source: str, limit: int, seed: 
     batches = torch.utils.data.DataLoader(labelled.dataset, batch_size=32, collate_fn=labelled.collator)
     # a masked-LM collator masks anew each time, and calibration may read its examples more than once
     return [{k: v[i] for k, v in batch.items()} for batch in batches for i in range(len(batch["labels"]))]
+
+
+def _spent(source: str, made: Plan, params: str | None, examples: Any, given: dict[str, Any]) -> dict[str, int]:
+    """The sizes a budget is spent on, by measured error, and why; nothing where the plan has them already."""
+    from hf_learngene.resizing import allocate
+    from hf_learngene.resizing.auto import load_whole
+    from hf_learngene.resizing.plan import spends_by_error
+    from hf_learngene.resizing.request import split_loading
+
+    method = made.stages[0].method
+    if params is None or len(made.stages) > 1 or not spends_by_error(method, params, made.source):
+        return {}
+    sizes, loading, _ = split_loading(given)
+    with status("Measuring what each size is worth"):
+        model = load_whole(source, made.model_class, **loading)
+        found = allocate(model, params, examples, seed=made.seed, **method.options(), **sizes)
+    typer.echo(f"{found}\n")
+    return found.full
 
 
 def _load_pair(source: str, grown: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedModel]:

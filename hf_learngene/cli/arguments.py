@@ -34,8 +34,7 @@ MethodName = Annotated[
     str,
     typer.Option(
         "--method",
-        help="auto grows by lemon, shrinks by weight_selection or calibrated; also layers, front, minitron, shortgpt, l2, "
-        "taylor, random.",
+        help="auto (lemon; weight_selection, calibrated), layers, front, l2, minitron, random, shortgpt, taylor.",
         show_default=False,
     ),
 ]

@@ -1,5 +1,6 @@
-"""The user's verbs: `plan`, `resize`, `verify`, `from_pretrained_resized`."""
+"""The user's verbs: `plan`, `allocate`, `resize`, `verify`, `from_pretrained_resized`."""
 
+from hf_learngene.resizing.allocation import Allocation
 from hf_learngene.resizing.auto import (
     AutoModel,
     AutoModelForImageClassification,
@@ -11,11 +12,12 @@ from hf_learngene.resizing.auto import (
 from hf_learngene.resizing.mixin import ResizableMixin
 from hf_learngene.resizing.plan import Plan
 from hf_learngene.resizing.run import resize
-from hf_learngene.resizing.verbs import plan
+from hf_learngene.resizing.verbs import allocate, plan
 from hf_learngene.resizing.verify import Report, verify
 
 
 __all__ = [
+    "Allocation",
     "AutoModel",
     "AutoModelForImageClassification",
     "AutoModelForMaskedLM",
@@ -25,6 +27,7 @@ __all__ = [
     "Plan",
     "Report",
     "ResizableMixin",
+    "allocate",
     "plan",
     "resize",
     "verify",

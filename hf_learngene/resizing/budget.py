@@ -8,28 +8,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS, LABELS, POSITIONS, VOCAB
+from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LABELS, POSITIONS, VOCAB
 from hf_learngene.errors import InvalidSizeError
 
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
-# What a budget chooses, or what follows from that.
-_CHOSEN = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "image_size",
-    "patch_size",
-)
-_AXES = {
-    "intermediate_size": FFN,
-    "mlp_ratio": FFN,
-    "vocab_size": VOCAB,
-    "max_position_embeddings": POSITIONS,
-    "num_labels": LABELS,
+# axis -> the size that says how long it is
+_SIZES = {
+    HIDDEN: "hidden_size",
+    FFN: "intermediate_size",
+    HEAD_COUNT: "num_attention_heads",
+    HEAD_DIM: "head_dim",
+    VOCAB: "vocab_size",
+    POSITIONS: "max_position_embeddings",
+    LABELS: "num_labels",
 }
+_FOLLOW_WIDTH = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+# a budget sees to the width itself; what the caller gave of these does not change the parameters in proportion
+_NOT_COUNTED = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "image_size", "patch_size",
+)  # fmt: skip
 
 
 def parse_budget(params: str | int | float, source: int) -> int:
@@ -52,25 +50,44 @@ def parse_budget(params: str | int | float, source: int) -> int:
     return round(params * source) if isinstance(params, float) and params <= 1 else round(params)
 
 
-def counter(anatomy: Anatomy, fixed: Mapping[str, Any]) -> Callable[[int, int], int]:
-    """Parameters at a width and depth in the source's proportions, from the anatomy alone.
+def parameter_count(anatomy: Anatomy) -> Callable[[Mapping[str, float]], int]:
+    """Parameters at any sizes, from the anatomy alone. Sizes that are left out stay the source's.
 
-    Sizes in `fixed` count as they are given there, whatever the width.
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> from hf_learngene.anatomy import anatomy_of
+        >>> count = parameter_count(anatomy_of(BertConfig(), BertModel))
+        >>> count({}), count({"num_hidden_layers": 6}), count({"intermediate_size": 1536})
+        (109482240, 66955008, 81152256)
     """
-    follows = {HIDDEN, HEADS, FFN, KV_HEADS, *anatomy.linked}
-    share = {
-        _AXES.get(n, n): v / anatomy.sizes[n] for n, v in fixed.items() if n in anatomy.sizes and n not in _CHOSEN
-    }
-    follows -= share.keys() - ({FFN} if "mlp_ratio" in fixed else set())  # a ratio still follows the width
-    totals: dict[tuple[bool, int], float] = {}  # (in a layer, power of the width) -> parameters
+    totals: dict[tuple[bool, tuple[str, ...]], int] = {}
     for tensor in anatomy.tensors.values():
-        key = tensor.layer is not None, sum(d.axis in follows for d in tensor.dims)
-        size = math.prod(d.size * share.get(d.axis, 1.0) for d in tensor.dims)
-        totals[key] = totals.get(key, 0.0) + size
+        key = tensor.layer is not None, tuple(sorted(d.axis for d in tensor.dims))
+        totals[key] = totals.get(key, 0) + tensor.numel
+    old: dict[str, float] = dict(anatomy.sizes)
 
-    def count(hidden: int, depth: int) -> int:
-        ratio, layers = hidden / anatomy.sizes["hidden_size"], depth / anatomy.num_layers
-        return round(sum(n * ratio**power * (layers if layered else 1) for (layered, power), n in totals.items()))
+    def flat(sizes: Mapping[str, float], heads: str) -> float:
+        return sizes.get(heads, 1) * sizes.get("head_dim", 1)
+
+    def ratios(sizes: Mapping[str, float]) -> dict[str, float]:
+        new = {**old, **{n: sizes["hidden_size"] for n in anatomy.linked if "hidden_size" in sizes}, **sizes}
+        found = {axis: new[name] / old[name] for axis, name in _SIZES.items() if name in old and name in new}
+        found |= {n: new[n] / old[n] for n in old if n not in _SIZES.values() and old[n]}
+        found[HEADS] = flat(new, "num_attention_heads") / flat(old, "num_attention_heads")
+        found[KV_HEADS] = flat(new, "num_key_value_heads") / flat(old, "num_key_value_heads")
+        if "mlp_ratio" in old:
+            found[FFN] = found[HIDDEN] * new["mlp_ratio"] / old["mlp_ratio"]
+        return found
+
+    def count(sizes: Mapping[str, float]) -> int:
+        by_axis, layers = (
+            ratios(sizes),
+            sizes.get("num_hidden_layers", anatomy.num_layers) / max(1, anatomy.num_layers),
+        )
+        total = 0.0
+        for (layered, axes), size in totals.items():
+            total += size * math.prod(by_axis.get(a, 1.0) for a in axes) * (layers if layered else 1)
+        return round(total)
 
     return count
 
@@ -102,7 +119,13 @@ def fit(anatomy: Anatomy, params: str | int | float, fixed: Mapping[str, Any]) -
     if anatomy.shared_layers:
         depths = [depth]
 
-    count = counter(anatomy, fixed)
+    known = parameter_count(anatomy)
+    given = {n: v for n, v in fixed.items() if n in anatomy.sizes and n not in _NOT_COUNTED}
+
+    def count(hidden: int, layers: int) -> int:
+        """In the source's proportions."""
+        follows = {n: anatomy.sizes[n] * hidden / width for n in _FOLLOW_WIDTH if n in anatomy.sizes}
+        return known({**follows, "hidden_size": hidden, "num_hidden_layers": layers, **given})
 
     def cost(size: tuple[int, int]) -> tuple[float, int, int]:
         miss = abs(math.log(count(*size) / budget))

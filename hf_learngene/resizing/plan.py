@@ -148,7 +148,7 @@ def make_plan(
     _check_calibration(chosen, calibrated)
     source = anatomy_of(config, model_class)
     wanted = check_names(source, sizes)
-    if params is not None:
+    if params is not None and not (calibrated and spends_by_error(chosen, params, source)):
         wanted = {**budget.fit(source, params, wanted), **wanted}
     if chosen is not None:
         wanted = {**chosen.implied_sizes(source.sizes), **wanted}
@@ -160,6 +160,12 @@ def make_plan(
         built.append(make_stage(one, start, model_class, stage_sizes, seed, frozenset() if built else missing))
         start = built[-1].config
     return Plan(start, config, model_class, tuple(built), seed)
+
+
+def spends_by_error(method: Method | None, params: str | int | float, source: Anatomy) -> bool:
+    """Whether a budget waits for the examples: `calibrated` spends it by the error that each size is measured to leave."""
+    smaller = budget.parse_budget(params, source.num_parameters) < source.num_parameters
+    return smaller and (method is None or isinstance(method, Calibrated))
 
 
 def _check_calibration(method: Method | None, given: bool) -> None:

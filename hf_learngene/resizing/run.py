@@ -18,9 +18,11 @@ from hf_learngene.errors import CalibrationError, UnsupportedSourceError
 from hf_learngene.maps import apply
 from hf_learngene.methods import Calibrated, Chosen, Method
 from hf_learngene.resizing import provenance
+from hf_learngene.resizing.allocation import Allocation, allocated
 from hf_learngene.resizing.calibration import decided, fit_table, refitted
 from hf_learngene.resizing.fresh import drawn, quiet, seeded
-from hf_learngene.resizing.plan import Plan, Stage, make_plan
+from hf_learngene.resizing.plan import Plan, Stage, make_plan, spends_by_error
+from hf_learngene.resizing.sizes import check_names
 
 
 logger = logging.get_logger(__name__)
@@ -44,7 +46,8 @@ def resize(
         method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with
             `weight_selection`, or with `calibrated` where `calibration` is given; see `registered_methods()`.
         params (`str`, `int` or `float`, *optional*): a parameter budget (`"20M"`, or a share such as `0.25`): width and
-            depth are chosen in the source's proportions.
+            depth are chosen in the source's proportions; where `calibration` shrinks, width, heads, ffn and depth by the error
+            that each of them is measured to leave (`allocate` shows the measurements).
         seed (`int`, *optional*, defaults to 0): for every random number: equal seeds give equal models.
         calibration (*optional*): a few hundred unlabelled examples for methods that look at some: a `datasets.Dataset` or a list
             of dicts with the model's columns, a `DataLoader`, or texts or images. Only `taylor` looks at labels.
@@ -76,7 +79,37 @@ def resize(
         model.config, type(model), sizes, method, options, params, seed, calibrated=calibration is not None
     )
     examples = examples_for(made, calibration, model, processing_class)
+    if params is not None and examples is not None:
+        made = within_budget(made, model, params, examples, sizes)[0]
     return carry_out(made, model, model.config._name_or_path or None, None, examples=examples)
+
+
+def within_budget(
+    plan: Plan, model: PreTrainedModel, params: str | int | float, examples: Examples, sizes: Mapping[str, Any]
+) -> tuple[Plan, Allocation | None]:
+    """The plan with its budget spent by measured error, where it shrinks by calibration alone; and why.
+
+    Args:
+        plan: with what the caller gave by name.
+        model: the source.
+        params: the budget.
+        examples: calibration examples.
+        sizes: what the caller gave by name; it stays.
+    """
+    method = plan.stages[0].method
+    if len(plan.stages) > 1 or not spends_by_error(method, params, plan.source):
+        return plan, None
+
+    def planned(given: Mapping[str, int]) -> Plan:
+        return make_plan(plan.source_config, plan.model_class, given, method, seed=plan.seed, calibrated=True)
+
+    def shrink(given: Mapping[str, int], part: Any) -> PreTrainedModel:
+        with quiet():
+            return carry_out(planned(given), model, None, None, examples=part)
+
+    found = allocated(model, plan.source, params, examples, check_names(plan.source, sizes), shrink)
+    reports.info("\n%s", found)
+    return planned(found.full), found
 
 
 def check_source(model: PreTrainedModel) -> None:

