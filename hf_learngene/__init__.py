@@ -9,6 +9,7 @@ from hf_learngene._version import __version__
 if TYPE_CHECKING:
     from hf_learngene import errors
     from hf_learngene.anatomy import register_anatomy
+    from hf_learngene.comparing import Comparison, compare
     from hf_learngene.learngenes import (
         AutoLearngene,
         AutoLearngeneConfig,
@@ -47,6 +48,7 @@ _HOME = {
     "AutoModelForQuestionAnswering": "resizing",
     "AutoModelForSequenceClassification": "resizing",
     "AutoModelForTokenClassification": "resizing",
+    "Comparison": "comparing",
     "FineConfig": "learngenes",
     "LearngeneConfig": "learngenes",
     "LearngeneTrainer": "training",
@@ -57,6 +59,7 @@ _HOME = {
     "TlegConfig": "learngenes",
     "WaveConfig": "learngenes",
     "allocate": "resizing",
+    "compare": "comparing",
     "plan": "resizing",
     "register_anatomy": "anatomy",
     "register_learngene": "learngenes",
@@ -76,6 +79,7 @@ __all__ = [
     "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
+    "Comparison",
     "FineConfig",
     "LearngeneConfig",
     "LearngeneTrainer",
@@ -87,6 +91,7 @@ __all__ = [
     "WaveConfig",
     "__version__",
     "allocate",
+    "compare",
     "errors",
     "plan",
     "register_anatomy",

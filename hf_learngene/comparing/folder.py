@@ -1,0 +1,138 @@
+"""A comparison on disk: its settings, and one small file for each job that is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_learngene.errors import OutputError, ResumeError
+
+
+SETTINGS = "settings"
+SOURCE = "source"
+RESULTS = ("comparison.json", "comparison.md", "comparison.png")
+
+
+class Folder:
+    """Where a comparison keeps what is done. A file is whole or absent, whatever interrupts the run.
+
+    Args:
+        path: the folder of results; the jobs lie in `jobs` below it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.jobs = self.path / "jobs"
+
+    def open(self, settings: Mapping[str, Any], overwrite: bool) -> None:
+        """Makes the folder, or goes on with the comparison that lies there.
+
+        Args:
+            settings: what the results depend on, as plain data.
+            overwrite: start over, whatever lies there.
+
+        Raises:
+            ResumeError: another comparison lies there; says which settings differ.
+            OutputError: nothing can be written there.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"`{self.path}` is a file. Name a folder.")
+        found = self.read(SETTINGS)
+        if found is None and self.jobs.is_dir() and any(self.jobs.iterdir()):
+            raise OutputError(f"`{self.jobs}` holds something else than a comparison. Name another folder.")
+        if found is not None and not overwrite:
+            other = differences(found, settings)
+            if not other:
+                return
+            # a mistake that showed in the first evaluation can be mended without a word
+            if any(file.stem not in (SETTINGS, SOURCE) for file in self.jobs.glob("*.json")):
+                raise ResumeError(
+                    f"`{self.path}` holds a comparison with other settings ({'; '.join(other[:3])}). Compare into another "
+                    "folder, or start over there (overwrite=True, --overwrite)."
+                )
+        try:
+            if found is not None:
+                shutil.rmtree(self.jobs)
+            self.jobs.mkdir(parents=True, exist_ok=True)
+            for name in RESULTS if found is not None else ():
+                (self.path / name).unlink(missing_ok=True)
+            self.write(SETTINGS, settings)
+        except OSError as error:
+            raise OutputError(f"`{self.path}` cannot be written: {error.strerror or error}.") from error
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """What was written under a name; None where nothing was, or nothing that can be read."""
+        try:
+            return json.loads((self.jobs / f"{name}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+            return None
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Keeps `content` under a name."""
+        write_text(self.jobs / f"{name}.json", json_text(content))
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """As it is written to a file."""
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file at one go: it is there with all of `text`, or as it was before."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def job_name(size: str, method: str, seed: int) -> str:
+    """A file name for a job: readable, and another one for each job.
+
+    Example:
+        >>> job_name("hidden_size=192", "layers 0,2,5", 1)
+        'hidden_size-192_layers-0-2-5_seed1_581c44de'
+    """
+    words = "_".join(re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-")[:40] for part in (size, method))
+    digest = hashlib.sha256(json.dumps([size, method, seed]).encode()).hexdigest()[:8]
+    return f"{words}_seed{seed}_{digest}"
+
+
+def plain(value: Any) -> Any:
+    """As JSON reads it back: tuples are lists, and what JSON does not know is its text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, each with both values.
+
+    Example:
+        >>> differences({"steps": 100, "seeds": [0]}, {"steps": 200, "seeds": [0]})
+        ['steps: 100 there, 200 here']
+    """
+    old, new = _flat(there), _flat(here)
+    names = [n for n in {**old, **new} if old.get(n, ...) != new.get(n, ...)]
+    return [f"{n}: {_short(old, n)} there, {_short(new, n)} here" for n in names]
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return found
+
+
+def _short(settings: Mapping[str, Any], name: str) -> str:
+    text = repr(settings[name]) if name in settings else "none"
+    return text if len(text) < 60 else f"{text[:60]}…"
