@@ -78,12 +78,18 @@ class Refit:
         )
         given, made = Runner(self.source, self.source_anatomy), Runner(self.target, self.target_anatomy)
         report: list[Fitted] = []
+        current: int | None = None
         try:
             for group in tqdm(groups, desc="calibrating", disable=disable_progress):
                 site = group[0]
                 if site.layer is not None and site.source_layer is not None:
                     made.advance(site.layer, self.examples.batches())
                     given.advance(site.source_layer, self.examples.batches())
+                    if site.layer != current:
+                        current = site.layer
+                        inside = [s for g in groups for s in g if s.layer == current]
+                        norms = list(dict.fromkeys(s.norm_after[1] for s in inside if s.norm_after))
+                        given.remember(self.examples.batches(), norms, list(dict.fromkeys(s.source for s in inside)))
                 elif site.after_layers:
                     made.advance(self.target_anatomy.num_layers, self.examples.batches())
                     given.advance(self.source_anatomy.num_layers, self.examples.batches())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
+
+
+ROOM = 2 << 30  # bytes on disk for what one layer shows
 
 
 class _Enough(Exception):
@@ -62,6 +65,7 @@ class Runner:
         self.container = next(iter(containers)) if plain else None
         self.done = 0  # layers whose outputs are on disk
         self._early = self._beside_the_way()
+        self._remembered: set[tuple[str, str]] = set()
         self._folder = tempfile.TemporaryDirectory(prefix="learngene_calibration_")
 
     def close(self) -> None:
@@ -103,6 +107,11 @@ class Runner:
         """
         seen = Seen()
         wanted_in, wanted_out = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
+        if {("in", n) for n in wanted_in} | {("out", n) for n in wanted_out} <= self._remembered:
+            stored = torch.load(self._stored_pass(number), mmap=True, weights_only=True)
+            seen.inputs = {n: stored["in", n] for n in wanted_in}
+            seen.outputs = {n: stored["out", n] for n in wanted_out}
+            return seen
         single = self.container is not None
 
         def complete() -> bool:
@@ -111,7 +120,7 @@ class Runner:
         def before(name: str) -> Any:
             def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
                 first = next(_tensors((args, kwargs)))
-                seen.inputs.setdefault(name, []).append(first.detach())
+                seen.inputs.setdefault(name, []).append(first.detach().clone())  # some are changed in place
                 if complete():
                     raise _Enough
 
@@ -119,7 +128,7 @@ class Runner:
 
         def after(name: str) -> Any:
             def hook(module: nn.Module, args: Any, result: Any) -> None:
-                seen.outputs.setdefault(name, []).append(next(_tensors(result)).detach())
+                seen.outputs.setdefault(name, []).append(next(_tensors(result)).detach().clone())
                 if complete():
                     raise _Enough
 
@@ -136,6 +145,24 @@ class Runner:
             with suppress(_Enough):
                 self._run(batch, number)
         return seen
+
+    def remember(self, batches: Iterable[Mapping[str, Tensor]], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """One pass over all batches, kept on disk for `see` until the next one, unless it takes too much room there.
+
+        Only for a model that stays as it is.
+        """
+        self._remembered = set()
+        batches = list(batches)
+        for number, batch in enumerate(batches):
+            seen = self.see(number, batch, inputs, outputs)
+            kept = {("in", n): v for n, v in seen.inputs.items()} | {("out", n): v for n, v in seen.outputs.items()}
+            if sum(t.nbytes for v in kept.values() for t in v) * len(batches) > ROOM:
+                return
+            torch.save(kept, self._stored_pass(number))
+        self._remembered = {("in", n) for n in inputs} | {("out", n) for n in outputs}
+
+    def _stored_pass(self, batch: int) -> Path:
+        return Path(self._folder.name) / f"pass_{batch}.pt"
 
     def advance(self, layers: int, batches: Iterable[Mapping[str, Tensor]]) -> None:
         """Keeps the outputs of the first `layers` layers, run as they are now."""
