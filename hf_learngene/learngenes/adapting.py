@@ -26,7 +26,8 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
         defaults: dict[str, Any] = {
             "output_dir": folder,
             "max_steps": steps,
-            "learning_rate": 5e-3,
+            "learning_rate": 1e-3,
+            "warmup_steps": steps // 10,  # a large first step throws away where interpolation put the scalers
             "weight_decay": 0.0,
             "lr_scheduler_type": "cosine",
             "save_strategy": "no",
