@@ -146,6 +146,16 @@ def test_equal_examples_give_equal_models_whatever_the_batches():
         torch.testing.assert_close(a, c, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(("family", "name"), [CASES[0], CASES[4]])
+def test_without_room_on_disk_the_result_is_the_same(family, name, monkeypatch):
+    source = model_of(family, name)
+    examples = examples_for(source)
+    first = resize(source, calibration=examples, intermediate_size=20, num_hidden_layers=2)
+    monkeypatch.setattr("hf_learngene.calibrating.passes.ROOM", 0)
+    again = resize(source, calibration=examples, intermediate_size=20, num_hidden_layers=2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
 def test_the_source_stays_as_it_is():
     source = model_of("vit", "ViTForImageClassification")
     before = {n: p.detach().clone() for n, p in source.named_parameters()}
