@@ -172,6 +172,7 @@ def report(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
     lines = [f"# Shrinking without training, {head['task']}", "", f"`{head['command']}`. Do not edit.", ""]
     lines += [f"- {k}: {v}" for k, v in head.items() if k not in ("command", "task")]
     lines += [
+        f"- calibration sets measured: {len({r['seed'] for r in rows})}",
         f"- source: {100 * top:.1f} %, encoder {whole / 1e6:.1f} M, all {source['parameters'] / 1e6:.1f} M parameters",
         "",
         "Accuracy in % without any training, mean ± standard deviation over calibration sets; *kept*: share of the source's gap",
@@ -223,9 +224,11 @@ def plot(rows: list[dict[str, Any]], head: dict[str, Any], path: Path) -> None:
         axis.errorbar([n / 1e6 for n in across], means, spread, fmt="o" if ours else "s", ms=7 if ours else 4.5, capsize=2,
                       color="black" if ours else f"C{number}", label=method, zorder=3 if ours else 2)  # fmt: skip
     axis.axhline(100 * source["accuracy"], color="0.4", lw=1, ls="--")
-    axis.text(source["encoder"] / 1e6, 100 * source["accuracy"], "source", ha="right", va="bottom", color="0.3")
+    axis.text(0.97 * source["encoder"] / 1e6, 100 * source["accuracy"], "source", ha="right", va="bottom", color="0.3")
     axis.axhline(100 * head["chance"], color="0.7", lw=1, ls=":")
     axis.text(source["encoder"] / 1e6, 100 * head["chance"], "chance", ha="right", va="bottom", color="0.5")
+    axis.plot([source["encoder"] / 1e6], [100 * source["accuracy"]], "*", ms=12, color="0.3")
+    axis.set_xlim(0, 1.04 * source["encoder"] / 1e6)
     axis.set_xlabel("parameters of the encoder, millions")
     axis.set_ylabel("accuracy without any training, %")
     axis.set_title({"images": "ViT-S, CIFAR-10", "text": "MiniLM, SST-2", "trec": "MiniLM, TREC"}[head["task"]])
