@@ -161,17 +161,18 @@ def test_a_mixed_resize_names_both_methods():
 
 
 def test_every_method_with_a_paper_is_cited():
-    model = tiny_model("bert", "BertModel", dtype=torch.float32)
+    model = tiny_model("bert", "BertForSequenceClassification", dtype=torch.float32)
     for name in registered_methods()[1:]:
         options = {"layer_map": [0, 1]} if name == "layers" else {"hidden_size": 48 if name == "lemon" else 16}
         if METHODS[name].takes_calibration:
-            options = {"intermediate_size": 20, "calibration": [{"input_ids": [5, 6, 7]}] * 20}
+            options = {"num_hidden_layers": 2} if name == "shortgpt" else {"intermediate_size": 20}
+            options["calibration"] = [{"input_ids": [5, 6, 7], "labels": 1}] * 20
         card = model_card(resize(model, method=name, **options))
         paper = METHODS[name].paper
         assert (paper is None) == ("arxiv.org" not in card)
         if paper:
             assert f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})" in card
-        assert ModelCard(card).data.pipeline_tag == "feature-extraction"
+        assert ModelCard(card).data.pipeline_tag == "text-classification"
 
 
 def test_a_plan_has_a_card_too(source):

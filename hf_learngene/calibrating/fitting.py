@@ -103,6 +103,8 @@ class Refit:
 
     def _matrices(self, group: Sequence[Site], given: Runner, made: Runner) -> list[Fitted]:
         group = [s for s in group if self._fits(s)]
+        if not group:
+            return []
         moments = {site.name: Moments() for site in group}
         for number, batch in enumerate(self.examples.batches()):
             after = [s.norm_after for s in group if s.norm_after]

@@ -107,7 +107,8 @@ class Runner:
         """
         seen = Seen()
         wanted_in, wanted_out = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
-        if {("in", n) for n in wanted_in} | {("out", n) for n in wanted_out} <= self._remembered:
+        wanted = {("in", n) for n in wanted_in} | {("out", n) for n in wanted_out}
+        if wanted and wanted <= self._remembered:
             stored = torch.load(self._stored_pass(number), mmap=True, weights_only=True)
             seen.inputs = {n: stored["in", n] for n in wanted_in}
             seen.outputs = {n: stored["out", n] for n in wanted_out}
