@@ -343,7 +343,8 @@ class Learngene(PreTrainedModel, ABC):
         Args:
             train_dataset: as for `LearngeneTrainer`.
             teacher (`PreTrainedModel` or `str`, *optional*): teaches beside the labels.
-            steps (`int`, *optional*, defaults to 200): optimizer steps: a tenth of warm-up, a cosine from 1e-3 (AdamW without decay).
+            steps (`int`, *optional*, defaults to 200): optimizer steps of AdamW without decay: a tenth of warm-up, then a
+                cosine from 1e-3.
             **kwargs: sizes of the target; fields of `LearngeneTrainingArguments` (`learning_rate`, `seed`, ...); and
                 `data_collator` or `processing_class`.
 
