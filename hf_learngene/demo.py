@@ -27,6 +27,7 @@ from transformers import AutoModel as TransformersAutoModel
 from transformers import AutoModelForImageClassification as TransformersAutoModelForImageClassification
 
 from hf_learngene import AutoLearngene, AutoModel, AutoModelForImageClassification, verify
+from hf_learngene.comparing.plot import require_matplotlib
 from hf_learngene.resizing.fresh import quiet
 
 
@@ -87,7 +88,7 @@ def run_demo(
     for name, value in (("steps", steps), ("seeds", seeds)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    require_matplotlib()
+    require_matplotlib("the demo")
     console = console or Console()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -115,18 +116,6 @@ def run_demo(
     plot_learning_curves(results, output / "learning_curves.png")
     console.print(f"Wrote {output / 'learning_curves.png'} and {output / 'results.json'}, {results['seconds']:.0f} s.")
     return results
-
-
-def require_matplotlib() -> None:
-    """Fails before minutes of work rather than after them.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the demo draws with matplotlib: pip install 'hf_learngene[demo]'") from error
 
 
 def small_sizes(config: PreTrainedConfig) -> dict[str, int]:

@@ -84,6 +84,14 @@ def test_a_checkpoint_is_shrunk_to_a_budget(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), wanted.parameters(), strict=True))
 
 
+def test_a_budget_holds_where_a_size_grows():
+    model = vit()
+    deeper = model.config.num_hidden_layers + 2
+    made = resize(model, calibration=pictures(model), params=0.6, num_hidden_layers=deeper)
+    assert made.config.num_hidden_layers == deeper
+    assert made.num_parameters() <= 0.8 * model.num_parameters()  # proportions come in steps of a head
+
+
 def test_a_budget_that_grows_is_grown():
     model = vit()
     made = resize(model, calibration=pictures(model), params=round(2.5 * model.num_parameters()))

@@ -132,6 +132,15 @@ def test_some_axes_shrink_and_others_grow():
     assert made.config.num_hidden_layers == 5
 
 
+def test_examples_that_nothing_looks_at_are_mentioned(caplog):
+    source = model_of("vit", "ViTForImageClassification")
+    resize(source, calibration=examples_for(source, 8), intermediate_size=50)
+    assert "calibration= is not looked at" in caplog.text
+    caplog.clear()
+    resize(source, calibration=examples_for(source), intermediate_size=20)
+    assert "not looked at" not in caplog.text
+
+
 def test_equal_examples_give_equal_models_whatever_the_batches():
     source = model_of("bert", "BertForSequenceClassification")
     examples = examples_for(source)

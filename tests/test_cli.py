@@ -264,7 +264,7 @@ def test_a_missing_extra_is_a_user_error(run, monkeypatch):
     from hf_learngene import demo
 
     def run_demo(*args, **kwargs):
-        raise ImportError("the demo draws with matplotlib: pip install 'hf_learngene[demo]'")
+        raise ImportError("the demo is drawn with matplotlib: pip install 'hf_learngene[demo]'")
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
     fails(run("demo", "--image-model", "a", "--text-model", "b"), "hf_learngene[demo]")

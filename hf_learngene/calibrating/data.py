@@ -17,6 +17,7 @@ from hf_learngene.errors import CalibrationError
 
 
 BATCH = 32
+LONGEST_TEXT = 128  # tokens, where texts are tokenised here
 _LABELS = frozenset({"labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label"})
 _RAW = {
     "pixel_values": ("image", "img", "pixels"),
@@ -32,7 +33,6 @@ class Examples:
             together with `processing_class`.
         model (`PreTrainedModel`): whose inputs they are.
         processing_class (*optional*): tokenizer or image processor for raw texts and images.
-        max_length (`int`, *optional*, defaults to 128): longest text, in tokens, where texts are tokenised here.
         labels (`bool`, *optional*, defaults to `False`): whether labels are handed on; without it they are never looked at.
 
     Raises:
@@ -44,7 +44,6 @@ class Examples:
         given: Any,
         model: PreTrainedModel,
         processing_class: Any = None,
-        max_length: int = 128,
         labels: bool = False,
     ) -> None:
         self.main = model.main_input_name
@@ -52,7 +51,7 @@ class Examples:
         taken = inspect.signature(model.forward).parameters
         self.columns = [n for n in taken if labels or n not in _LABELS]
         self.pad = int(getattr(model.config, "pad_token_id", None) or 0)
-        self.processor, self.max_length = processing_class, max_length
+        self.processor = processing_class
         if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
             raise CalibrationError(
                 f"calibration is a data set, a list of examples, a DataLoader, or texts or images; it was a "
@@ -97,25 +96,23 @@ class Examples:
             f"The model reads {self.main!r}; the calibration examples hold {held or 'nothing'}.{hint}"
         )
 
-    def batches(self) -> Iterator[dict[str, Tensor]]:
-        """Batches of the model's inputs, on the CPU, always the same."""
+    def batches(self, numbers: Iterable[int] | None = None) -> Iterator[dict[str, Tensor]]:
+        """Batches of the model's inputs, on the CPU, always the same; all, or those of these numbers."""
         if self._folder is None:
-            self._store()
-        for number in range(self._count):
-            yield torch.load(self._path(number), mmap=True, weights_only=True)
+            self._folder = self._stored()
+        for number in range(self._count) if numbers is None else numbers:
+            yield torch.load(Path(self._folder.name) / f"{number}.pt", mmap=True, weights_only=True)
 
     def part(self, numbers: Iterable[int]) -> BatchesOf:
         """Some of the batches, by number."""
-        return BatchesOf(self, frozenset(numbers))
+        return BatchesOf(self, tuple(numbers))
 
-    def _path(self, number: int) -> Path:
-        return Path(self._folder.name if self._folder else "") / f"{number}.pt"
-
-    def _store(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="learngene_examples_")
+    def _stored(self) -> tempfile.TemporaryDirectory:
+        folder = tempfile.TemporaryDirectory(prefix="learngene_examples_")
         for number, batch in enumerate(self._made()):
-            torch.save(batch, self._path(number))
+            torch.save(batch, Path(folder.name) / f"{number}.pt")
             self._count = number + 1
+        return folder
 
     def _made(self) -> Iterator[dict[str, Tensor]]:
         if self.loader:
@@ -134,7 +131,7 @@ class Examples:
                 made = self.processor(images, return_tensors="pt")
             else:
                 made = self.processor(
-                    list(rows), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+                    list(rows), padding=True, truncation=True, max_length=LONGEST_TEXT, return_tensors="pt"
                 )
             made = {k: v for k, v in made.items() if k in self.columns}
             return {**made, **self._labels(examples)} if self.raw else made
@@ -164,14 +161,12 @@ class Examples:
 class BatchesOf:
     """Some of the batches of examples."""
 
-    def __init__(self, examples: Examples, chosen: frozenset[int]) -> None:
+    def __init__(self, examples: Examples, chosen: tuple[int, ...]) -> None:
         self._examples, self._chosen = examples, chosen
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """As `Examples.batches`."""
-        for number, batch in enumerate(self._examples.batches()):
-            if number in self._chosen:
-                yield batch
+        yield from self._examples.batches(self._chosen)
 
 
 def tokens_shown(batch: Mapping[str, Tensor]) -> Tensor | None:

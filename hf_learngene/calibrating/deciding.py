@@ -35,7 +35,17 @@ class Wanted:
 
     @classmethod
     def of(cls, request: Request) -> Wanted:
-        (heads, size), (new_heads, new_size) = request.heads
+        """What a request asks for.
+
+        Raises:
+            InvalidSizeError: another head size of a family whose heads are rotated or normalised.
+        """
+        anatomy, ((heads, size), (new_heads, new_size)) = request.source, request.heads
+        if new_size != size and (anatomy.rotary or anatomy.normalised_heads):
+            raise InvalidSizeError(
+                f"The heads of `{anatomy.model_type}` are rotated or normalised as they are: their size stays {size}. "
+                "Shrink num_attention_heads instead."
+            )
         changed = {axis: new for axis, (old, new) in request.axis_sizes.items() if new != old}
         return cls(
             changed.get(HIDDEN),
@@ -146,11 +156,6 @@ class Deciding:
     def run(self, disable_progress: bool = False) -> Choices:
         """The choices, after one pass of the source over the examples."""
         wanted = self.wanted
-        if wanted.head_size is not None and (self.anatomy.rotary or self.anatomy.normalised_heads):
-            raise InvalidSizeError(
-                f"The heads of `{self.anatomy.model_type}` are rotated or normalised as they are: their size stays "
-                f"{self.request.heads[0][1]}. Shrink num_attention_heads instead."
-            )
         rotation = coordinates = pooled = None
         if wanted.width is not None:
             statistics = self._stream(disable_progress)

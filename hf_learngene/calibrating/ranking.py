@@ -16,7 +16,8 @@ from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN
 from hf_learngene.calibrating.data import Examples, tokens_shown
 from hf_learngene.calibrating.deciding import Wanted, layer_container, writer
 from hf_learngene.calibrating.passes import Runner
-from hf_learngene.errors import CalibrationError, InvalidSizeError
+from hf_learngene.calibrating.statistics import check_finite
+from hf_learngene.errors import CalibrationError
 from hf_learngene.methods.base import Request
 from hf_learngene.methods.choices import Choices
 from hf_learngene.methods.chosen import in_stream
@@ -55,11 +56,6 @@ class Scores:
         """
         wanted, anatomy = Wanted.of(request), request.source
         layers = tuple(layer.index for layer in request.layer_map)
-        if wanted.head_size is not None and (anatomy.rotary or anatomy.normalised_heads):
-            raise InvalidSizeError(
-                f"The heads of `{anatomy.model_type}` are rotated or normalised as they are: their size stays "
-                f"{request.heads[0][1]}. Shrink num_attention_heads instead."
-            )
         (count, size), (_, new_size) = request.heads
         heads, entries, units = {}, {}, {}
         for layer in (0,) if anatomy.shared_layers else sorted(set(layers)):
@@ -202,11 +198,7 @@ def _of_activations(
                 turns[layer] += ((1 - cosine) * mask).sum().cpu()
     finally:
         runner.close()
-    if not all(bool(torch.isfinite(v).all()) for v in (turns, *squares.values())):
-        raise CalibrationError(
-            "The model's activations on the calibration examples are not all finite. Look for an example that it cannot take "
-            "(all padding, NaN pixels), or load the model in float32."
-        )
+    check_finite(turns, *squares.values())
     width = anatomy.sizes["hidden_size"]
     stream = torch.stack([squares[n].sqrt() for n in norms]).sum(0) if norms else torch.zeros(width)
     found = Scores(turns, stream)

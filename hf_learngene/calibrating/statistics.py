@@ -38,20 +38,15 @@ class Moments:
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         sums, products = x.sum(0, dtype=torch.float64), (x.T @ x).double()
-        finite = bool(torch.isfinite(products.diagonal()).all())
         self.count += len(x)
         self.x, self.xx = _plus(self.x, sums), _plus(self.xx, products)
         if y is not None:
             wanted = y.double()
             squares = wanted.pow(2).sum(0)
-            finite = finite and bool(torch.isfinite(squares).all())
             self.y, self.yy = _plus(self.y, wanted.sum(0)), _plus(self.yy, squares)
             self.xy = _plus(self.xy, (x.T @ y.to(x.dtype)).double())
-        if not finite:
-            raise CalibrationError(
-                "The model's activations on the calibration examples are not all finite. Look for an example that it cannot "
-                "take (all padding, NaN pixels), or load the model in float32."
-            )
+            check_finite(squares)
+        check_finite(products.diagonal())
 
     @property
     def gram(self) -> Tensor:
@@ -115,6 +110,19 @@ def damp(gram: Tensor, share: float) -> Tensor:
     return gram + size * torch.eye(len(gram), dtype=gram.dtype)
 
 
+def check_finite(*sums: Tensor) -> None:
+    """Refuses sums over activations that are not numbers.
+
+    Raises:
+        CalibrationError: some are not finite.
+    """
+    if not all(bool(torch.isfinite(s).all()) for s in sums):
+        raise CalibrationError(
+            "The model's activations on the calibration examples are not all finite. Look for an example that it cannot take "
+            "(all padding, NaN pixels), or load the model in float32."
+        )
+
+
 def normalised(module: nn.Module, x: Tensor, centred: bool) -> Tensor:
     """What a norm scales and shifts."""
     eps = float(next((v for n in ("eps", "variance_epsilon") if (v := getattr(module, n, None)) is not None), 0.0))
@@ -134,4 +142,4 @@ def _known(value: Tensor | None) -> Tensor:
     return value
 
 
-__all__ = ["RIDGE", "Moments", "damp", "normalised"]
+__all__ = ["RIDGE", "Moments", "check_finite", "damp", "normalised"]

@@ -178,9 +178,8 @@ def resize_command(
     examples = None
     if calibration is not None:
         examples = _calibration_examples(calibration, made, source, calibration_examples, seed)
-        spent = _spent(source, made, params, examples, given)
-        if spent:
-            given, params = {**given, **spent}, None
+        if made.budget is not None:
+            given, params = {**given, **_spent(source, made, made.budget, examples, given)}, None
             made = _plan(source, chosen, None, seed, given, task, calibrated=True)
     typer.echo(str(made))
 
@@ -307,20 +306,17 @@ def _calibration_examples(data: str, made: Plan, source: str, limit: int, seed: 
     return [{k: v[i] for k, v in batch.items()} for batch in batches for i in range(len(batch["labels"]))]
 
 
-def _spent(source: str, made: Plan, params: str | None, examples: Any, given: dict[str, Any]) -> dict[str, int]:
-    """The sizes a budget is spent on, by measured error, and why; nothing where the plan has them already."""
+def _spent(source: str, made: Plan, budget: str | int | float, examples: Any, given: dict[str, Any]) -> dict[str, int]:
+    """The sizes that a plan's budget is spent on, by measured error; says why."""
     from hf_learngene.resizing import allocate
     from hf_learngene.resizing.auto import load_whole
-    from hf_learngene.resizing.plan import spends_by_error
     from hf_learngene.resizing.request import split_loading
 
-    method = made.stages[0].method
-    if params is None or len(made.stages) > 1 or not spends_by_error(method, params, made.source):
-        return {}
     sizes, loading, _ = split_loading(given)
+    options = made.stages[0].method.options()
     with status("Measuring what each size is worth"):
         model = load_whole(source, made.model_class, **loading)
-        found = allocate(model, params, examples, seed=made.seed, **method.options(), **sizes)
+        found = allocate(model, budget, examples, seed=made.seed, **options, **sizes)
     typer.echo(f"{found}\n")
     return found.full
 

@@ -20,8 +20,11 @@ MARKERS = "os^DvX*P<"  # one more than colours, so that the pairs go on differin
 SOURCE = "0.45"
 
 
-def require_matplotlib() -> None:
-    """Fails before hours of training rather than after them.
+def require_matplotlib(what: str = "a comparison") -> None:
+    """Fails before hours of work rather than after them.
+
+    Args:
+        what: is drawn; for the message.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -29,7 +32,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("a comparison is drawn with matplotlib: pip install 'hf_learngene[demo]'") from error
+        raise ImportError(f"{what} is drawn with matplotlib: pip install 'hf_learngene[demo]'") from error
 
 
 def draw(comparison: Comparison, path: Path) -> None:

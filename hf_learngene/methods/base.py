@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar
@@ -144,6 +144,17 @@ class Method:
         return False
 
 
+def changes(source: Anatomy, sizes: Mapping[str, int], names: Iterable[str] = WIDTHS) -> dict[str, tuple[int, int]]:
+    """Which of the named sizes are not the source's: (source's, target's) by name."""
+    both = {n: (source.sizes[n], sizes[n]) for n in names if n in source.sizes and n in sizes}
+    return {n: (old, new) for n, (old, new) in both.items() if new != old}
+
+
+def shown(pairs: Mapping[str, tuple[int, int]]) -> str:
+    """What `changes` found, for a message."""
+    return ", ".join(f"{name} {old} → {new}" for name, (old, new) in pairs.items())
+
+
 __all__ = [
     "FFN",
     "GEOMETRY",
@@ -156,4 +167,6 @@ __all__ = [
     "Method",
     "Paper",
     "Request",
+    "changes",
+    "shown",
 ]

@@ -13,7 +13,7 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.errors import DirectionError
 from hf_learngene.maps import LayerMap, Step, Take
 from hf_learngene.maps.steps import uniform_indices
-from hf_learngene.methods.base import FFN, HEAD_COUNT, HEADS, HIDDEN, WIDTHS, Method, Request
+from hf_learngene.methods.base import FFN, HEAD_COUNT, HEADS, HIDDEN, WIDTHS, Method, Request, changes, shown
 from hf_learngene.methods.choices import Choices
 from hf_learngene.methods.weight_selection import source_axes
 
@@ -40,14 +40,10 @@ class Chosen(Method):
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
-        grown = [
-            f"{n} {source.sizes[n]} → {sizes[n]}"
-            for n in names
-            if sizes.get(n, 0) > source.sizes.get(n, sizes.get(n, 0))
-        ]
+        grown = {n: (old, new) for n, (old, new) in changes(source, sizes, names).items() if new > old}
         if grown:
             raise DirectionError(
-                f"{self.name} shrinks; it cannot grow ({', '.join(grown)}). method='lemon' grows without loss."
+                f"{self.name} shrinks; it cannot grow ({shown(grown)}). method='lemon' grows without loss."
             )
 
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
@@ -69,8 +65,8 @@ class Chosen(Method):
         layer = request.layer_map[place].index if place is not None else None
         if chosen is None:
             return uniform_indices(old, new)
-        if axis == HIDDEN and chosen.coordinates is not None:
-            return chosen.coordinates
+        if axis == HIDDEN and chosen.pooled is not None:
+            return chosen.pooled
         if axis == FFN and layer is not None and layer in chosen.units:
             return chosen.units[layer]
         if axis in (HEADS, HEAD_COUNT) and layer is not None:

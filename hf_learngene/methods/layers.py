@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap
-from hf_learngene.methods.base import WIDTHS, Method, Paper
+from hf_learngene.methods.base import Method, Paper, changes, shown
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,10 @@ class Layers(Method):
                 f"layer_map names {len(self.layer_map)} layers, but num_hidden_layers={sizes['num_hidden_layers']} was "
                 "asked for. Leave num_hidden_layers out."
             )
-        changed = [
-            f"{n} {source.sizes[n]} → {sizes[n]}" for n in WIDTHS if n in sizes and sizes[n] != source.sizes.get(n)
-        ]
+        changed = changes(source, sizes)
         if changed:
             raise DirectionError(
-                f"method='layers' copies whole layers, so widths stay ({', '.join(changed)}). "
+                f"method='layers' copies whole layers, so widths stay ({shown(changed)}). "
                 "method='weight_selection' shrinks widths, method='lemon' grows them."
             )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, LossyGrowthError
-from hf_learngene.methods.base import GEOMETRY, WIDTHS
+from hf_learngene.methods.base import GEOMETRY, WIDTHS, changes, shown
 
 
 def eta_of(old: int, new: int) -> float:
@@ -42,11 +42,11 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
         FFN,
         *GEOMETRY,
     }
-    names = [n for n in (*WIDTHS, "mlp_ratio", "num_hidden_layers", *sorted(own)) if n in source.sizes and n in sizes]
-    smaller = [f"{n} {source.sizes[n]} → {sizes[n]}" for n in names if sizes[n] < source.sizes[n]]
+    names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *sorted(own))
+    smaller = {n: (old, new) for n, (old, new) in changes(source, sizes, names).items() if new < old}
     if smaller:
         raise DirectionError(
-            f"lemon keeps the function, so it only grows ({', '.join(smaller)}). method='weight_selection' or "
+            f"lemon keeps the function, so it only grows ({shown(smaller)}). method='weight_selection' or "
             "'front' shrinks; method='auto' shrinks one axis and grows the other."
         )
     old, new = source.sizes["hidden_size"], sizes["hidden_size"]

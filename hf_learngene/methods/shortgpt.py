@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.errors import DirectionError
-from hf_learngene.methods.base import WIDTHS, Paper
+from hf_learngene.methods.base import Paper, changes, shown
 from hf_learngene.methods.chosen import Chosen
 
 
@@ -31,12 +31,10 @@ class ShortGPT(Chosen):
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         super().check(source, sizes)
-        changed = [
-            f"{n} {source.sizes[n]} → {sizes[n]}" for n in WIDTHS if n in sizes and sizes[n] != source.sizes.get(n)
-        ]
+        changed = changes(source, sizes)
         if changed:
             raise DirectionError(
-                f"shortgpt drops whole layers, so widths stay ({', '.join(changed)}). Ask for num_hidden_layers alone; "
+                f"shortgpt drops whole layers, so widths stay ({shown(changed)}). Ask for num_hidden_layers alone; "
                 "method='minitron' ranks widths too."
             )
 

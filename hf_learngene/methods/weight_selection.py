@@ -14,7 +14,7 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap, Step, Take
 from hf_learngene.maps.steps import uniform_indices
-from hf_learngene.methods.base import FFN, HEAD_COUNT, HEAD_DIM, HEADS, WIDTHS, Method, Paper, Request
+from hf_learngene.methods.base import FFN, HEAD_COUNT, HEAD_DIM, HEADS, WIDTHS, Method, Paper, Request, changes, shown
 
 
 ELEMENT_SELECTIONS = ("uniform", "consecutive", "random", "random_inconsistent")
@@ -60,18 +60,14 @@ class WeightSelection(Method):
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         flat = flat_heads(source.sizes), flat_heads(sizes)
-        pairs = {
-            n: (source.sizes[n], sizes[n])
-            for n in (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
-            if n in sizes and n in source.sizes
-        }
+        pairs = changes(source, sizes, (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source)))
         if self.head_selection == "flat":  # fewer but larger heads are fine as long as the flat axis does not grow
             pairs.pop("num_attention_heads", None), pairs.pop("head_dim", None)
             pairs["heads × head size"] = flat
-        grown = [f"{name} {old} → {new}" for name, (old, new) in pairs.items() if new > old]
+        grown = {name: (old, new) for name, (old, new) in pairs.items() if new > old}
         if grown:
             raise DirectionError(
-                f"weight_selection picks entries that are there, so it cannot grow ({', '.join(grown)}). "
+                f"weight_selection picks entries that are there, so it cannot grow ({shown(grown)}). "
                 "method='lemon' grows without loss; method='auto' shrinks one axis and grows the other."
             )
 

@@ -16,7 +16,7 @@ from hf_learngene.resizing import provenance
 from hf_learngene.resizing.fresh import seeded
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.request import split_loading, split_options
-from hf_learngene.resizing.run import carry_out, check_source, examples_for, within_budget
+from hf_learngene.resizing.run import carry_out, check_source, examples_for
 
 
 logger = logging.get_logger(__name__)
@@ -173,11 +173,6 @@ def load_resized(
         plan = _without(plan, missing)
     commit = getattr(loading.get("revision"), "resolved", None)
     examples = examples_for(plan, calibration, model, processing_class)
-    if params is not None and examples is not None:
-        rest, _, labels = split_loading(given)
-        sizes, _ = split_options(_with_labels(rest, labels)[0], method)
-        plan = within_budget(plan, model, params, examples, sizes)[0]
-        plan = _without(plan, missing) if missing else plan
     resized = carry_out(plan, model, os.fspath(source), commit, own=True, examples=examples)
     for name, value in labels.items():
         setattr(resized.config, name, value)

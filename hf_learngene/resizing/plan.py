@@ -13,7 +13,7 @@ from hf_learngene.anatomy.fields import as_pair, section
 from hf_learngene.errors import DirectionError, InvalidSizeError, LearngeneError, UnknownOptionError
 from hf_learngene.maps import Recipe
 from hf_learngene.methods import METHODS, Calibrated, Lemon, Method, Request, WeightSelection, make_method, recipes_for
-from hf_learngene.methods.base import WIDTHS
+from hf_learngene.methods.base import WIDTHS, changes
 from hf_learngene.methods.recipes import COMPUTED
 from hf_learngene.methods.weight_selection import flat_heads, source_axes
 from hf_learngene.resizing import budget
@@ -63,6 +63,8 @@ class Plan:
         tensors: one `TensorFate` for each tensor of the result.
         method: name of the method, both names joined by `+` for a mixed resize.
         seed: for every random number.
+        asked: sizes that the caller gave, by canonical name.
+        budget: parameters still to be spent by the error that examples show; None where the sizes are settled.
     """
 
     target_config: PreTrainedConfig
@@ -70,6 +72,8 @@ class Plan:
     model_class: type[PreTrainedModel]
     stages: tuple[Stage, ...] = field(repr=False)
     seed: int = 0
+    asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    budget: str | int | float | None = None
 
     @property
     def source(self) -> Anatomy:
@@ -147,8 +151,9 @@ def make_plan(
     chosen = make_method(method, dict(options or {}))
     _check_calibration(chosen, calibrated)
     source = anatomy_of(config, model_class)
-    wanted = check_names(source, sizes)
-    if params is not None and not (calibrated and spends_by_error(chosen, params, source)):
+    asked = wanted = check_names(source, sizes)
+    waits = params is not None and calibrated and _spends_by_error(chosen, params, source, wanted)
+    if params is not None and not waits:
         wanted = {**budget.fit(source, params, wanted), **wanted}
     if chosen is not None:
         wanted = {**chosen.implied_sizes(source.sizes), **wanted}
@@ -159,13 +164,17 @@ def make_plan(
     for one, stage_sizes in stages:
         built.append(make_stage(one, start, model_class, stage_sizes, seed, frozenset() if built else missing))
         start = built[-1].config
-    return Plan(start, config, model_class, tuple(built), seed)
+    return Plan(start, config, model_class, tuple(built), seed, asked, params if waits else None)
 
 
-def spends_by_error(method: Method | None, params: str | int | float, source: Anatomy) -> bool:
-    """Whether a budget waits for the examples: `calibrated` spends it by the error that each size is measured to leave."""
+def _spends_by_error(
+    method: Method | None, params: str | int | float, source: Anatomy, wanted: Mapping[str, Any]
+) -> bool:
+    """Whether a budget waits for the examples: where all shrinks by `calibrated`, it goes by the error each size leaves."""
     smaller = budget.parse_budget(params, source.num_parameters) < source.num_parameters
-    return smaller and (method is None or isinstance(method, Calibrated))
+    names = (*WIDTHS, "num_hidden_layers", "mlp_ratio")
+    grows = any(new > old for old, new in changes(source, wanted, names).values())
+    return smaller and not grows and (method is None or isinstance(method, Calibrated))
 
 
 def _check_calibration(method: Method | None, given: bool) -> None:
@@ -214,14 +223,10 @@ def _auto(
 ) -> list[tuple[Method, dict[str, Any]]]:
     """Grow by lemon, shrink by weight selection (or calibrated); mixed: first shrink what shrinks, then grow the rest."""
     shrinking: Method = Calibrated() if calibrated else WeightSelection()
-    names = [
-        n
-        for n in (*WIDTHS, "num_hidden_layers", "mlp_ratio", *source_axes(source))
-        if n in sizes and n in source.sizes
-    ]
     old, new = dict(source.sizes), dict(sizes)
-    grows = [n for n in names if new[n] > old[n]]
-    shrinks = [n for n in names if new[n] < old[n]]
+    changed = changes(source, sizes, (*WIDTHS, "num_hidden_layers", "mlp_ratio", *source_axes(source)))
+    grows = [n for n, (was, now) in changed.items() if now > was]
+    shrinks = [n for n, (was, now) in changed.items() if now < was]
     if flat_heads(new) <= flat_heads(old):  # the same heads cut otherwise: a selection takes them flat
         grows, shrinks = ([n for n in x if n not in ("num_attention_heads", "head_dim")] for x in (grows, shrinks))
         shrinks += ["num_attention_heads"] if flat_heads(new) < flat_heads(old) else []

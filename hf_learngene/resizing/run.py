@@ -21,8 +21,7 @@ from hf_learngene.resizing import provenance
 from hf_learngene.resizing.allocation import Allocation, allocated
 from hf_learngene.resizing.calibration import decided, fit_table, refitted
 from hf_learngene.resizing.fresh import drawn, quiet, seeded
-from hf_learngene.resizing.plan import Plan, Stage, make_plan, spends_by_error
-from hf_learngene.resizing.sizes import check_names
+from hf_learngene.resizing.plan import Plan, Stage, make_plan
 
 
 logger = logging.get_logger(__name__)
@@ -79,35 +78,23 @@ def resize(
         model.config, type(model), sizes, method, options, params, seed, calibrated=calibration is not None
     )
     examples = examples_for(made, calibration, model, processing_class)
-    if params is not None and examples is not None:
-        made = within_budget(made, model, params, examples, sizes)[0]
     return carry_out(made, model, model.config._name_or_path or None, None, examples=examples)
 
 
-def within_budget(
-    plan: Plan, model: PreTrainedModel, params: str | int | float, examples: Examples, sizes: Mapping[str, Any]
-) -> tuple[Plan, Allocation | None]:
-    """The plan with its budget spent by measured error, where it shrinks by calibration alone; and why.
+def within_budget(plan: Plan, model: PreTrainedModel, examples: Examples) -> tuple[Plan, Allocation]:
+    """The plan with its budget spent by measured error; and why."""
+    method, missing = plan.stages[0].method, plan.stages[0].missing
 
-    Args:
-        plan: with what the caller gave by name.
-        model: the source.
-        params: the budget.
-        examples: calibration examples.
-        sizes: what the caller gave by name; it stays.
-    """
-    method = plan.stages[0].method
-    if len(plan.stages) > 1 or not spends_by_error(method, params, plan.source):
-        return plan, None
-
-    def planned(given: Mapping[str, int]) -> Plan:
-        return make_plan(plan.source_config, plan.model_class, given, method, seed=plan.seed, calibrated=True)
+    def planned(given: Mapping[str, Any]) -> Plan:
+        return make_plan(
+            plan.source_config, plan.model_class, given, method, seed=plan.seed, missing=missing, calibrated=True
+        )
 
     def shrink(given: Mapping[str, int], part: Any) -> PreTrainedModel:
         with quiet():
             return carry_out(planned(given), model, None, None, examples=part)
 
-    found = allocated(model, plan.source, params, examples, check_names(plan.source, sizes), shrink)
+    found = allocated(model, plan.source, plan.budget or 1.0, examples, plan.asked, shrink)
     reports.info("\n%s", found)
     return planned(found.full), found
 
@@ -154,6 +141,8 @@ def carry_out(
     """Makes the model that a plan describes. A source of our `own` may lend its memory to what is kept."""
     _check_fits(plan, model)
     _check_examples(plan, examples)
+    if plan.budget is not None and examples is not None:
+        plan = within_budget(plan, model, examples)[0]
     current, fits = _precise(plan, model), []
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
@@ -197,6 +186,8 @@ def examples_for(plan: Plan, calibration: Any, model: PreTrainedModel, processin
     """The calibration examples as the plan's methods look at them."""
     if calibration is None:
         return None
+    if not any(s.method.takes_calibration for s in plan.stages):
+        logger.warning("calibration= is not looked at: nothing shrinks here, and %s takes no examples.", plan.method)
     return Examples(calibration, model, processing_class, labels=any(s.method.needs_labels for s in plan.stages))
 
 

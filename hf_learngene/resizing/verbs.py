@@ -62,14 +62,12 @@ def allocate(
     check_source(model)
     provenance.check(model.config)
     made = make_plan(model.config, type(model), sizes, "calibrated", {"ridge": ridge}, params, seed, calibrated=True)
-    examples = Examples(calibration, model, processing_class)
-    found = within_budget(made, model, params, examples, sizes)[1]
-    if found is None:
+    if made.budget is None:
         raise InvalidSizeError(
             f"params={params!r} is no less than the model's {made.source_parameters:,} parameters: there is nothing to shrink. "
             "resize(model, params=...) grows it."
         )
-    return found
+    return within_budget(made, model, Examples(calibration, model, processing_class))[1]
 
 
 def plan(
