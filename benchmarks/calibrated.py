@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ if "--timing" not in sys.argv and "--one" not in sys.argv:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker
 
 import torch  # noqa: E402
+from jobs import finish, machine, write  # noqa: E402
 from learngene_task import CACHE, DATA, HERE, TASKS, Data, teacher_of, trained  # noqa: E402
 
 
@@ -125,7 +123,7 @@ def encoder_parameters(model: Any) -> int:
     return sum(t.numel for t in anatomy_of(model.config, type(model)).tensors.values() if t.layer is not None)
 
 
-def work(job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def work(job: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     import transformers
 
@@ -148,7 +146,7 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
         row["layers"] = model.config.learngene["stages"][0]["options"].get("layers")
     row |= {"parameters": sum(p.numel() for p in model.parameters()), "encoder": encoder_parameters(model)}
     row["accuracy"] = data.accuracy(model, options.split, options.limit)
-    return row
+    return [row]
 
 
 def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -237,21 +235,6 @@ def plot(rows: list[dict[str, Any]], head: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def machine() -> dict[str, str]:
-    import transformers
-
-    return {
-        "machine": f"{platform.processor() or platform.machine()}, cpu, {os.cpu_count()} cores",
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}",
-    }
-
-
 def accuracies(options: argparse.Namespace) -> None:
     path = options.output / f"calibrated_{options.task}.json"
     labels = TASKS[options.task].get("labels") or {"images": 10, "text": 2}[options.task]
@@ -268,21 +251,7 @@ def accuracies(options: argparse.Namespace) -> None:
         "command": command + (f" --limit {options.limit}" if options.limit else ""), "task": options.task, "chance": chance,
         "calibration": f"{EXAMPLES} training examples, without labels", **machine(),
     }  # fmt: skip
-    saved = json.loads(path.read_text()) if path.exists() else {}
-    rows = saved["rows"] if saved.get("head") == head else []
-    done = [{k: r[k] for k in ("method", "sizes", "seed")} for r in rows]
-    todo = [j for j in jobs(options) if j not in done]
-    with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(work, job, options): job for job in todo}
-        for number, future in enumerate(as_completed(running), 1):
-            try:
-                rows.append(future.result())
-            except Exception as error:  # the other cells are worth keeping; run again for what is missing
-                print(f"{running[future]}: {error!r}", flush=True)
-                continue
-            write(path, json.dumps({"head": head, "rows": rows}, indent=1))
-            last = rows[-1]
-            print(f"{number} of {len(todo)}: {last['method']} {last['sizes']} {last['accuracy']:.4f}", flush=True)
+    rows = finish(path, head, jobs(options), work, options)
     write(path.with_suffix(".md"), report(rows, head))
     plot(rows, head, path.with_suffix(".png"))
     print(report(rows, head))

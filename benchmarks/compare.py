@@ -21,7 +21,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
-from calibrated import machine, source_of, write  # noqa: E402
+from calibrated import source_of  # noqa: E402
+from jobs import machine, write  # noqa: E402
 from learngene_task import CACHE, DATA, HERE, Data  # noqa: E402
 
 

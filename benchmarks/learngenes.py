@@ -15,11 +15,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import os
-import platform
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
+from jobs import finish, machine, write  # noqa: E402
 from learngene_task import CACHE, DATA, HERE, TASKS, Data, ancestry_of, teacher_of, trained  # noqa: E402
 
 
@@ -286,7 +284,6 @@ def main() -> None:
         parser.error("several rates are for --split valid: the test split chooses nothing.")
     path = options.output / f"learngenes_{options.task}.json"
     options.output.mkdir(parents=True, exist_ok=True)
-    import transformers
 
     said = {k: getattr(options, k.replace("-", "_")) for k in
             ("steps", "tune-steps", "batch", "rate", "rates", "random-rates", "seeds", "split", "test-limit")}  # fmt: skip
@@ -295,30 +292,13 @@ def main() -> None:
         "command": f"python benchmarks/learngenes.py --task {options.task} {spelt}",
         "task": options.task,
         "ancestry": json.loads((CACHE / options.task / "ancestry" / "made.json").read_text()),
-        "machine": f"{platform.processor() or platform.machine()}, cpu, {os.cpu_count()} cores",
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}",
+        **machine(),
     }
-    saved = json.loads(path.read_text()) if path.exists() else {}
-    rows = saved["rows"] if saved.get("head") == head else []
-    done = {(r["start"], r["sandwich"], r["seed"]) for r in rows}
     wanted = [j for j in jobs(options) if not options.starts or j["start"] in options.starts]
-    todo = [j for j in wanted if (j["start"], j["sandwich"], j["seed"]) not in done]
-    with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(work, job, options): job for job in todo}
-        for number, future in enumerate(as_completed(running), 1):
-            try:
-                rows += future.result()
-            except Exception as error:  # the other jobs' results are worth keeping; run again for what is missing
-                print(f"{running[future]}: {error!r}", flush=True)
-                continue
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps({"head": head, "rows": rows}, indent=1))
-            os.replace(partial, path)
-            path.with_suffix(".md").write_text(report(rows, head))
-            print(f"{number} of {len(todo)}: {running[future]}", flush=True)
-    path.with_suffix(".md").write_text(report(rows, head))
+    rows = finish(path, head, wanted, work, options)
+    write(path.with_suffix(".md"), report(rows, head))
     plot(rows, head, path.with_suffix(".png"))
-    print(path.with_suffix(".md").read_text())
+    print(report(rows, head))
 
 
 if __name__ == "__main__":
