@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=HERE / "results")
     options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
     import transformers
 
     from hf_learngene import compare
@@ -88,13 +89,13 @@ def main() -> None:
     train = Examples(data, "train", 0, options.train)
     sizes, folder = SIZES[options.task], CACHE / "compare"
     quarter, half = sizes
-    shared = {"steps": options.steps, "batch_size": options.batch, "eval_steps": max(1, options.steps // 6)}
+    shared = {"steps": options.steps, "batch_size": options.batch}
     tried = {f"{name}, {rate:g}": (name, rate) for name in METHODS for rate in RATES}
     chosen = compare(
         source, {quarter: sizes[quarter]}, train, Examples(data, "valid", 0, 400), seeds=[CHOICE_SEED],
         methods={label: METHODS[name] for label, (name, _) in tried.items()},
         learning_rate={label: rate for label, (_, rate) in tried.items()},
-        output_dir=folder / f"{options.task}_rates", **shared,
+        output_dir=folder / f"{options.task}_rates", eval_steps=options.steps, **shared,
     )  # fmt: skip
     rates: dict[str, float] = {}
     for name in METHODS:
@@ -106,7 +107,7 @@ def main() -> None:
         out = folder / f"{options.task}_{name.partition(':')[0].replace(' ', '_')}"
         found.append(
             compare(source, {name: sizes[name]}, train, held, seeds=options.seeds, methods=methods,
-                    learning_rate={m: rates[m] for m in methods}, output_dir=out, **shared)
+                    learning_rate={m: rates[m] for m in methods}, eval_steps=max(1, options.steps // 4), output_dir=out, **shared)
         )  # fmt: skip
         kind = "quarter" if name == quarter else "half"
         shutil.copy(out / "comparison.png", options.output / f"compare_{options.task}_{kind}.png")
