@@ -9,6 +9,7 @@ from hf_learngene._version import __version__
 if TYPE_CHECKING:
     from hf_learngene import errors
     from hf_learngene.anatomy import register_anatomy
+    from hf_learngene.card import Result
     from hf_learngene.comparing import Comparison, compare
     from hf_learngene.learngenes import (
         AutoLearngene,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         registered_learngenes,
     )
     from hf_learngene.methods import register_method, registered_methods
+    from hf_learngene.publishing import push_folder, push_resized
     from hf_learngene.resizing import (
         AutoModel,
         AutoModelForImageClassification,
@@ -55,12 +57,15 @@ _HOME = {
     "LearngeneTrainingArguments": "training",
     "LetsConfig": "learngenes",
     "ResizableMixin": "resizing",
+    "Result": "card",
     "SwsConfig": "learngenes",
     "TlegConfig": "learngenes",
     "WaveConfig": "learngenes",
     "allocate": "resizing",
     "compare": "comparing",
     "plan": "resizing",
+    "push_folder": "publishing",
+    "push_resized": "publishing",
     "register_anatomy": "anatomy",
     "register_learngene": "learngenes",
     "register_method": "methods",
@@ -86,6 +91,7 @@ __all__ = [
     "LearngeneTrainingArguments",
     "LetsConfig",
     "ResizableMixin",
+    "Result",
     "SwsConfig",
     "TlegConfig",
     "WaveConfig",
@@ -94,6 +100,8 @@ __all__ = [
     "compare",
     "errors",
     "plan",
+    "push_folder",
+    "push_resized",
     "register_anatomy",
     "register_learngene",
     "register_method",

@@ -59,6 +59,7 @@ def test_from_a_teacher_to_a_model_of_another_depth(run, world, tmp_path):
     built = run(
         "build", world / "vit", "vit-wave", "--data", world / "images.parquet", "--option", "template_size=8",
         "--steps", 3, "--batch-size", 8, "--sandwich-weight", 0.5,
+        "--eval-data", world / "images.parquet", "--eval-layers", "2,5",
     )  # fmt: skip
     assert built.exit_code == 0, built.output
     assert "residual" in built.output
@@ -68,6 +69,9 @@ def test_from_a_teacher_to_a_model_of_another_depth(run, world, tmp_path):
     assert learngene.config.fitted
     fitted = AutoLearngene.from_ancestry(str(world / "vit"), "wave", template_size=8)
     assert any(not torch.equal(a, b) for a, b in zip(learngene.parameters(), fitted.parameters(), strict=True))
+    card = (tmp_path / "vit-wave" / "README.md").read_text()
+    assert all(f"| num_hidden_layers={n} | images.parquet, test | accuracy | 0." in card for n in (2, 5))
+    assert "2 layers, as initialised: accuracy 0." in built.output
     made = run("init", "vit-wave", "vit-5", "--num-hidden-layers", 5, "--size", "num_labels=2")
     assert made.exit_code == 0, made.output
     assert "3 → 5 layers" in made.output
@@ -75,6 +79,7 @@ def test_from_a_teacher_to_a_model_of_another_depth(run, world, tmp_path):
     assert (model.config.num_hidden_layers, model.config.num_labels) == (5, 2)
     assert model.config.learngene["source"] == "vit-wave"
     assert AutoImageProcessor.from_pretrained("vit-5", backend="pil").size["height"] == 12
+    assert '"method": "wave"' in (tmp_path / "vit-5" / "README.md").read_text()
 
 
 def test_text_with_masks_and_without_steps(run, world):
@@ -95,6 +100,9 @@ def test_text_with_masks_and_without_steps(run, world):
         (("build", "{vit}", "out", "--data", "{texts}"), "No column holds images"),
         (("build", "{vit}", "out", "--steps", 0, "--learngene-type", "wafe"), "Did you mean 'wave'"),
         (("build", "{vit}", "out", "--steps", 0, "--option", "num_stages"), "NAME=VALUE"),
+        (("build", "{vit}", "out", "--steps", 0, "--eval-layers", "3"), "--eval-data says on what"),
+        (("build", "{vit}", "out", "--steps", 0, "--eval-data", "{texts}", "--eval-layers", "3,x"), "such as 3,6,9"),
+        (("build", "{vit}", "out", "--steps", 0, "--eval-data", "{texts}"), "No column holds images"),
         (("build", "{vit}", "{vit}", "--steps", 0), "exists already"),
         (("init", "{vit}", "out"), "not a learngene"),
     ],

@@ -10,6 +10,7 @@ import typer
 
 from hf_learngene.cli.app import app, example_help, status
 from hf_learngene.cli.arguments import HiddenSize, NumHiddenLayers, Option, Size, keywords, options_of
+from hf_learngene.errors import InvalidSizeError, TrainingDataError
 
 
 @app.command(
@@ -18,6 +19,7 @@ from hf_learngene.cli.arguments import HiddenSize, NumHiddenLayers, Option, Size
         "Distil a learngene from a teacher: fitted in closed form, then trained on data.\n\n"
         "Stopped, it goes on where it was when called again. --steps 0 only fits, and needs no data.",
         "build google/vit-base-patch16-224 vit-wave --data images/ --learngene-type wave --steps 2000",
+        "build google/vit-base-patch16-224 vit-sws --data train/ --eval-data test/ --eval-layers 6,9,12",
     ),
 )
 def build_command(
@@ -36,20 +38,27 @@ def build_command(
     sandwich_weight: Annotated[float, typer.Option(help="Of a random other depth at each step.")] = 0.0,
     input_column: Annotated[str | None, typer.Option(help="Default: by its type.", show_default=False)] = None,
     label_column: Annotated[str | None, typer.Option(help="Default: by its name.", show_default=False)] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(help="Held-out data: what descendants reach goes on the card.", show_default=False)
+    ] = None,
+    eval_layers: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Their depths. Default: its own.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="For every random number.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
 ) -> None:
     """Distil a learngene from a teacher: fitted in closed form, then trained on data."""
-    from hf_learngene.errors import TrainingDataError
     from hf_learngene.learngenes import AutoLearngene
     from hf_learngene.learngenes.fitting import report
     from hf_learngene.resizing.auto import load_whole
+    from hf_learngene.resizing.provenance import public_name
     from hf_learngene.resizing.saving import check_output, whole_or_absent
-    from hf_learngene.training.data import processor_of
+    from hf_learngene.training.data import processor_of, read_data, training_data
 
     path = check_output(output, overwrite)
     if steps and data is None:
         raise TrainingDataError("--steps needs --data to train on; --steps 0 only fits, without data.")
+    depths = _depths(eval_layers, eval_data)
     given: dict[str, Any] = options_of(option)
     if num_hidden_layers is not None:
         given["num_hidden_layers"] = num_hidden_layers
@@ -59,6 +68,8 @@ def build_command(
         learngene = AutoLearngene.from_ancestry(model, learngene_type, seed=seed, **given)
     typer.echo(report(learngene))
     processor = processor_of(teacher, model.main_input_name)
+    columns: dict[str, Any] = {"input_column": input_column, "label_column": label_column, "seed": seed}
+    held_out = training_data(read_data(eval_data), model, processor, **columns) if eval_data is not None else None
     if steps:
         arguments = {
             "max_steps": steps,
@@ -68,7 +79,10 @@ def build_command(
             "sandwich_weight": sandwich_weight,
             "seed": seed,
         }
-        _train(learngene, model, processor, str(data), input_column, label_column, _work(path), arguments)
+        prepared = training_data(read_data(str(data)), model, processor, **columns)
+        _train(learngene, model, processor, prepared, _work(path), arguments)
+    if held_out is not None:
+        _validate(learngene, held_out, public_name(str(eval_data)), depths, batch_size)
     needed = sum(p.nbytes for p in learngene.parameters()) + (1 << 20)
     with status(f"Writing {output}"), whole_or_absent(path, overwrite, needed) as folder:
         learngene.save_pretrained(folder)
@@ -80,33 +94,42 @@ def build_command(
     )
 
 
+def _depths(given: str | None, data: str | None) -> list[int]:
+    """Depths to measure, from `3,6,9`."""
+    if given is None:
+        return []
+    if data is None:
+        raise TrainingDataError("--eval-layers says which depths to measure; --eval-data says on what. Give it too.")
+    try:
+        depths = [int(part) for part in given.split(",")]
+    except ValueError:
+        depths = []
+    if not depths or min(depths) < 1:
+        raise InvalidSizeError(f"--eval-layers is a list of depths such as 3,6,9; it was {given!r}.")
+    return depths
+
+
+def _validate(learngene: Any, prepared: Any, name: str, depths: list[int], batch_size: int) -> None:
+    sizes = [{"num_hidden_layers": depth} for depth in depths] or [{}]
+    records = learngene.validate(
+        prepared.dataset, sizes, dataset=name, data_collator=prepared.collator, remove_unused_columns=False,
+        per_device_eval_batch_size=batch_size,
+    )  # fmt: skip
+    for record in records:
+        figures = ", ".join(f"{metric} {value:.3f}" for metric, value in record["metrics"].items())
+        layers = record["sizes"].get("num_hidden_layers", learngene.anatomy.num_layers)
+        typer.echo(f"{layers} layers, as initialised: {figures}")
+
+
 def _work(path: Path) -> Path:
     return path.with_name(f".{path.name}.training")
 
 
-def _train(
-    learngene: Any,
-    teacher: Any,
-    processor: Any,
-    data: str,
-    input_column: str | None,
-    label_column: str | None,
-    work: Path,
-    arguments: dict[str, Any],
-) -> None:
+def _train(learngene: Any, teacher: Any, processor: Any, prepared: Any, work: Path, arguments: dict[str, Any]) -> None:
     from transformers.trainer_utils import get_last_checkpoint
 
     from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
-    from hf_learngene.training.data import read_data, training_data
 
-    prepared = training_data(
-        read_data(data),
-        teacher,
-        processor,
-        input_column=input_column,
-        label_column=label_column,
-        seed=arguments["seed"],
-    )
     args = LearngeneTrainingArguments(
         output_dir=str(work),
         lr_scheduler_type="cosine",
@@ -147,6 +170,7 @@ def init_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
 ) -> None:
     """Make a model of any size from a learngene, as a plain transformers checkpoint."""
+    from hf_learngene.card import model_card
     from hf_learngene.learngenes import AutoLearngene
     from hf_learngene.resizing.saving import check_output, save_resized
 
@@ -156,7 +180,8 @@ def init_command(
         genes = AutoLearngene.from_pretrained(learngene)
     with status(f"Making and writing {output}"):
         model = genes.initialize(seed=seed, **given)
-        save_resized(model, output, source=learngene, overwrite=overwrite)
+        card = model_card(model, source=learngene, name=output.name)
+        save_resized(model, output, source=learngene, card=card, overwrite=overwrite)
     typer.echo(
         f"{type(model).__name__}, {model.num_parameters():,} parameters, "
         f"{genes.anatomy.num_layers} → {model.config.num_hidden_layers} layers.\n"

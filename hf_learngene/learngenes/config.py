@@ -26,6 +26,9 @@ class LearngeneConfig(PreTrainedConfig):
             to the config's first architecture, or to the family's base model where the config names none.
         fitted (`bool`, *optional*, defaults to `False`): whether the shared parts were fitted or trained.
         ancestry (`str`, *optional*): name of the model it comes from.
+        ancestry_commit (`str`, *optional*): of the Hub repository it was loaded from.
+        license (`dict`, *optional*): the ancestry's, as its model card has it.
+        results (`list[dict]`, *optional*): what was measured of its descendants, see `Learngene.add_result`.
         depth_scale (`bool`, *optional*, defaults to `True`): in models deeper than the auxiliary one, what a layer adds to the
             stream is made smaller: by the ratio of the depths before a final norm (pre-norm), by its root in post-norm families.
             `False` is the papers' rule.
@@ -47,6 +50,7 @@ class LearngeneConfig(PreTrainedConfig):
     model_type = "learngene"
     learngene_type: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
+    summary: ClassVar[str] = ""
     sub_configs = {"base_config": AutoConfig}
     has_no_defaults_at_init = True
 
@@ -54,6 +58,9 @@ class LearngeneConfig(PreTrainedConfig):
     base_architecture: str | None = None
     fitted: bool = False
     ancestry: str | None = None
+    ancestry_commit: str | None = None
+    license: dict | None = None
+    results: list | None = None
     depth_scale: bool = True
     shapes: dict | None = None
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.card.parts import license_of
 from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
 from hf_learngene.resizing import provenance, resize
@@ -43,6 +44,8 @@ def fitted_learngene(
         base_config=auxiliary.config.to_dict(),
         base_architecture=type(model).__name__,
         ancestry=provenance.public_name(name) if name else None,
+        ancestry_commit=getattr(model.config, "_commit_hash", None),
+        license=license_of(name, {"local_files_only": True}) if name else None,
         **own,
     )
     learngene = cast(Any, LEARNGENE_MAPPING[config_class])(config)

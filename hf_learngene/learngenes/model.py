@@ -19,13 +19,14 @@ from hf_learngene.errors import InvalidSizeError, UnfittedError, UnknownOptionEr
 from hf_learngene.learngenes import building
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, resized_tensor
+from hf_learngene.learngenes.sharing import Shared
 from hf_learngene.resizing import resize
 
 
 logger = logging.get_logger("transformers")
 
 
-class Learngene(PreTrainedModel, ABC):
+class Learngene(Shared, ABC):
     """Base of every learngene.
 
     Its parameters stand in three trees: `shared` (what all layers and sizes share), `scalers` (what belongs to one size,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto.auto_factory import _LazyAutoMapping
 
+from hf_learngene.card.parts import DESCRIBED
 from hf_learngene.errors import UnknownOptionError, nearest
 from hf_learngene.learngenes.config import LearngeneConfig
 
@@ -49,6 +50,7 @@ def register_learngene(config_class: type[LearngeneConfig], model_class: type[Le
     AutoModel.register(config_class, model_class)
     LEARNGENE_MAPPING.register(config_class, cast(Any, model_class))
     LEARNGENE_CONFIGS[kind] = config_class
+    DESCRIBED[kind] = config_class.summary, config_class.paper
 
 
 def registered_learngenes() -> dict[str, type[LearngeneConfig]]:

@@ -106,6 +106,7 @@ class Method:
     lossless: ClassVar[bool] = False
     takes_calibration: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False  # of the calibration examples
+    refits: ClassVar[bool] = False  # what is left to what the source computes
     summary: ClassVar[str] = ""
 
     @classmethod

@@ -27,6 +27,7 @@ class Calibrated(Chosen):
     name: ClassVar[str] = "calibrated"
     summary: ClassVar[str] = "chosen and refitted on unlabelled examples (calibration=)"
     takes_calibration: ClassVar[bool] = True
+    refits: ClassVar[bool] = True
 
     ridge: float = 1e-3
 

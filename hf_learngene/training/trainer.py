@@ -36,6 +36,7 @@ LOGITS = ("logits", "prediction_logits", "start_logits", "end_logits")
 PROJECTIONS = "projections.safetensors"
 # What a config says of the run and not of the model.
 _NOT_THE_MODEL = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "fitted", "ancestry", "_commit_hash",
+                  "ancestry_commit", "license", "results",
                   "_attn_implementation_autoset", "architectures", "problem_type"}  # fmt: skip
 
 

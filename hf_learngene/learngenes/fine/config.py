@@ -24,6 +24,7 @@ class FineConfig(LearngeneConfig):
 
     model_type = "learngene_fine"
     learngene_type: ClassVar[str] = "fine"
+    summary: ClassVar[str] = "shared factors and a diagonal per layer"
     paper: ClassVar[Paper | None] = Paper(
         "FINE: Factorizing Knowledge for Initialization of Variable-sized Diffusion Models", "2409.19289"
     )

@@ -23,6 +23,7 @@ class LetsConfig(LearngeneConfig):
 
     model_type = "learngene_lets"
     learngene_type: ClassVar[str] = "lets"
+    summary: ClassVar[str] = "a small model's layers, and learned maps that widen and mix them"
     paper: ClassVar[Paper | None] = None  # NeurIPS 2024 (Xia, Zu, Yang, Geng), not on arXiv
 
     learngene_hidden_size: int | None = None

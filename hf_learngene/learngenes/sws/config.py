@@ -27,6 +27,7 @@ class SwsConfig(LearngeneConfig):
 
     model_type = "learngene_sws"
     learngene_type: ClassVar[str] = "sws"
+    summary: ClassVar[str] = "stages whose layers share all weights"
     paper: ClassVar[Paper | None] = Paper(
         "Transformer as Linear Expansion of Learngene by Stage-wise Weight Sharing", "2404.16897"
     )

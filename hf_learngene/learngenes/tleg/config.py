@@ -21,6 +21,7 @@ class TlegConfig(LearngeneConfig):
 
     model_type = "learngene_tleg"
     learngene_type: ClassVar[str] = "tleg"
+    summary: ClassVar[str] = "a straight line through depth"
     paper: ClassVar[Paper | None] = Paper("Transformer as Linear Expansion of Learngene", "2312.05614")
 
     fit_layers: str = "picked"

@@ -29,6 +29,7 @@ class WaveConfig(LearngeneConfig):
 
     model_type = "learngene_wave"
     learngene_type: ClassVar[str] = "wave"
+    summary: ClassVar[str] = "weight templates joined by scalers"
     paper: ClassVar[Paper | None] = Paper(
         "WAVE: Weight Templates for Adaptive Initialization of Variable-sized Models", "2406.17503"
     )

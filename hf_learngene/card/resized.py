@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel
-from yaml import YAMLError
 
 from hf_learngene.anatomy.fields import known_sizes, section, section_name
-from hf_learngene.errors import ProvenanceError, UnsupportedFamilyError
-from hf_learngene.methods import METHODS, Paper
+from hf_learngene.card import parts
+from hf_learngene.card.parts import Result
+from hf_learngene.errors import ProvenanceError
+from hf_learngene.methods import METHODS
 from hf_learngene.resizing import provenance
-from hf_learngene.resizing.auto import BY_TASK
 from hf_learngene.resizing.loading import native_class
 from hf_learngene.resizing.plan import Plan
 from hf_learngene.resizing.saving import PROCESSOR_FILES, TOKENIZER_FILES, source_files
 
 
-logger = logging.getLogger(__name__)
 # What a change of these makes anew or resamples, so that the outputs cannot be the source's.
 _NEW_PARTS = {
     "num_labels": "the head is new",
@@ -31,7 +28,6 @@ _NEW_PARTS = {
     "num_channels": "the patch embedding takes other channels",
     "vocab_size": "the vocabulary is another",
 }
-_LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 
 def model_card(
@@ -41,6 +37,7 @@ def model_card(
     source: str | os.PathLike | None = None,
     loading: Mapping[str, Any] | None = None,
     name: str | None = None,
+    results: Sequence[Result] = (),
 ) -> str:
     """The text of README.md for a resized model. Names of local folders are cut to their last part.
 
@@ -50,6 +47,7 @@ def model_card(
         source (`str` or `os.PathLike`, *optional*): Hub id or folder of the source; its README.md names the licence.
         loading (`Mapping`, *optional*): `revision`, `token`, `cache_dir`, ... of the source.
         name (`str`, *optional*): what to load the model by. Default: a placeholder.
+        results (`Sequence[Result]`, *optional*): what was measured of the model; also the card's `model-index`.
 
     Returns:
         `str`: YAML metadata and Markdown.
@@ -77,24 +75,27 @@ def model_card(
         parameters = sum(p.numel() for p in resized.parameters())
     base = record["source"] or f"a {config.model_type} model"
     on_hub = _on_hub(record, source)
-    task = _task(config, cls)
-    data = ModelCardData(
+    title = os.path.basename(name) if name else f"{os.path.basename(base)}, resized"
+    data = parts.metadata(
+        name=title,
         base_model=base if on_hub else None,
-        library_name="transformers",
-        pipeline_tag=_pipeline_tag(task, cls),
+        task=parts.pipeline_tag(config, cls),
+        library="transformers",
         tags=["learngene", "resized", *_methods(record)],
-        **_license(source, loading or {}),
+        license=parts.license_of(source, loading or {}),
+        results=results,
     )
     sections = [
-        f"# {os.path.basename(name) if name else f'{os.path.basename(base)}, resized'}",
+        f"# {title}",
         _summary(record, cls, base, on_hub),
         _readiness(record, _new_parts(record, cls, plan)),
         _use(config, cls, source, loading or {}, name),
+        parts.results_table(results),
         "## Sizes\n\n" + _sizes(config, cls, plan, parameters),
-        "## Method\n\n" + "\n\n".join(_method(stage) for stage in record["stages"]),
+        "## Method\n\n" + "\n\n".join(parts.method_text(s["method"], s["options"]) for s in record["stages"]),
         "## Provenance\n\n" + _provenance(record),
     ]
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
+    return parts.card_text(data, sections)
 
 
 def _methods(record: Mapping[str, Any]) -> list[str]:
@@ -108,60 +109,27 @@ def _on_hub(record: Mapping[str, Any], source: str | os.PathLike | None) -> bool
     return source is not None or record["source_commit"] is not None or "/" in record["source"]
 
 
-def _task(config: PreTrainedConfig, cls: type[PreTrainedModel]) -> str | None:
-    for task, auto in BY_TASK.items():
-        try:
-            if auto.class_for(config) is cls:
-                return task
-        except UnsupportedFamilyError:
-            continue
-    return None
-
-
-def _pipeline_tag(task: str | None, cls: type[PreTrainedModel]) -> str | None:
-    if task != "base":
-        return task
-    return "image-feature-extraction" if cls.main_input_name == "pixel_values" else "feature-extraction"
-
-
-def _license(source: str | os.PathLike | None, loading: Mapping[str, Any]) -> dict[str, Any]:
-    """The licence goes with the weights."""
-    if source is None:
-        return {}
-    for file in source_files(source, ("README.md",), loading):
-        try:
-            # A licence that this version of the Hub client does not know is carried all the same.
-            data = ModelCard.load(file, ignore_metadata_errors=True).data
-        except (ValueError, YAMLError) as error:
-            logger.warning("README.md of the source cannot be read, so its licence is not carried over: %s", error)
-            return {}
-        return {k: getattr(data, k) for k in _LICENSE_FIELDS if getattr(data, k, None)}
-    return {}
-
-
 def _summary(record: Mapping[str, Any], cls: type[PreTrainedModel], base: str, on_hub: bool) -> str:
-    link = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{base}`"
-    commit = f" (commit `{record['source_commit']}`)" if record["source_commit"] else ""
-    return f"This is {link}{commit} at another size, a plain transformers `{cls.__name__}` made with `hf_learngene`."
+    link = parts.link(base, record["source_commit"], on_hub)
+    return f"This is {link} at another size, a plain transformers `{cls.__name__}` made with `hf_learngene`."
 
 
 def _new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Plan | None) -> list[str]:
-    parts = [why for size, why in _NEW_PARTS.items() if size in record["sizes"]]
-    if record["fresh"] and not parts:
+    found = [why for size, why in _NEW_PARTS.items() if size in record["sizes"]]
+    if record["fresh"] and not found:
         names = ", ".join(f"`{n}`" for n in record["fresh"][:3]) + (", …" if len(record["fresh"]) > 3 else "")
-        parts.append(f"{names} did not come with its source and started anew")
+        found.append(f"{names} did not come with its source and started anew")
     saved_from = (plan.source_config.architectures if plan is not None else None) or [cls.__name__]
     if not record["fresh"] and "For" in cls.__name__ and cls.__name__ not in saved_from:  # a plan has seen no weights
-        parts.append(f"its head is not that of its source (`{saved_from[0]}`)")
-    return parts
+        found.append(f"its head is not that of its source (`{saved_from[0]}`)")
+    return found
 
 
 def _readiness(record: Mapping[str, Any], new_parts: list[str]) -> str:
-    stages = record["stages"]
-    lossless = all(
-        (method := METHODS.get(s["method"])) is not None and method.lossless and not s["options"].get("allow_lossy")
-        for s in stages
-    )
+    methods = [(METHODS.get(s["method"]), s["options"]) for s in record["stages"]]
+    exact = [m is not None and m.lossless and not options.get("allow_lossy") for m, options in methods]
+    lossless = all(exact)
+    refitted = all(e or (m is not None and m.refits) for e, (m, _) in zip(exact, methods, strict=True))
     if lossless and not new_parts:
         return (
             "**Function-preserving.** On the same inputs it computes what its source computes, up to rounding. Use it "
@@ -171,6 +139,11 @@ def _readiness(record: Mapping[str, Any], new_parts: list[str]) -> str:
         return f"**Needs training.** The encoder was grown without loss, but {' and '.join(new_parts)}."
     if _methods(record) == ["random"]:
         return "**Needs training.** Every weight is random: a control to compare other starts with."
+    if refitted and not new_parts:
+        return (
+            "**Works as it is, less well than its source.** What is left was refitted on examples to compute what the source "
+            "computes. Measure it on your own data; training brings back more."
+        )
     besides = f" Besides, {' and '.join(new_parts)}." if new_parts else ""
     return (
         "**Needs training.** It is a start for fine-tuning or distillation: its weights come from the source, but its "
@@ -192,8 +165,7 @@ def _use(
     if source is not None and source_files(source, PROCESSOR_FILES if vision else TOKENIZER_FILES, loading):
         names.append(helper)
         lines.insert(0, f'{variable} = {helper}.from_pretrained("{name}")')
-    code = "\n".join([f"from transformers import {', '.join(sorted(names))}", "", *lines])
-    return f"## Use\n\n```python\n{code}\n```"
+    return parts.code("\n".join([f"from transformers import {', '.join(sorted(names))}", "", *lines]))
 
 
 def _sizes(config: PreTrainedConfig, cls: type[PreTrainedModel], plan: Plan | None, parameters: int) -> str:
@@ -212,26 +184,6 @@ def _sizes(config: PreTrainedConfig, cls: type[PreTrainedModel], plan: Plan | No
         rows = [["", "source", "this model"], ["---", "---:", "---:"]]
         rows += [[name, before.get(name, "–"), value] for name, value in after.items()]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-
-
-def _method(stage: Mapping[str, Any]) -> str:
-    method = METHODS.get(stage["method"])
-    paper = method.paper if method else None
-    options = ", ".join(f"`{k}={v!r}`" for k, v in stage["options"].items())
-    summary = f": {method.summary}" if method and method.summary else ""
-    text = f"**{stage['method']}**{summary}{f' ({options})' if options else ''}."
-    return text if paper is None else f"{text} [{paper.title}]({paper.url}).\n\n```bibtex\n{_bibtex(paper)}\n```"
-
-
-def _bibtex(paper: Paper) -> str:
-    fields = {
-        "title": f"{{{paper.title}}}",  # the second pair of braces keeps capitals as they are
-        "year": f"20{paper.arxiv[:2]}",
-        "eprint": paper.arxiv,
-        "archivePrefix": "arXiv",
-        "url": paper.url,
-    }
-    return f"@misc{{arxiv{paper.arxiv},\n" + ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items()) + "\n}"
 
 
 def _provenance(record: Mapping[str, Any]) -> str:

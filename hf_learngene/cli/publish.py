@@ -1,0 +1,68 @@
+"""`push`: a saved model or learngene to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_learngene.cli.app import app, example_help, status
+from hf_learngene.cli.arguments import Token
+
+
+@app.command(
+    "push",
+    help=example_help(
+        "Publish a resized model or a learngene on the Hub: all of its folder in one commit, or nothing.\n\n"
+        "A model card is written if there is none. Checkpoints, optimizer states and pickled files stay here.",
+        "push vit-wave me/vit-wave --private",
+        "push vit-quarter me/vit-quarter --revision v2",
+    ),
+)
+def push_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A saved model.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="user/name; made if need be.", show_default=False)],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Of a repository that is made.", show_default=False)
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch to push to; made if need be.", show_default=False)
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.", show_default=False)] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    token: Token = None,
+) -> None:
+    """Publish a resized model or a learngene on the Hub: all of its folder in one commit, or nothing."""
+    from hf_learngene.publishing import check_pushable, push_folder
+
+    check_pushable(folder, repo_id)
+    if not (folder / "README.md").exists():
+        with status("Writing the model card"):
+            _write_card(folder, repo_id)
+    with status(f"Uploading {folder}"):
+        done = push_folder(
+            folder,
+            repo_id,
+            token=token,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=message,
+        )
+    typer.echo(f"Published: {done.pr_url or done.repo_url}")
+
+
+def _write_card(folder: Path, repo_id: str) -> None:
+    from transformers import AutoConfig
+
+    from hf_learngene.card import model_card
+    from hf_learngene.learngenes import AutoLearngene, LearngeneConfig
+    from hf_learngene.learngenes.card import learngene_card
+    from hf_learngene.resizing.auto import load_whole
+
+    if isinstance(AutoConfig.from_pretrained(folder), LearngeneConfig):
+        text = learngene_card(AutoLearngene.from_pretrained(folder), repo_id)
+    else:
+        text = model_card(load_whole(str(folder)), name=repo_id)
+    (folder / "README.md").write_text(text, encoding="utf-8")

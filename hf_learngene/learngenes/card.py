@@ -1,0 +1,105 @@
+"""The model card of a learngene: what it is made from, what it makes, and what was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_learngene._version import __version__
+from hf_learngene.card import Result, parts
+
+
+if TYPE_CHECKING:
+    from hf_learngene.learngenes.model import Learngene
+
+_OURS = (
+    "<!-- Written by hf_learngene, and written anew at the next save: remove this line to keep what you change. -->"
+)
+
+
+def learngene_card(learngene: Learngene, name: str | None = None, tags: Sequence[str] = ()) -> str:
+    """The text of README.md for a learngene.
+
+    Args:
+        learngene (`Learngene`): its config holds ancestry, licence and measured figures.
+        name (`str`, *optional*): what to load it by. Default: a placeholder.
+        tags (`Sequence[str]`, *optional*): more tags.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> from hf_learngene import AutoLearngene
+        >>> config = BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=4)
+        >>> card = learngene_card(AutoLearngene.from_ancestry(BertModel(config), "tleg"), "me/bert-tleg")
+        >>> 'AutoLearngene.from_pretrained("me/bert-tleg")' in card
+        True
+    """
+    config, cls = learngene.config, learngene.base_class
+    kind, ancestry = config.learngene_type, config.ancestry
+    on_hub = bool(ancestry) and (config.ancestry_commit is not None or "/" in ancestry)
+    title = os.path.basename(name) if name else f"{os.path.basename(ancestry or config.base.model_type)}-{kind}"
+    results = [Result(**r) for r in config.results or ()]
+    data = parts.metadata(
+        name=title,
+        base_model=ancestry if on_hub else None,
+        task=parts.pipeline_tag(config.base, cls),
+        library="hf_learngene",
+        tags=["learngene", kind, config.base.model_type, *tags],
+        license=config.license or {},
+        results=results,
+    )
+    origin = f"of {parts.link(ancestry, config.ancestry_commit, on_hub)}" if ancestry else "of no recorded ancestry"
+    kept = sum(p.numel() for tree in (learngene.shared, learngene.outside) for p in tree.parameters())
+    sections = [
+        f"# {title}",
+        f"This is a learngene (`{kind}`) {origin}: the part that models of {_makes(learngene)} share. It stores {kept:,} "
+        f"parameters, {learngene.stored_share:.1%} of the `{cls.__name__}` it was made with. What it initialises is a plain "
+        "transformers model, a start for fine-tuning.",
+        ""
+        if config.fitted
+        else "**It was neither fitted nor trained yet**: what it would make is random, and is refused.",
+        parts.code(_use(learngene, name or "path/or/repository")),
+        parts.results_table(results) or "## Measured\n\nNothing was recorded yet: no size is validated.",
+        "## Sizes\n\n" + _sizes(learngene),
+        "## Method\n\n" + parts.method_text(kind, config.options()),
+        "## Provenance\n\n" + _provenance(learngene),
+        _OURS,
+    ]
+    return parts.card_text(data, sections)
+
+
+def write_card(learngene: Learngene, folder: Path) -> None:
+    """Writes README.md into a saved learngene's folder; one that somebody else wrote stays."""
+    path = folder / "README.md"
+    if not path.exists() or _OURS in path.read_text(encoding="utf-8"):
+        path.write_text(learngene_card(learngene), encoding="utf-8")
+
+
+def _makes(learngene: Learngene) -> str:
+    return "every depth, and of several widths," if learngene.changes_width else "every depth"
+
+
+def _use(learngene: Learngene, name: str) -> str:
+    depth = max(1, round(0.75 * learngene.anatomy.num_layers))
+    return (
+        "from hf_learngene import AutoLearngene\n\n"
+        f'learngene = AutoLearngene.from_pretrained("{name}")\n'
+        f"model = learngene.initialize(num_hidden_layers={depth})  # a plain {learngene.base_class.__name__}"
+    )
+
+
+def _sizes(learngene: Learngene) -> str:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "mlp_ratio", "num_labels")
+    known = {n: v for n, v in learngene.anatomy.sizes.items() if n in names}
+    rows = ["| size | of the auxiliary model |", "| --- | ---: |", *(f"| {n} | {v} |" for n, v in known.items())]
+    widths = " Widths: whole multiples of its templates, or up to its own." if learngene.changes_width else ""
+    return "\n".join(rows) + f"\n\nThe auxiliary model is the one it was trained as. Depth is free.{widths}"
+
+
+def _provenance(learngene: Learngene) -> str:
+    config = learngene.config
+    record = {"package_version": __version__, "ancestry": config.ancestry, "ancestry_commit": config.ancestry_commit,
+              "learngene_type": config.learngene_type, "options": config.options()}  # fmt: skip
+    return f"Made by `hf_learngene` {__version__}.\n\n```json\n{json.dumps(record, indent=2)}\n```"

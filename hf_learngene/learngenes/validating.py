@@ -1,0 +1,61 @@
+"""`learngene.validate(...)`: what descendants of several sizes reach before any fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+from transformers import EvalPrediction, Trainer, TrainingArguments
+
+from hf_learngene.errors import TrainingDataError
+
+
+if TYPE_CHECKING:
+    from hf_learngene.learngenes.model import Learngene
+
+IGNORED = -100
+_NOT_MEASURED = ("epoch", "eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",
+                 "eval_model_preparation_time")  # fmt: skip
+
+
+def validated(
+    learngene: Learngene,
+    eval_dataset: Any,
+    sizes: Sequence[Mapping[str, Any]],
+    dataset: str,
+    split: str,
+    given: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """See `Learngene.validate`."""
+    fields = {f.name for f in dataclasses.fields(TrainingArguments)}
+    options = {k: v for k, v in given.items() if k in fields}
+    passed: dict[str, Any] = {k: v for k, v in given.items() if k not in fields}
+    if "compute_metrics" not in passed:
+        passed |= {"compute_metrics": accuracy, "preprocess_logits_for_metrics": likeliest}
+    models = [learngene.initialize(**size) for size in sizes]  # all sizes are checked before the first is measured
+    found = []
+    with tempfile.TemporaryDirectory(prefix="learngene_validate_") as folder:
+        args = TrainingArguments(**{"output_dir": folder, "report_to": "none", **options})
+        for size, model in zip(sizes, models, strict=True):
+            metrics = Trainer(model, args, eval_dataset=eval_dataset, **passed).evaluate()
+            own = {k.removeprefix("eval_"): v for k, v in metrics.items() if k not in _NOT_MEASURED}
+            if not own:
+                raise TrainingDataError("The examples hold no labels, so there is nothing to measure descendants by.")
+            learngene.add_result(dataset, own, split=split, **size)
+            found.append(learngene.config.results[-1])
+    return found
+
+
+def likeliest(logits: Any, labels: Any) -> Tensor:
+    """The class of each label, in place of all logits: those of a vocabulary do not fit into memory."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of labels that are right; masked ones do not count."""
+    shown = np.not_equal(prediction.label_ids, IGNORED)
+    return {"accuracy": float(np.mean(np.equal(prediction.predictions, prediction.label_ids)[shown]))}
