@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,9 @@ def main() -> None:
         f"- {options.train:,} training examples, batches of {options.batch}; rates chosen on 400 others, seed {CHOICE_SEED}",
         "",
     ]
-    for one in found:
-        lines += [one.to_markdown(), ""]
+    for one, kind in zip(found, ("quarter", "half"), strict=True):
+        page = one.to_markdown().replace("comparison.png", f"compare_{options.task}_{kind}.png")
+        lines += [re.sub("^#", "##", page, flags=re.MULTILINE), ""]
     write(
         options.output / f"compare_{options.task}.json",
         json.dumps({"head": head, "found": [f.to_dict() for f in found]}, indent=1),
