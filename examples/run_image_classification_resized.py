@@ -29,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_learngene import AutoModelForImageClassification
+from hf_learngene import AutoModelForImageClassification, CheckpointSafeTrainer
 from hf_learngene.metrics import F1, Accuracy
 
 
@@ -103,23 +103,6 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be positive, got {value}")
-
-
-class CheckpointSafeTrainer(Trainer):
-    """A `Trainer` whose checkpoints can be resumed and whose best model can be reloaded.
-
-    Transformers 5.23 saves ViT-like models under their historical names, and then reads checkpoints back without
-    renaming: `--resume_from_checkpoint` and `--load_best_model_at_end` leave most weights as they were, with no error
-    (huggingface/transformers#43701). Checkpoints are therefore written under the names of the model in memory. The
-    final model, in the output folder itself, is left to `save_pretrained`.
-    """
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        is_checkpoint = output_dir is not None and Path(output_dir) != Path(self.args.output_dir)
-        if is_checkpoint and self.args.should_save:
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
 
 
 def load_splits(args: DataArguments, cache_dir: str | None, token: str | None, seed: int) -> DatasetDict:

@@ -36,9 +36,17 @@ if TYPE_CHECKING:
         allocate,
         plan,
         resize,
+        save_resized,
+        trim_tokenizer,
         verify,
     )
-    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
+    from hf_learngene.training import (
+        CheckpointSafeTrainer,
+        LearngeneTrainer,
+        LearngeneTrainingArguments,
+        get_lemon_schedule,
+        lemon_steps,
+    )
 
 # Names are loaded on first use, as transformers does: torch and the modelling code take seconds to import.
 _HOME = {
@@ -50,6 +58,7 @@ _HOME = {
     "AutoModelForQuestionAnswering": "resizing",
     "AutoModelForSequenceClassification": "resizing",
     "AutoModelForTokenClassification": "resizing",
+    "CheckpointSafeTrainer": "training",
     "Comparison": "comparing",
     "FineConfig": "learngenes",
     "LearngeneConfig": "learngenes",
@@ -63,6 +72,8 @@ _HOME = {
     "WaveConfig": "learngenes",
     "allocate": "resizing",
     "compare": "comparing",
+    "get_lemon_schedule": "training",
+    "lemon_steps": "training",
     "plan": "resizing",
     "push_folder": "publishing",
     "push_resized": "publishing",
@@ -72,6 +83,8 @@ _HOME = {
     "registered_learngenes": "learngenes",
     "registered_methods": "methods",
     "resize": "resizing",
+    "save_resized": "resizing",
+    "trim_tokenizer": "resizing",
     "verify": "resizing",
 }
 
@@ -84,6 +97,7 @@ __all__ = [
     "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
+    "CheckpointSafeTrainer",
     "Comparison",
     "FineConfig",
     "LearngeneConfig",
@@ -99,6 +113,8 @@ __all__ = [
     "allocate",
     "compare",
     "errors",
+    "get_lemon_schedule",
+    "lemon_steps",
     "plan",
     "push_folder",
     "push_resized",
@@ -108,6 +124,8 @@ __all__ = [
     "registered_learngenes",
     "registered_methods",
     "resize",
+    "save_resized",
+    "trim_tokenizer",
     "verify",
 ]
 

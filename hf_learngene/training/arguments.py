@@ -17,23 +17,19 @@ class LearngeneTrainingArguments(TrainingArguments):
     """Everything `TrainingArguments` has, and the following.
 
     Args:
-        alpha (`float`, *optional*, defaults to 0.5): weight of the teacher; the labels have `1 - alpha`. 1.0 is the
-        recipe of SWS,
-            TLEG and LeTs, which never look at a label; 0.5 is WAVE's.
+        alpha (`float`, *optional*, defaults to 0.5): weight of the teacher; the labels have `1 - alpha`. 1.0 is the recipe of
+            SWS, TLEG and LeTs, which never look at a label; 0.5 is WAVE's.
         temperature (`float`, *optional*, defaults to 1.0): softens the logits of both.
-        distillation (`str`, *optional*, defaults to `"soft"`): `soft` logits, `hard` decisions of the teacher,
-        `features` (the last
-            hidden state, for a teacher without a head), or `none`.
+        distillation (`str`, *optional*, defaults to `"soft"`): `soft` logits, `hard` decisions of the teacher, `features` (the
+            last hidden state, for a teacher without a head), or `none`.
         hidden_states_weight (`float`, *optional*, defaults to 0.0): adds the hidden states of matching layers (TinyBERT).
         relations_weight (`float`, *optional*, defaults to 0.0): adds the q, k, v relations of one layer (MiniLM v2).
         relation_heads (`int`, *optional*, defaults to 12): relation heads of MiniLM v2.
         relation_layer (`int`, *optional*, defaults to -1): the teacher's layer whose relations are learnt.
-        cache_teacher (`bool`, *optional*, defaults to `False`): compute the teacher's logits once, before training,
-        and keep them in
-            `output_dir`. For data that is the same each epoch.
-        sandwich_weight (`float`, *optional*, defaults to 0.0): each step also trains a descendant of another size,
-        drawn at random, with
-            this weight (POA's elastic branch, arXiv 2408.01031).
+        cache_teacher (`bool`, *optional*, defaults to `False`): compute the teacher's logits once, before training, and keep
+            them in `output_dir`. For data that is the same each epoch.
+        sandwich_weight (`float`, *optional*, defaults to 0.0): each step also trains a descendant of another size, drawn at
+            random, with this weight (POA's elastic branch, arXiv 2408.01031).
         sandwich_min_layers (`int`, *optional*): its smallest depth; default: a third of the auxiliary model's.
         sandwich_max_layers (`int`, *optional*): its largest depth, which may exceed the auxiliary model's; default: one less.
         sandwich_widths (`list[int]`, *optional*): widths it is drawn from, where the learngene changes width.

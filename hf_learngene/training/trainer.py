@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.generic import find_labels
 
@@ -28,6 +27,7 @@ from hf_learngene.errors import (
 from hf_learngene.training import losses
 from hf_learngene.training.arguments import LearngeneTrainingArguments
 from hf_learngene.training.cache import INDEX, Indexed, TeacherCache
+from hf_learngene.training.checkpoints import CheckpointSafeTrainer
 from hf_learngene.training.matching import Attended, Projections
 from hf_learngene.training.teacher import Teacher, check_label_space, columns_of
 
@@ -51,7 +51,7 @@ class Elastic(Protocol):
     ) -> Any: ...
 
 
-class LearngeneTrainer(Trainer):
+class LearngeneTrainer(CheckpointSafeTrainer):
     """Trains a learngene's auxiliary model, a new size's scalers, or an ordinary (resized) model, from a teacher.
 
     It is transformers' Trainer, so that distribution, mixed precision, accumulation, trackers, checkpoints and resume come with
@@ -61,8 +61,8 @@ class LearngeneTrainer(Trainer):
     Args:
         model (`PreTrainedModel`): the student.
         args (`LearngeneTrainingArguments`): `TrainingArguments` and how to distil.
-        teacher (`PreTrainedModel` or `str`, *optional*): a model of the same label space, or its id. Without one,
-        the labels teach.
+        teacher (`PreTrainedModel` or `str`, *optional*): a model of the same label space, or its id. Without one, the labels
+            teach.
         teacher_processing_class (*optional*): the teacher's image processor, where its image statistics differ from those of
             `processing_class`, the student's. An id's own is loaded.
         **kwargs: as for `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `processing_class`, `compute_metrics`, ...
@@ -124,7 +124,6 @@ class LearngeneTrainer(Trainer):
         self.teacher: Teacher | None = None
         self.projections: Projections | None = None
         self.cache: TeacherCache | None = None
-        self._internal_save = False
         if teacher is not None:
             self._add_teacher(teacher, teacher_processing_class)
         elif args.cache_teacher:
@@ -359,26 +358,6 @@ class LearngeneTrainer(Trainer):
             if new:
                 self.optimizer.add_param_group({"params": new, "weight_decay": 0.0})
         return made
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        self._internal_save = _internal_call
-        try:
-            super().save_model(output_dir, _internal_call)
-        finally:
-            self._internal_save = False
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self._internal_save or isinstance(self.student, Elastic):
-            super()._save(output_dir, state_dict)
-            return
-        # transformers 5.23 reads checkpoints back without converting key names, and a ViT would come back at random: what is
-        # only read by Trainer itself is written under the names that the model has in memory (transformers issue 43701)
-        saving = self.student.save_pretrained
-        self.student.save_pretrained = functools.partial(saving, save_original_format=False)  # type: ignore[method-assign]
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            del self.student.save_pretrained
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
