@@ -38,8 +38,16 @@ class CheckpointError(LearngeneError, OSError):
     """A checkpoint that is absent, unreadable, or does not fill the model. An `OSError` too, as in transformers."""
 
 
+class UploadError(LearngeneError):
+    """An upload that broke off."""
+
+
 class OutputError(LearngeneError, OSError):
     """An output folder that exists already, or could not be written whole."""
+
+
+class VocabularyError(LearngeneError):
+    """Tokens to keep that the model does not have, or a tokenizer that cannot be trimmed or does not fit the model."""
 
 
 class ProvenanceError(LearngeneError):

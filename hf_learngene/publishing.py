@@ -14,13 +14,14 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from hf_learngene.card import Result, model_card
-from hf_learngene.errors import OutputError
+from hf_learngene.errors import OutputError, UploadError
 from hf_learngene.resizing.plan import Plan
 from hf_learngene.resizing.saving import save_resized
 
 
 # What training leaves beside a model. Pickled files are no part of it either: nobody should have to unpickle.
-LEFT_OUT = ("checkpoint-*", "runs/*", "logs/*", "*.bin", "*.pt", "*.pth", "*.pkl", "events.out.*", ".*", "*/.*")
+LEFT_OUT = ("checkpoint-*", "runs/*", "logs/*", "*.bin", "*.pt", "*.pth", "*.pkl", "events.out.*",
+            "trainer_state.json", ".*", "*/.*")  # fmt: skip
 HUB_KEYWORDS = ("repo_id", "token", "private", "revision", "create_pr", "commit_message", "commit_description")
 _READABLE = (".json", ".md", ".txt", ".yaml", ".yml")
 
@@ -54,7 +55,11 @@ def push_resized(
         OutputError: a file would tell of the machine.
     """
     _check_name(repo_id)
-    source = source if source is not None else model.name_or_path or None
+    if source is None:
+        record = getattr(model.config, "learngene", None) or {}
+        source, commit = model.name_or_path or None, record.get("source_commit")
+        if commit and not loading:  # the tokenizer of the state that the weights are of
+            loading = {"revision": commit}
     card = model_card(model, plan=plan, source=source, loading=loading, name=repo_id, results=results)
     with tempfile.TemporaryDirectory(prefix="learngene_push_") as folder:
         path = Path(folder) / "model"
@@ -92,6 +97,7 @@ def push_folder(
 
     Raises:
         OutputError: no saved model, or a file that would tell of the machine. Nothing was uploaded.
+        UploadError: the connection broke off. The repository is as it was.
     """
     folder = check_pushable(folder, repo_id)
     told = next(_tells_of_the_machine(folder), None)
@@ -100,13 +106,20 @@ def push_folder(
             f"`{told[0]}` holds {told[1]!r}, which tells of this machine. Take it out and push again; nothing was uploaded."
         )
     api = HfApi(token=token, library_name="hf_learngene")
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not revision.startswith("refs/pr"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    return api.upload_folder(
-        folder_path=folder, repo_id=repo_id, revision=revision, create_pr=create_pr, ignore_patterns=list(LEFT_OUT),
-        commit_message=commit_message or "Upload model", commit_description=commit_description,
-    )  # fmt: skip
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            folder_path=folder, repo_id=repo_id, revision=revision, create_pr=create_pr, ignore_patterns=list(LEFT_OUT),
+            commit_message=commit_message or "Upload model", commit_description=commit_description,
+        )  # fmt: skip
+    except (OSError, ValueError):  # refusals of the Hub: the client says what and why
+        raise
+    except Exception as error:  # a broken connection is an error of whatever HTTP library the client uses
+        raise UploadError(
+            f"The upload to {repo_id} broke off ({type(error).__name__}: {error}). The repository is as it was: push again."
+        ) from error
 
 
 def check_pushable(folder: str | os.PathLike, repo_id: str) -> Path:

@@ -65,7 +65,9 @@ def test_auto_shrinks_what_shrinks_then_grows_what_grows(request_, wanted):
 def test_a_mixed_resize_is_the_selection_and_then_a_growth_of_it():
     model = tiny_model("bert", "BertForMaskedLM")
     mixed = resize(model, hidden_size=48, num_hidden_layers=2, intermediate_size=30)
-    selected = resize(model, method="weight_selection", num_hidden_layers=2, intermediate_size=30)
+    selected = resize(
+        model, method="weight_selection", layer_selection="uniform", num_hidden_layers=2, intermediate_size=30
+    )
     assert verify(selected, mixed, inputs_for(model)).function_preserving
     fates = {t.name: t for t in plan(model, hidden_size=48, num_hidden_layers=2, intermediate_size=30).tensors}
     up = fates["bert.encoder.layer.1.intermediate.dense.weight"]

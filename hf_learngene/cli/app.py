@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from hf_learngene._version import __version__
 from hf_learngene.cli.arguments import (
     DTYPES,
+    Corpus,
     HiddenSize,
     MethodName,
     NumHiddenLayers,
@@ -28,15 +29,16 @@ from hf_learngene.cli.arguments import (
     Source,
     Task,
     Token,
+    VocabSize,
     dtype_name,
     keywords,
     method_with_options,
 )
-from hf_learngene.errors import CheckpointError, LearngeneError, UnknownOptionError, nearest
+from hf_learngene.errors import CheckpointError, LearngeneError, UnknownOptionError, VocabularyError, nearest
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_learngene.methods import Method
     from hf_learngene.resizing.plan import Plan
@@ -112,6 +114,8 @@ def plan_command(
     source: Source,
     hidden_size: HiddenSize = None,
     num_hidden_layers: NumHiddenLayers = None,
+    vocab_size: VocabSize = None,
+    corpus: Corpus = None,
     size: Size = None,
     params: Params = None,
     method: MethodName = "auto",
@@ -123,9 +127,15 @@ def plan_command(
     """Show what a resize would do. Only the config is fetched, no weights."""
     chosen = method_with_options(method, option)
     given = keywords(
-        size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers, revision=revision, token=token
+        size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        vocab_size=vocab_size,
+        revision=revision,
+        token=token,
     )
-    typer.echo(str(_plan(source, chosen, params, 0, given, task)))
+    kept = None if corpus is None else _trimmed(source, corpus, given)[1]
+    typer.echo(str(_plan(source, chosen, params, 0, given, task, kept_tokens=kept)))
 
 
 @app.command(
@@ -135,6 +145,7 @@ def plan_command(
         "A larger one computes what its source computes; a smaller one is a start for training.",
         "resize google-bert/bert-base-uncased bert-24 --num-hidden-layers 24",
         "resize my-vit vit-quarter --hidden-size 192 --calibration images/",
+        "resize my-bert bert-8000 --corpus texts.txt --vocab-size 8000",
     ),
 )
 def resize_command(
@@ -142,6 +153,8 @@ def resize_command(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
     hidden_size: HiddenSize = None,
     num_hidden_layers: NumHiddenLayers = None,
+    vocab_size: VocabSize = None,
+    corpus: Corpus = None,
     size: Size = None,
     params: Params = None,
     method: MethodName = "auto",
@@ -155,12 +168,13 @@ def resize_command(
     calibration: Annotated[
         str | None, typer.Option(metavar="DATA", help="Examples to shrink on, unlabelled.", show_default=False)
     ] = None,
-    calibration_examples: Annotated[int, typer.Option(help="How many of them.", min=1)] = 512,
+    calibration_examples: Annotated[int, typer.Option(metavar="COUNT", help="How many of them.", min=1)] = 512,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
     """Make a model of another size, and save it with tokenizer or image processor."""
+    from hf_learngene.resizing.loading import pinned
     from hf_learngene.resizing.saving import check_output
 
     check_output(output, overwrite)
@@ -169,18 +183,21 @@ def resize_command(
         size,
         hidden_size=hidden_size,
         num_hidden_layers=num_hidden_layers,
+        vocab_size=vocab_size,
         num_labels=num_labels,
         revision=revision,
         token=token,
         dtype=dtype_name(dtype),
     )
-    made = _plan(source, chosen, params, seed, given, task, calibrated=calibration is not None)
+    given = pinned(source, given)  # one state of the Hub for plan, weights, tokenizer and card
+    tokenizer, kept = (None, None) if corpus is None else _trimmed(source, corpus, given)
+    made = _plan(source, chosen, params, seed, given, task, calibration is not None, kept)
     examples = None
     if calibration is not None:
         examples = _calibration_examples(calibration, made, source, calibration_examples, seed)
         if made.budget is not None:
             given, params = {**given, **_spent(source, made, made.budget, examples, given)}, None
-            made = _plan(source, chosen, None, seed, given, task, calibrated=True)
+            made = _plan(source, chosen, None, seed, given, task, True, kept)
     typer.echo(str(made))
 
     from hf_learngene.card import model_card
@@ -196,12 +213,15 @@ def resize_command(
             seed=seed,
             choose_class=lambda _: made.model_class,
             calibration=examples,
+            kept_tokens=kept,
             **given,
         )
     loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
     with status(f"Writing {output}"):
         card = model_card(model, plan=made, source=source, loading=loading, name=output.name)
-        save_resized(model, output, source=source, loading=loading, card=card, overwrite=overwrite)
+        save_resized(
+            model, output, source=source, tokenizer=tokenizer, loading=loading, card=card, overwrite=overwrite
+        )
     typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
 
 
@@ -267,6 +287,7 @@ def _plan(
     given: dict[str, Any],
     task: str | None,
     calibrated: bool = False,
+    kept_tokens: list[int] | None = None,
 ) -> Plan:
     from hf_learngene.resizing.auto import BY_TASK, class_of_checkpoint
     from hf_learngene.resizing.loading import plan_checkpoint
@@ -284,8 +305,33 @@ def _plan(
             given=given,
             choose_class=choose,
             calibrated=calibrated,
+            kept_tokens=kept_tokens,
         )
     return made
+
+
+def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """The source's tokenizer with the tokens of a corpus, and their old ids; how many they are goes into `given`."""
+    from transformers import AutoTokenizer
+
+    from hf_learngene.resizing import trim_tokenizer
+    from hf_learngene.resizing.loading import load_config
+
+    loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
+    load_config(source, loading)  # what is no checkpoint at all is told so
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **loading)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"`{source}` has no tokenizer that transformers reads, so --corpus cannot trim it."
+        ) from error
+    try:
+        with status(f"Reading {corpus}"), corpus.open(encoding="utf-8-sig") as lines:
+            trimmed = trim_tokenizer(tokenizer, (line.rstrip("\n") for line in lines), given.get("vocab_size"))
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"`{corpus}` is no text in UTF-8, one text a line: {error}") from error
+    given["vocab_size"] = len(trimmed[1])
+    return trimmed
 
 
 def _calibration_examples(data: str, made: Plan, source: str, limit: int, seed: int) -> Any:

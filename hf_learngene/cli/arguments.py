@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,11 +25,16 @@ HiddenSize = Annotated[int | None, typer.Option(help="Width. Heads and ffn follo
 NumHiddenLayers = Annotated[int | None, typer.Option(help="Depth.", show_default=False)]
 Params = Annotated[
     str | None,
-    typer.Option(metavar="COUNT", help="A budget instead of sizes: 20M, or 0.25 of the source.", show_default=False),
+    typer.Option(metavar="COUNT", help="A budget instead: 20M, or 0.25 of the source.", show_default=False),
 ]
 Size = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Any other size by its config name. Repeatable.", show_default=False),
+]
+VocabSize = Annotated[int | None, typer.Option(help="Tokens. With --corpus, at most so many.", show_default=False)]
+Corpus = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keep the tokens of these texts, one a line.", show_default=False),
 ]
 MethodName = Annotated[
     str,
@@ -44,12 +50,10 @@ Option = Annotated[
 ]
 Task = Annotated[
     str | None,
-    typer.Option(help="The head, such as fill-mask, or base. Default: as it is.", show_default=False),
+    typer.Option(help="A head like fill-mask, or base. Default: as it is.", show_default=False),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.", show_default=False)]
-Token = Annotated[
-    str | None, typer.Option(help="Hub token. Default: the one you are logged in with.", show_default=False)
-]
+Token = Annotated[str | None, typer.Option(help="Hub token. Default: that of your login.", show_default=False)]
 
 
 def keywords(sizes: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_learngene.cli.app import app, example_help, status
-from hf_learngene.cli.arguments import HiddenSize, NumHiddenLayers, Option, Size, keywords, options_of
+from hf_learngene.cli.arguments import HiddenSize, NumHiddenLayers, Option, Revision, Size, Token, keywords, options_of
 from hf_learngene.errors import InvalidSizeError, TrainingDataError
 
 
@@ -168,20 +168,24 @@ def init_command(
     size: Size = None,
     seed: Annotated[int, typer.Option(help="For what starts anew.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
+    revision: Revision = None,
+    token: Token = None,
 ) -> None:
     """Make a model of any size from a learngene, as a plain transformers checkpoint."""
     from hf_learngene.card import model_card
     from hf_learngene.learngenes import AutoLearngene
+    from hf_learngene.resizing.loading import pinned
     from hf_learngene.resizing.saving import check_output, save_resized
 
     check_output(output, overwrite)
     given = keywords(size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers)
     with status(f"Loading {learngene}"):
-        genes = AutoLearngene.from_pretrained(learngene)
+        loading = pinned(learngene, keywords(None, revision=revision, token=token))
+        genes = AutoLearngene.from_pretrained(learngene, **loading)
     with status(f"Making and writing {output}"):
         model = genes.initialize(seed=seed, **given)
-        card = model_card(model, source=learngene, name=output.name)
-        save_resized(model, output, source=learngene, card=card, overwrite=overwrite)
+        card = model_card(model, source=learngene, loading=loading, name=output.name)
+        save_resized(model, output, source=learngene, loading=loading, card=card, overwrite=overwrite)
     typer.echo(
         f"{type(model).__name__}, {model.num_parameters():,} parameters, "
         f"{genes.anatomy.num_layers} → {model.config.num_hidden_layers} layers.\n"

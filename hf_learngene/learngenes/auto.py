@@ -13,6 +13,7 @@ from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.fitting import fitted_learngene
 from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
+from hf_learngene.resizing.loading import pinned
 
 
 class AutoLearngeneConfig:
@@ -64,12 +65,16 @@ class AutoLearngene(_BaseAutoModelClass):
         Raises:
             CheckpointError: the checkpoint is an ordinary model.
         """
+        kwargs = pinned(pretrained_model_name_or_path, kwargs)
         if not isinstance(kwargs.get("config"), LearngeneConfig):
             hub = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
             AutoLearngeneConfig.from_pretrained(
                 pretrained_model_name_or_path, **{k: v for k, v in kwargs.items() if k in hub}
             )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        learngene = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        # transformers 5.23 keeps no commit in its configs; descendants name it
+        learngene.config._commit_hash = getattr(kwargs.get("revision"), "resolved", None)
+        return learngene
 
     @classmethod
     def from_ancestry(

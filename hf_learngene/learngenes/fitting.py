@@ -18,6 +18,7 @@ from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
 from hf_learngene.resizing import provenance, resize
 from hf_learngene.resizing.auto import load_whole
 from hf_learngene.resizing.fresh import quiet
+from hf_learngene.resizing.loading import pinned
 from hf_learngene.resizing.run import check_source
 from hf_learngene.resizing.sizes import canonical
 from hf_learngene.resizing.table import render
@@ -31,8 +32,11 @@ def fitted_learngene(
 ) -> Learngene:
     """See `AutoLearngene.from_ancestry`."""
     config_class = config_class_of(learngene_type)
+    commit = None
     if not isinstance(model, PreTrainedModel):
-        model = load_whole(model)
+        loading = pinned(model, {})
+        commit = getattr(loading.get("revision"), "resolved", None)
+        model = load_whole(model, **loading)
     check_source(model)
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
     sizes = {n: v for n, v in options.items() if n not in own}
@@ -44,7 +48,7 @@ def fitted_learngene(
         base_config=auxiliary.config.to_dict(),
         base_architecture=type(model).__name__,
         ancestry=provenance.public_name(name) if name else None,
-        ancestry_commit=getattr(model.config, "_commit_hash", None),
+        ancestry_commit=commit,
         license=license_of(name, {"local_files_only": True}) if name else None,
         **own,
     )

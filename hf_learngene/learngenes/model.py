@@ -85,11 +85,11 @@ class Learngene(Shared, ABC):
 
     @abstractmethod
     def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
-        """Fills them at random; `stack` (layers, *shape) is the component of a freshly initialised model."""
+        """Fills them at random; `stack`, `(layers, *shape)`, is the component of a freshly initialised model."""
 
     @abstractmethod
     def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
-        """Fills them in closed form, so that `materialise` comes near `stack` (layers, *shape)."""
+        """Fills them in closed form, so that `materialise` comes near `stack`, `(layers, *shape)`."""
 
     @abstractmethod
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
@@ -42,6 +44,8 @@ class Request:
         seed: for every random number.
         std: the family's initialiser range, the scale of every new entry.
         patches: patch size (height, width) of source and target, for images.
+        tokens: source row of each target row of the tables over the vocabulary, -1 for a new one; None keeps the first rows.
+        position_rows: table over positions -> its rows that stay, where the first position moves.
     """
 
     source: Anatomy
@@ -50,6 +54,8 @@ class Request:
     seed: int = 0
     std: float = 0.02
     patches: tuple[tuple[int, int], tuple[int, int]] | None = None
+    tokens: Tensor | None = None
+    position_rows: Mapping[str, slice] = field(default_factory=dict)
 
     @cached_property
     def axis_sizes(self) -> dict[str, tuple[int, int]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
+import torch
+from torch import Tensor
+
 from hf_learngene.anatomy import TensorInfo
-from hf_learngene.anatomy.types import KERNEL, LABELS, PATCHES, POSITIONS, RELATIVE
-from hf_learngene.maps import Recipe, Step
+from hf_learngene.anatomy.types import KERNEL, LABELS, PATCHES, POSITIONS, RELATIVE, VOCAB
+from hf_learngene.maps import Recipe, Step, Take
 from hf_learngene.maps.geometry import (
     FirstRows,
     MixChannels,
@@ -16,6 +20,7 @@ from hf_learngene.maps.geometry import (
     ResampleLine,
     ResampleRelative,
 )
+from hf_learngene.maps.steps import Blocks
 from hf_learngene.methods.base import HEAD_COUNT, Method, Request
 
 
@@ -67,6 +72,13 @@ def _geometry(old: TensorInfo, new: TensorInfo, request: Request, method: Method
     steps: list[Step] = []
     patch_dims = []
     for i, (a, b) in enumerate(zip(old.dims, new.dims, strict=True)):
+        if a.axis == VOCAB and request.tokens is not None:
+            steps.append(_token_step(i, a.size, len(old.dims), request.tokens, request.std))
+            continue
+        if a.axis == POSITIONS and old.name in request.position_rows:
+            rows = torch.arange(a.size)[request.position_rows[old.name]]
+            steps.append(Take(Blocks(i), rows, f"positions {int(rows[0])} to {int(rows[-1])}"))
+            a = dataclasses.replace(a, size=len(rows), prefix=max(0, a.prefix - int(rows[0])))
         if a.size == b.size:
             if a.axis in (PATCHES, RELATIVE) and request.source.grid != request.target.grid:
                 steps.append(_grid_step(a.axis, i, a.prefix, request))  # 8x2 and 4x4 patches are as many
@@ -93,6 +105,12 @@ def _geometry(old: TensorInfo, new: TensorInfo, request: Request, method: Method
         label = f"kernel {source[0]}×{source[1]} → {target[0]}×{target[1]}"
         steps.append(ResampleKernel(source, target, label))
     return steps, ""
+
+
+def _token_step(dim: int, size: int, rank: int, rows: Tensor, std: float) -> Step:
+    kept = int((rows >= 0).sum())
+    label = f"{kept} of {size} tokens" + (f" and {len(rows) - kept} new" if len(rows) > kept else "")
+    return Take(Blocks(dim), rows, label, new="random" if rank > 1 else "zero", std=std)  # as FirstRows has them
 
 
 def _grid_step(axis: str, dim: int, prefix: int, request: Request) -> Step:

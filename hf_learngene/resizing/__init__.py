@@ -1,4 +1,4 @@
-"""The user's verbs: `plan`, `allocate`, `resize`, `verify`, `from_pretrained_resized`."""
+"""The user's verbs: `plan`, `allocate`, `resize`, `verify`, `from_pretrained_resized`; `trim_tokenizer`, `save_resized`."""
 
 from hf_learngene.resizing.allocation import Allocation
 from hf_learngene.resizing.auto import (
@@ -12,6 +12,8 @@ from hf_learngene.resizing.auto import (
 from hf_learngene.resizing.mixin import ResizableMixin
 from hf_learngene.resizing.plan import Plan
 from hf_learngene.resizing.run import resize
+from hf_learngene.resizing.saving import save_resized
+from hf_learngene.resizing.trimming import trim_tokenizer
 from hf_learngene.resizing.verbs import allocate, plan
 from hf_learngene.resizing.verify import Report, verify
 
@@ -30,5 +32,7 @@ __all__ = [
     "allocate",
     "plan",
     "resize",
+    "save_resized",
+    "trim_tokenizer",
     "verify",
 ]

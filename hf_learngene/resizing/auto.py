@@ -41,6 +41,8 @@ class _ResizableAuto:
         seed: int = 0,
         calibration: Any = None,
         processing_class: Any = None,
+        kept_tokens: Any = None,
+        pad_to_multiple_of: int | None = None,
         **kwargs: Any,
     ) -> PreTrainedModel:
         """Loads a checkpoint and gives it another size: a plain transformers model.
@@ -55,6 +57,8 @@ class _ResizableAuto:
             seed=seed,
             calibration=calibration,
             processing_class=processing_class,
+            kept_tokens=kept_tokens,
+            pad_to_multiple_of=pad_to_multiple_of,
             choose_class=cls.class_for,
             **kwargs,
         )

@@ -45,7 +45,7 @@ def _with_layers(
     stage: Stage, layers: tuple[int, ...], model_class: type[PreTrainedModel], model: PreTrainedModel, seed: int
 ) -> Stage:
     method = dataclasses.replace(cast(Chosen, stage.method), choices=Choices(layers))
-    return make_stage(method, model.config, model_class, stage.sizes, seed, stage.missing)
+    return make_stage(method, model.config, model_class, stage.sizes, seed, stage.missing, stage.vocabulary)
 
 
 def refitted(stage: Stage, source: PreTrainedModel, made: PreTrainedModel, examples: Examples) -> list[Fitted]:

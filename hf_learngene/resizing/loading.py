@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
@@ -49,14 +50,16 @@ def _not_found(source: str, error: Exception) -> str:
         return f"The folder `{source}` holds no usable config.json: {error}"
     if os.path.isabs(source) or source.startswith((".", "~")) or source.count("/") > 1:
         return f"There is no folder `{source}`. Give a folder with config.json and weights, or a Hub id."
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__  # the cause stands in the later lines
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     hint = (
         " HF_HUB_OFFLINE is set, so only cached checkpoints and local folders can be used: unset it, or give a folder."
         if offline
         else " Give a Hub id such as 'google/vit-base-patch16-224', or a folder with config.json and weights."
     )
-    return f"No checkpoint `{source}` was found: {first}{hint}"
+    if isinstance(error.__cause__, HfHubHTTPError) and not isinstance(error.__cause__, RepositoryNotFoundError):
+        hint = ""  # the id is right; access, token or revision is not
+    return f"No checkpoint `{source}` could be read: {said}{hint}"
 
 
 def native_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
@@ -76,7 +79,7 @@ def native_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     )
 
 
-def _pinned(source: str | os.PathLike, loading: dict[str, Any]) -> dict[str, Any]:
+def pinned(source: str | os.PathLike, loading: dict[str, Any]) -> dict[str, Any]:
     """The loading keywords with the revision pinned to a commit: config and weights come from one state of the Hub."""
     where = {k: loading[k] for k in ("token", "local_files_only", "cache_dir") if k in loading}
     revision = resolve_revision(source, loading.get("revision"), **where)
@@ -93,6 +96,8 @@ def plan_checkpoint(
     given: dict[str, Any],
     choose_class: Any = None,
     calibrated: bool = False,
+    kept_tokens: Any = None,
+    pad_to_multiple_of: int | None = None,
 ) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
     """(plan, loading keywords, label fields) for a checkpoint on disk or on the Hub."""
     rest, loading, labels = split_loading(given)
@@ -102,7 +107,7 @@ def plan_checkpoint(
             "`resize(model, ...)` takes a model in memory."
         )
     native = native_class(model_class) if model_class is not None else None  # before anything is fetched
-    loading = _pinned(source, loading)
+    loading = pinned(source, loading)
     config = load_config(source, loading)
     cls = model_class or choose_class(config)
     wanted: Any = cls.config_class
@@ -115,11 +120,19 @@ def plan_checkpoint(
         )
     rest, labels = _with_labels(rest, labels)
     sizes, options = split_options(rest, method)
-    return (
-        make_plan(config, native or native_class(cls), sizes, method, options, params, seed, calibrated=calibrated),
-        loading,
-        labels,
+    made = make_plan(
+        config,
+        native or native_class(cls),
+        sizes,
+        method,
+        options,
+        params,
+        seed,
+        calibrated=calibrated,
+        kept_tokens=kept_tokens,
+        pad_to_multiple_of=pad_to_multiple_of,
     )
+    return made, loading, labels
 
 
 def _with_labels(rest: dict[str, Any], labels: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,6 +166,8 @@ def load_resized(
     choose_class: Any = None,
     calibration: Any = None,
     processing_class: Any = None,
+    kept_tokens: Any = None,
+    pad_to_multiple_of: int | None = None,
     **given: Any,
 ) -> PreTrainedModel:
     """Plans, loads the checkpoint, and resizes it. See `ResizableMixin.from_pretrained_resized`."""
@@ -165,6 +180,8 @@ def load_resized(
         given=given,
         choose_class=choose_class,
         calibrated=calibration is not None,
+        kept_tokens=kept_tokens,
+        pad_to_multiple_of=pad_to_multiple_of,
     )
     with seeded(seed):  # what the checkpoint lacks is drawn when it is loaded
         model, missing = load_source(source, plan, loading)

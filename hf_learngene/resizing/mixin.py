@@ -29,6 +29,8 @@ class ResizableMixin:
         seed: int = 0,
         calibration: Any = None,
         processing_class: Any = None,
+        kept_tokens: Any = None,
+        pad_to_multiple_of: int | None = None,
         **kwargs: Any,
     ) -> Self:
         """Loads a checkpoint and gives it another size.
@@ -40,7 +42,9 @@ class ResizableMixin:
             params (`str`, `int` or `float`, *optional*): a parameter budget, `"20M"` or a share such as `0.25`.
             seed (`int`, *optional*, defaults to 0): for every random number.
             calibration (*optional*): a few hundred unlabelled examples; see `resize`.
-            processing_class (*optional*): tokenizer or image processor, where `calibration` holds texts or images.
+            processing_class (*optional*): the source's tokenizer or image processor, where `calibration` holds texts or images.
+            kept_tokens (*optional*): ids of the tokens that stay, as `trim_tokenizer` gives them; see `resize`.
+            pad_to_multiple_of (`int`, *optional*): with `kept_tokens`: rows are added up to a multiple of it.
             **kwargs: sizes by the config's field names (`hidden_size=384`), options of the method, and any keyword of
                 `from_pretrained` (`revision`, `token`, `dtype`, `cache_dir`, `num_labels`, `id2label`, ...).
 
@@ -58,5 +62,7 @@ class ResizableMixin:
             seed=seed,
             calibration=calibration,
             processing_class=processing_class,
+            kept_tokens=kept_tokens,
+            pad_to_multiple_of=pad_to_multiple_of,
             **kwargs,
         )  # type: ignore[return-value]

@@ -19,6 +19,7 @@ from hf_learngene.methods.weight_selection import flat_heads, source_axes
 from hf_learngene.resizing import budget
 from hf_learngene.resizing.sizes import check_names, complete, describe, target_config
 from hf_learngene.resizing.table import plan_table
+from hf_learngene.resizing.vocabulary import KeptTokens, Vocabulary, check_padding, read_vocabulary, renumbered
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Stage:
     recipes: tuple[Recipe, ...]
     sizes: Mapping[str, Any]
     missing: frozenset[str] = frozenset()
+    vocabulary: Vocabulary | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class Plan:
         return self.source.num_parameters
 
     @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Which tokens stay; None where the caller did not say."""
+        return self.stages[-1].vocabulary
+
+    @property
     def method(self) -> str:
         return "+".join(stage.method.name for stage in self.stages)
 
@@ -144,6 +151,8 @@ def make_plan(
     seed: int = 0,
     missing: frozenset[str] = frozenset(),
     calibrated: bool = False,
+    kept_tokens: Any = None,
+    pad_to_multiple_of: int | None = None,
 ) -> Plan:
     """The plan for a config and a class. `plan` is the verb for people; this is what it and `resize` share."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
@@ -152,19 +161,47 @@ def make_plan(
     _check_calibration(chosen, calibrated)
     source = anatomy_of(config, model_class)
     asked = wanted = check_names(source, sizes)
+    vocabulary = read_vocabulary(kept_tokens, pad_to_multiple_of, source, config, model_class)
+    if vocabulary is not None:
+        asked = wanted = {**wanted, "vocab_size": _agreed(wanted.get("vocab_size"), vocabulary)}
     waits = params is not None and calibrated and _spends_by_error(chosen, params, source, wanted)
     if params is not None and not waits:
         wanted = {**budget.fit(source, params, wanted), **wanted}
     if chosen is not None:
         wanted = {**chosen.implied_sizes(source.sizes), **wanted}
     full = complete(source, config, wanted)
+    alone = chosen is None and not waits and not changes(source, full, source.sizes.keys() - {"vocab_size"})
+    if vocabulary is not None and vocabulary.shift and "max_position_embeddings" not in wanted:
+        full["max_position_embeddings"] -= vocabulary.shift  # as many positions behind the first as before
     stages = [(chosen, full)] if chosen is not None else _auto(source, config, full, calibrated)
+    if vocabulary is not None:
+        stages = [(KeptTokens(), full)] if alone else _vocabulary_last(stages, source.sizes, vocabulary)
     built: list[Stage] = []
     start = config
-    for one, stage_sizes in stages:
-        built.append(make_stage(one, start, model_class, stage_sizes, seed, frozenset() if built else missing))
+    for number, (one, stage_sizes) in enumerate(stages, 1):
+        absent = frozenset() if built else missing
+        tokens = vocabulary if number == len(stages) else None
+        built.append(make_stage(one, start, model_class, stage_sizes, seed, absent, tokens))
         start = built[-1].config
     return Plan(start, config, model_class, tuple(built), seed, asked, params if waits else None)
+
+
+def _agreed(vocab_size: int | None, vocabulary: Vocabulary) -> int:
+    if vocab_size not in (None, vocabulary.size):
+        raise InvalidSizeError(
+            f"vocab_size={vocab_size} contradicts kept_tokens, which make {vocabulary.size} rows. Leave vocab_size out."
+        )
+    return vocabulary.size
+
+
+def _vocabulary_last(
+    stages: list[tuple[Method, dict[str, Any]]], old: Mapping[str, int], vocabulary: Vocabulary
+) -> list[tuple[Method, dict[str, Any]]]:
+    """The vocabulary changes with the last stage, and behind any that looks at examples: those are in the source's ids."""
+    if any(method.takes_calibration for method, _ in stages):
+        stages = [*stages, (KeptTokens(), stages[-1][1])]
+    before = {name: old[name] for name in ("vocab_size", *(["max_position_embeddings"] if vocabulary.shift else []))}
+    return [*((method, {**sizes, **before}) for method, sizes in stages[:-1]), stages[-1]]
 
 
 def _spends_by_error(
@@ -193,16 +230,20 @@ def make_stage(
     sizes: Mapping[str, Any],
     seed: int,
     missing: frozenset[str],
+    vocabulary: Vocabulary | None = None,
 ) -> Stage:
-    """One method from the size of `config` to `sizes`."""
+    """One method from the size of `config` to `sizes`, and to the tokens of a vocabulary."""
     source = anatomy_of(config, model_class)
     method.check(source, sizes)
     layer_map = method.depth_map(source, sizes["num_hidden_layers"])
     part = section(config, source.section)
     edits = method.edits(source, sizes, part.to_dict())
-    new_config = target_config(config, source, sizes, layer_map, edits)
+    numbered = config if vocabulary is None else renumbered(config, vocabulary, source.sizes["vocab_size"])
+    new_config = target_config(numbered, source, sizes, layer_map, edits)
     try:
         target = anatomy_like(source, new_config, model_class)
+        if vocabulary is not None:
+            check_padding(vocabulary, target, new_config, model_class)
     except LearngeneError:
         raise
     except Exception as error:  # the family's own checks, such as a table that ends before its padding index
@@ -213,16 +254,18 @@ def make_stage(
         new_part = section(new_config, source.section)
         patches = as_pair(part.patch_size), as_pair(new_part.patch_size)
     std = float(getattr(part, "initializer_range", 0.02) or 0.02)
-    request = Request(source, target, layer_map, seed, std, patches)
+    tokens, positions = (None, {}) if vocabulary is None else (vocabulary.rows, vocabulary.position_rows)
+    request = Request(source, target, layer_map, seed, std, patches, tokens, positions)
     recipes = tuple(recipes_for(request, method, missing))
-    return Stage(method, request, new_config, recipes, sizes, missing)
+    return Stage(method, request, new_config, recipes, sizes, missing, vocabulary)
 
 
 def _auto(
     source: Anatomy, config: PreTrainedConfig, sizes: Mapping[str, Any], calibrated: bool
 ) -> list[tuple[Method, dict[str, Any]]]:
     """Grow by lemon, shrink by weight selection (or calibrated); mixed: first shrink what shrinks, then grow the rest."""
-    shrinking: Method = Calibrated() if calibrated else WeightSelection()
+    # the first layers, the default of the method by itself, are measured far worse than evenly spread ones (docs/choosing.md)
+    shrinking: Method = Calibrated() if calibrated else WeightSelection(layer_selection="uniform")
     old, new = dict(source.sizes), dict(sizes)
     changed = changes(source, sizes, (*WIDTHS, "num_hidden_layers", "mlp_ratio", *source_axes(source)))
     grows = [n for n, (was, now) in changed.items() if now > was]

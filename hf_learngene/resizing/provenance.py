@@ -22,7 +22,7 @@ def record(plan: Plan, source: str | None, commit: str | None) -> dict[str, Any]
     Of a local source only the folder's name is kept: nothing of the machine goes into a config.
     """
     sizes = plan.stages[-1].sizes
-    return entry(
+    made = entry(
         source=public_name(source) if source else None,
         commit=commit,
         stages=[(s.method.name, s.method.options()) for s in plan.stages],
@@ -31,6 +31,7 @@ def record(plan: Plan, source: str | None, commit: str | None) -> dict[str, Any]
         fresh=[] if plan.method == "random" else plan.fresh,
         before=plan.source_config,
     )
+    return made if plan.vocabulary is None else {**made, "kept_tokens": plan.vocabulary.record()}
 
 
 def entry(
@@ -63,6 +64,11 @@ def history(config: PreTrainedConfig) -> list[dict[str, Any]]:
     if not before:
         return []
     return [*before.get("history", []), {k: v for k, v in before.items() if k != "history"}]
+
+
+def vocabularies(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """What was kept of the vocabulary, each time that some of it was; oldest first."""
+    return [record["kept_tokens"] for record in history(config) if "kept_tokens" in record]
 
 
 def check(config: PreTrainedConfig) -> None:

@@ -36,6 +36,8 @@ def resize(
     seed: int = 0,
     calibration: Any = None,
     processing_class: Any = None,
+    kept_tokens: Any = None,
+    pad_to_multiple_of: int | None = None,
     **sizes_and_options: Any,
 ) -> PreTrainedModel:
     """A model of another size, started from `model`. The source is left as it is.
@@ -50,7 +52,10 @@ def resize(
         seed (`int`, *optional*, defaults to 0): for every random number: equal seeds give equal models.
         calibration (*optional*): a few hundred unlabelled examples for methods that look at some: a `datasets.Dataset` or a list
             of dicts with the model's columns, a `DataLoader`, or texts or images. Only `taylor` looks at labels.
-        processing_class (*optional*): tokenizer or image processor, where `calibration` holds texts or images.
+        processing_class (*optional*): the source's tokenizer or image processor, where `calibration` holds texts or images.
+        kept_tokens (*optional*): ids of the tokens that stay, ascending, as `trim_tokenizer` gives them. Their rows of the
+            embeddings and of the decoder are the new vocabulary, and the config's token ids follow. It implies `vocab_size`.
+        pad_to_multiple_of (`int`, *optional*): with `kept_tokens`: rows are added up to a multiple of it.
         **sizes_and_options: sizes by the config's own field names (`hidden_size=384`, `num_hidden_layers=6`, ...), and
             options of the method (`element_selection="consecutive"`).
 
@@ -75,7 +80,16 @@ def resize(
     sizes, options = split_options(sizes_and_options, method)
     provenance.check(model.config)
     made = make_plan(
-        model.config, type(model), sizes, method, options, params, seed, calibrated=calibration is not None
+        model.config,
+        type(model),
+        sizes,
+        method,
+        options,
+        params,
+        seed,
+        calibrated=calibration is not None,
+        kept_tokens=kept_tokens,
+        pad_to_multiple_of=pad_to_multiple_of,
     )
     examples = examples_for(made, calibration, model, processing_class)
     return carry_out(made, model, model.config._name_or_path or None, None, examples=examples)
@@ -86,8 +100,18 @@ def within_budget(plan: Plan, model: PreTrainedModel, examples: Examples) -> tup
     method, missing = plan.stages[0].method, plan.stages[0].missing
 
     def planned(given: Mapping[str, Any]) -> Plan:
+        # what is tried has the source's vocabulary, for the examples are in its ids
+        tokens = plan.vocabulary if "vocab_size" in given else None
         return make_plan(
-            plan.source_config, plan.model_class, given, method, seed=plan.seed, missing=missing, calibrated=True
+            plan.source_config,
+            plan.model_class,
+            given,
+            method,
+            seed=plan.seed,
+            missing=missing,
+            calibrated=True,
+            kept_tokens=tokens.kept if tokens is not None else None,
+            pad_to_multiple_of=tokens.multiple if tokens is not None else None,
         )
 
     def shrink(given: Mapping[str, int], part: Any) -> PreTrainedModel:

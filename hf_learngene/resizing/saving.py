@@ -12,14 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.fields import as_pair, section, section_name
 from hf_learngene.anatomy.types import POSITIONS
-from hf_learngene.errors import LearngeneError, OutputError
+from hf_learngene.errors import CheckpointError, LearngeneError, OutputError, VocabularyError
+from hf_learngene.resizing import provenance
 from hf_learngene.resizing.loading import load_config, native_class
 
 
@@ -33,6 +35,7 @@ TOKENIZER_FILES = (
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only")
 _SMALL_FILES = 1 << 20  # config, card and the headers of the weights
+_TOKEN_BYTES = 128  # of a tokenizer.json, its merges included
 
 
 def save_resized(
@@ -40,6 +43,7 @@ def save_resized(
     output: str | os.PathLike,
     *,
     source: str | os.PathLike | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     loading: Mapping[str, Any] | None = None,
     card: str | None = None,
     overwrite: bool = False,
@@ -53,6 +57,7 @@ def save_resized(
         model (`PreTrainedModel`): the model to save.
         output (`str` or `os.PathLike`): a folder that does not exist yet.
         source (`str` or `os.PathLike`, *optional*): Hub id or folder to take tokenizer and image processor from.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): a tokenizer in place of the source's, as `trim_tokenizer` makes one.
         loading (`Mapping`, *optional*): `revision`, `token`, `cache_dir`, ... of the source.
         card (`str`, *optional*): text of README.md, see `hf_learngene.card.model_card`.
         overwrite (`bool`, *optional*, defaults to `False`): replace a saved model, once the new one is complete.
@@ -62,16 +67,30 @@ def save_resized(
 
     Raises:
         OutputError: the folder exists, cannot be written, or the disk is too small.
+        VocabularyError: a tokenizer with ids that the model has no rows for.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> model = BertModel(BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1))
+        >>> out = save_resized(model, getfixture("tmp_path") / "small", card="A small BERT.")
+        >>> sorted(file.name for file in out.iterdir())
+        ['README.md', 'config.json', 'model.safetensors']
     """
     path = check_output(output, overwrite)
     loading = dict(loading or {})
-    inputs = _input_files(model, source, loading) if source is not None else []
+    if tokenizer is not None:
+        _check_tokenizer(model, tokenizer)
+    inputs = _input_files(model, source, loading) if source is not None and tokenizer is None else []
     weights = {id(t): t.nbytes for t in (*model.parameters(), *model.buffers())}
-    needed = sum(weights.values()) + sum(f.stat().st_size for f in inputs) + _SMALL_FILES
+    vocabulary = len(tokenizer) * _TOKEN_BYTES if tokenizer is not None else sum(f.stat().st_size for f in inputs)
+    needed = sum(weights.values()) + vocabulary + _SMALL_FILES
     if needed > _free(path):
         raise OutputError(_too_small(path, needed))
     with whole_or_absent(path, overwrite, needed) as folder:
         model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+            _forget_paths(folder / "tokenizer_config.json")
         if source is not None:
             _carry(model, source, loading, inputs, folder)
         if card is not None:
@@ -118,7 +137,7 @@ def source_files(source: str | os.PathLike, patterns: tuple[str, ...], loading: 
         keywords = {k: v for k, v in loading.items() if k in _HUB_KEYWORDS}
         try:
             folder = Path(snapshot_download(str(source), allow_patterns=wanted, **keywords))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the client's own, the network's, those of whatever HTTP library it uses
             logger.warning("%s of `%s` could not be fetched: %s", ", ".join(patterns), source, _first_line(error))
             return []
     folder /= inside
@@ -135,20 +154,43 @@ def _sees(model: PreTrainedModel) -> bool:
     return model.main_input_name == "pixel_values"
 
 
+def _check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    embeddings = model.get_input_embeddings() if not _sees(model) else None
+    if embeddings is None:
+        raise VocabularyError(
+            f"{type(model).__name__} reads no tokens, so no tokenizer goes with it. Leave tokenizer= out."
+        )
+    rows, last = cast(nn.Embedding, embeddings).weight.shape[0], max(tokenizer.get_vocab().values())
+    if last >= rows:
+        raise VocabularyError(
+            f"The tokenizer has ids up to {last}, the model rows for {rows} tokens. Take the tokenizer and the kept_tokens that "
+            "one call of trim_tokenizer gave."
+        )
+
+
 def _carry(
     model: PreTrainedModel, source: str | os.PathLike, loading: Mapping[str, Any], files: list[Path], folder: Path
 ) -> None:
-    """Copies `files` to `folder`, and fits them to the model where its sizes differ from the source's."""
-    if not files:
+    """Copies `files` to `folder`, and fits what lies there to the model where its sizes differ from the source's."""
+    if not files and not (folder / "tokenizer_config.json").exists():
         return
-    before = load_config(source, dict(loading))
+    try:
+        before = load_config(source, dict(loading))
+    except CheckpointError as error:
+        if files:
+            raise
+        logger.warning("The tokenizer was not fitted to the positions of the model: %s", _first_line(error))
+        return
     before = getattr(before, "base_config", None) or before  # a learngene's auxiliary model
     old, new = (section(c, section_name(c, model.main_input_name)) for c in (before, model.config))
     if _sees(model):
         if _box(old) != _box(new):
             _carry_image_processor(files[0].parent, _box(new), folder)
             return
-    elif (getattr(new, "vocab_size", None) or 0) < (getattr(old, "vocab_size", None) or 0):
+    elif files and provenance.vocabularies(before) != provenance.vocabularies(model.config):
+        logger.warning("The source's tokenizer has other tokens and is left out. Give the trimmed one: tokenizer=.")
+        return
+    elif files and (getattr(new, "vocab_size", None) or 0) < (getattr(old, "vocab_size", None) or 0):
         logger.warning("vocab_size is smaller than the source's, so its tokenizer does not fit and is left out.")
         return
     for file in files:

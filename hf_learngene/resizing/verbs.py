@@ -77,6 +77,8 @@ def plan(
     params: str | int | float | None = None,
     seed: int = 0,
     model_class: type[PreTrainedModel] | None = None,
+    kept_tokens: Any = None,
+    pad_to_multiple_of: int | None = None,
     **sizes_and_options: Any,
 ) -> Plan:
     """What a resize would do, before any weight is read or downloaded. `print` it.
@@ -87,6 +89,8 @@ def plan(
         params (`str`, `int` or `float`, *optional*): a parameter budget, `"20M"` or a share such as `0.25`.
         seed (`int`, *optional*, defaults to 0): noted in the plan.
         model_class (`type`, *optional*): the class to plan for. Default: the one named in the checkpoint's config.
+        kept_tokens (*optional*): ids of the tokens that stay, as in `resize`.
+        pad_to_multiple_of (`int`, *optional*): with `kept_tokens`, as in `resize`.
         **sizes_and_options: sizes, options of the method, and Hub keywords (`revision`, `token`, `cache_dir`, ...).
 
     Returns:
@@ -110,6 +114,8 @@ def plan(
             seed=seed,
             given=sizes_and_options,
             choose_class=class_of_checkpoint,
+            kept_tokens=kept_tokens,
+            pad_to_multiple_of=pad_to_multiple_of,
         )
         return made
     if not isinstance(source, (PreTrainedConfig, PreTrainedModel)):
@@ -125,4 +131,14 @@ def plan(
         )
     provenance.check(config)
     sizes, options = split_options(sizes_and_options, method)
-    return make_plan(config, cls, sizes, method, options, params, seed)
+    return make_plan(
+        config,
+        cls,
+        sizes,
+        method,
+        options,
+        params,
+        seed,
+        kept_tokens=kept_tokens,
+        pad_to_multiple_of=pad_to_multiple_of,
+    )

@@ -74,7 +74,8 @@ def verify(
         `Report`.
 
     Raises:
-        InvalidSizeError: the two have no output in common, or take images of different sizes and no inputs were given.
+        InvalidSizeError: the two have no output in common, take images of different sizes and no inputs were given, or number
+            their tokens in different ways.
 
     Example:
         >>> from transformers import ViTConfig, ViTModel
@@ -94,6 +95,7 @@ def verify(
             raise InvalidSizeError(
                 f"The models take images of different sizes ({sorted(shapes)}): a resampled grid is another function."
             )
+    _check_vocabularies(source, grown, inputs)
     first, second = (_outputs(m, given, dtype) for m in (source, grown))
     differences: dict[str, float] = {}
     largest = 1.0
@@ -120,6 +122,29 @@ def verify(
     return Report(worst, worst / largest, tolerance, dict(sorted(differences.items())))
 
 
+def _check_vocabularies(source: PreTrainedModel, grown: PreTrainedModel, inputs: Mapping[str, Tensor] | None) -> None:
+    """Refuses a vocabulary that lost tokens: the same ids are other texts there."""
+    if source.main_input_name != "input_ids" or (inputs is not None and "input_ids" not in inputs):
+        return
+    rows = [_vocabulary(m) for m in (source, grown)]
+    before, after = ((getattr(m.config, "learngene", None) or {}).get("kept_tokens") for m in (source, grown))
+    if after is not None and after != before and after["count"] < rows[0]:
+        raise InvalidSizeError(
+            f"The second model keeps {after['count']} of {rows[0]} tokens under new ids, so the same inputs are other texts. "
+            "Compare what both give for one text, each with its own tokenizer."
+        )
+    largest = rows[0] - 1 if inputs is None else int(inputs["input_ids"].max())
+    if largest >= rows[1]:
+        raise InvalidSizeError(
+            f"The first model has {rows[0]} tokens, the second {rows[1]}, and the inputs go up to {largest}. Give inputs= with "
+            f"ids below {rows[1]}."
+        )
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return int(cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0])
+
+
 def random_inputs(model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
     """Two random images, or two random texts of which one is padded."""
     example = example_inputs(model, model.config, tokens=16)
@@ -127,7 +152,7 @@ def random_inputs(model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
     if "pixel_values" in example:
         return {"pixel_values": torch.randn((2, *example["pixel_values"].shape[1:]), generator=generator)}
     length = example["input_ids"].shape[1]
-    vocabulary = int(cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0])
+    vocabulary = _vocabulary(model)
     ids = torch.randint(min(5, vocabulary - 1), vocabulary, (2, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, length - length // 4 :] = 0
