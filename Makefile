@@ -14,7 +14,7 @@ VIT := $(DEMO)/checkpoints/vit-small
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test demo quality style bench families constraints clean
+.PHONY: help venv test demo quality style bench families docs constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,17 @@ bench: venv  ## Time and measure resizing
 families: venv  ## Regenerate docs/families.md
 	HF_HUB_OFFLINE=1 $(BIN)/python docs/make_families.py
 
+# The tools of the pages, which neither tests nor checks need.
+PAGES := $(VENV)/.docs
+
+$(PAGES): $(STAMP)
+	@$(PIP_INSTALL) -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# All pages anew each time (-E): a page that is not read again keeps its warnings to itself.
+docs: $(PAGES)  ## Build the documentation into docs/_build/html
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx -E -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+
 # A fresh environment, so that nothing installed by hand is pinned. Torch keeps its pin: raise that one by hand.
 # Its build (+cpu, +cu...) is each machine's own choice.
 constraints:  ## Resolve all dependencies afresh into constraints.txt
@@ -72,5 +83,5 @@ constraints:  ## Resolve all dependencies afresh into constraints.txt
 	cp "$$tmp/new.txt" constraints.txt
 
 clean:  ## Remove builds, caches and the demo (not .venv)
-	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build $(DEMO)
+	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build docs/outside $(DEMO)
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
