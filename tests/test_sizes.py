@@ -145,7 +145,7 @@ def test_out_indices_below_the_last_stay():
 def test_layer_types_follow_the_layers_they_belong_to():
     full, sliding = "full_attention", "sliding_attention"
     assert target("modernbert", "ModernBertModel").layer_types == [full, sliding, full]
-    assert target("modernbert", "ModernBertModel", num_hidden_layers=2).layer_types == [full, sliding]
+    assert target("modernbert", "ModernBertModel", num_hidden_layers=2).layer_types == [full, full]  # layers 0 and 2
     picked = target("modernbert", "ModernBertModel", method="layers", layer_map=[1, 2, 1])
     assert picked.layer_types == [sliding, full, sliding]
     grown = target("modernbert", "ModernBertModel", num_hidden_layers=5).layer_types

@@ -1,8 +1,7 @@
-"""A smaller vocabulary: the tokenizer cuts the texts of its corpus as before, and the model gives the same for them."""
+"""A smaller vocabulary: the model gives the same for the texts of the corpus that its tokenizer was trimmed to."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -11,330 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from families import exact_deberta, tiny_model
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (
-    AlbertTokenizer,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertTokenizer,
-    CanineTokenizer,
-    DebertaTokenizer,
-    DebertaV2Tokenizer,
-    PreTrainedTokenizerFast,
-    RobertaTokenizer,
-    XLMRobertaTokenizer,
-    pipeline,
-)
+from trained import FAMILIES, PROSE, bert, logits, model_for
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from typer.testing import CliRunner
 
 from hf_learngene import plan, resize, save_resized, trim_tokenizer, verify
 from hf_learngene.cli import app
-from hf_learngene.errors import InvalidSizeError, LearngeneError, VocabularyError
+from hf_learngene.errors import InvalidSizeError, VocabularyError
 from hf_learngene.resizing.saving import usable_positions
 
 
 exact_deberta()
-PROSE = """the seed of a larger tree is planted in the garden behind the house
-larger trees give more shade than smaller ones and the gardeners planted three
-smaller seeds were planted later, and most of them gave smaller trees
-shaded gardens are behind the oldest houses of the town, 12 of them
-nobody planted the oldest tree; it planted itself in 1785
-a house without a garden gives no shade and nobody is gardening there
-the planting of seeds is the gardener's greatest pleasure, says the gardener
-three houses later the town ends and the unplanted land begins""".splitlines()
-BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 SST2 = Path(__file__).parents[2] / "shared" / "data"
-
-
-# ---- tokenizers of every kind, trained here
-
-
-@functools.cache
-def trained(kind: str, size: int, specials: tuple[str, ...] = (), suffix: str | None = None):
-    """The `model` of a tokenizer.json."""
-    asked = {"vocab_size": size, "special_tokens": list(specials), "show_progress": False}
-    if kind == "WordPiece":
-        core, before = Tokenizer(models.WordPiece(unk_token="[UNK]")), pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(**asked)
-    elif kind == "WordLevel":
-        core, before = Tokenizer(models.WordLevel(unk_token="[UNK]")), pre_tokenizers.Whitespace()
-        trainer = trainers.WordLevelTrainer(**asked)
-    elif kind == "Unigram":
-        core, before = Tokenizer(models.Unigram()), pre_tokenizers.Metaspace()
-        trainer = trainers.UnigramTrainer(**asked, unk_token=specials[-1])
-    elif suffix:
-        core, before = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix=suffix)), pre_tokenizers.Whitespace()
-        trainer = trainers.BpeTrainer(**asked, end_of_word_suffix=suffix)
-    else:
-        core, before = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
-        trainer = trainers.BpeTrainer(**asked, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    core.pre_tokenizer = before
-    core.train_from_iterator(PROSE, trainer)
-    return json.loads(core.to_str())["model"]
-
-
-def bert():
-    return BertTokenizer(trained("WordPiece", 160, tuple(BERT))["vocab"])
-
-
-def _of_bytes(cls, *specials):
-    model = trained("BPE", 400, specials)
-    return cls(model["vocab"], [tuple(merge) for merge in model["merges"]])
-
-
-def roberta():
-    return _of_bytes(RobertaTokenizer, *ROBERTA)
-
-
-def deberta():
-    return _of_bytes(DebertaTokenizer, "[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
-
-
-def _scored(*first):
-    """Scored pieces, some special ones first."""
-    pieces = [tuple(piece) for piece in trained("Unigram", 160, ("<unk>",))["vocab"][1:]]
-    return [*((piece, 0.0) for piece in first), *pieces]
-
-
-def albert():
-    return AlbertTokenizer(_scored("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
-
-
-def deberta_v2():
-    return DebertaV2Tokenizer(_scored("[PAD]", "[CLS]", "[SEP]", "[UNK]"))  # [MASK] comes behind the pieces
-
-
-def xlm_roberta():
-    return XLMRobertaTokenizer([*_scored("<s>", "<pad>", "</s>", "<unk>"), ("<mask>", 0.0)])
-
-
-def _core(model):
-    return Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
-
-
-def modernbert():
-    """The special tokens stand behind the others, and so does the padding."""
-    core = _core(trained("BPE", 400))
-    core.pre_tokenizer, core.normalizer = pre_tokenizers.ByteLevel(add_prefix_space=False), normalizers.NFC()
-    specials = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
-    core.add_special_tokens([AddedToken(token, lstrip=token == "[MASK]") for token in specials])
-    ids = [(token, core.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    core.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", ids)
-    return PreTrainedTokenizerFast(tokenizer_object=core, **_named(BERT))
-
-
-def words():
-    core = _core(trained("WordLevel", 160, tuple(BERT)))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(tokenizer_object=core, **_named(BERT))
-
-
-def letters():
-    """A BPE over characters whose words end in a sign of their own."""
-    core = _core(trained("BPE", 120, ("[PAD]", "[UNK]"), "</w>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", pad_token="[PAD]")
-
-
-def _named(tokens):
-    return dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), tokens, strict=True))
-
-
-KINDS = {f.__name__: f for f in (bert, roberta, deberta, albert, deberta_v2, xlm_roberta, modernbert, words, letters)}
-FAMILIES = {
-    "bert": ("Bert", bert), "electra": ("Electra", bert), "distilbert": ("DistilBert", bert), "roberta": ("Roberta", roberta),
-    "deberta": ("Deberta", deberta), "albert": ("Albert", albert), "deberta-v2": ("DebertaV2", deberta_v2),
-    "xlm-roberta": ("XLMRoberta", xlm_roberta), "modernbert": ("ModernBert", modernbert),
-}  # fmt: skip
-
-
-def cut(tokenizer, text):
-    return tokenizer.backend_tokenizer.encode(text)
-
-
-def model_for(family: str, tokenizer, head: str = "ForMaskedLM", rows: int = 0, **extra):
-    """A random model of the family with the tokenizer's ids in its config, and `rows` more than it has tokens."""
-    names = ("pad", "bos", "eos", "cls", "sep", "mask")
-    ids = {f"{n}_token_id": i for n in names if (i := getattr(tokenizer, f"{n}_token_id")) is not None}
-    return tiny_model(family, FAMILIES[family][0] + head, {"vocab_size": len(tokenizer) + rows, **ids, **extra})
-
-
-def logits(model, tokenizer, texts=PROSE):
-    with torch.no_grad():
-        return model(
-            **tokenizer(list(texts), padding=True, truncation=True, max_length=36, return_tensors="pt")
-        ).logits
-
-
-# ---- the tokenizer
-
-
-sentences = st.lists(
-    st.one_of(
-        st.sampled_from(sorted({w for line in PROSE for w in line.split()})),
-        st.text("abdehnst 12,.';", min_size=1, max_size=8),
-        st.sampled_from(
-            ["[MASK]", "<mask>", "seed[SEP]tree", "日本", "naïve", "tree😀", "  ", "GARDEN", "x" * 120, "▁"]
-        ),
-    ),
-    min_size=1,
-    max_size=6,
-).map(" ".join)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=8)
-@given(corpus=st.lists(sentences, min_size=1, max_size=6), share=st.floats(0, 1))
-def test_a_corpus_is_cut_as_before_and_can_be_cut_with_fewer_tokens(kind, corpus, share):
-    tokenizer = KINDS[kind]()
-    before = tokenizer.backend_tokenizer.to_str()
-    corpus = [*corpus, "the seed"]
-    small, kept = trim_tokenizer(tokenizer, iter(corpus))
-    assert type(small) is type(tokenizer)
-    assert kept == sorted(set(kept))
-    assert small.get_vocab() == {tokenizer.convert_ids_to_tokens(old): new for new, old in enumerate(kept)}
-    for text in corpus:
-        assert cut(small, text).tokens == cut(tokenizer, text).tokens
-        assert [kept[i] for i in cut(small, text).ids] == cut(tokenizer, text).ids
-    assert small.special_tokens_map == tokenizer.special_tokens_map
-
-    with pytest.raises(VocabularyError, match="too small") as refused:
-        trim_tokenizer(tokenizer, corpus, 1)
-    least = int(re.search(r"are (\d+),", str(refused.value))[1])
-    size = least + int(share * (len(kept) - least))
-    fewer, some = trim_tokenizer(tokenizer, corpus, size)
-    assert set(some) <= set(kept)
-    # a piece of a BPE may rest on two that do not fit any more
-    assert len(fewer) == len(some) == size or (
-        size - 2 * 12 <= len(some) <= size and kind in ("roberta", "deberta", "modernbert", "letters")
-    )
-    for text in corpus if kind != "words" else []:
-        unknown = [cut(t, text).ids.count(t.unk_token_id) for t in (fewer, tokenizer)]
-        assert unknown[0] <= unknown[1]
-    assert tokenizer.backend_tokenizer.to_str() == before
-
-
-def test_the_most_frequent_words_stay_whole():
-    corpus = ["tree tree tree house house garden"] * 3
-    tokenizer = words()
-    kept = trim_tokenizer(tokenizer, corpus, len(BERT) + 2)[1]
-    assert tokenizer.convert_ids_to_tokens(kept[len(BERT) :]) == sorted(
-        ["tree", "house"], key=tokenizer.convert_tokens_to_ids
-    )
-
-
-def test_a_vocabulary_larger_than_what_is_used_is_no_larger():
-    assert trim_tokenizer(bert(), PROSE[:2], 10_000)[1] == trim_tokenizer(bert(), PROSE[:2])[1]
-
-
-def test_an_unknown_word_stays_unknown():
-    """`abcd` begins with `abc` and ends there; with `ab` in its place it would go on with `##cd`."""
-    vocab = [*BERT, "ab", "abc", "##cd", "x", "a", "##b", "##c"]
-    tokenizer = BertTokenizer({word: i for i, word in enumerate(vocab)})
-    corpus = ["abcd", "ab xcd"]
-    assert [tokenizer.tokenize(text) for text in corpus] == [["[UNK]"], ["ab", "x", "##cd"]]
-    small, _ = trim_tokenizer(tokenizer, corpus)
-    assert [small.tokenize(text) for text in corpus] == [["[UNK]"], ["ab", "x", "##cd"]]
-
-
-def test_the_penalty_of_an_unknown_character_stays():
-    """It follows the lowest of all scores, which no text here uses: with a lower penalty `u` + `ab` would win."""
-    scores = [
-        ("<pad>", 0.0),
-        ("<unk>", 0.0),
-        ("a", -15.0),
-        ("b", -15.0),
-        ("ua", -15.0),
-        ("ab", -1.0),
-        ("zzz", -40.0),
-        ("zz", -30.0),
-    ]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.Unigram(scores, 1)), unk_token="<unk>", pad_token="<pad>"
-    )
-    assert tokenizer.tokenize("uab") == ["ua", "b"]
-    small, kept = trim_tokenizer(tokenizer, ["uab", "ab"])
-    assert small.tokenize("uab") == ["ua", "b"]
-    assert kept == [0, 1, 2, 3, 4, 5, 6]
-
-
-def test_what_no_single_character_spells_keeps_its_pieces():
-    """There is no `##c`, so the one word with a c inside keeps the pieces it has, however small the vocabulary."""
-    vocab = [*BERT, "a", "##b", "b", "##a", "##bc", "ba", "bab"]
-    tokenizer = BertTokenizer({word: i for i, word in enumerate(vocab)})
-    corpus = ["abc", *["bab ba"] * 9]
-    with pytest.raises(VocabularyError, match="are 10,"):
-        trim_tokenizer(tokenizer, corpus, 9)
-    small, _ = trim_tokenizer(tokenizer, corpus, 10)
-    assert small.tokenize("abc bab") == ["a", "##bc", "b", "##a", "##b"]
-
-
-def test_merges_that_rest_on_a_dropped_token_go():
-    tokenizer = roberta()
-    model = json.loads(trim_tokenizer(tokenizer, PROSE, 290)[0].backend_tokenizer.to_str())["model"]
-    whole = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    assert 0 < len(model["merges"]) < len(whole["merges"])
-    assert all({a, b, a + b} <= model["vocab"].keys() for a, b in model["merges"])
-    assert model["merges"] == [m for m in whole["merges"] if m in model["merges"]]
-
-
-def test_every_byte_stays_so_any_text_can_be_read():
-    small, _ = trim_tokenizer(roberta(), ["tree"])
-    assert small.decode(small("Ünïcödé 日本 😀", add_special_tokens=False)["input_ids"]) == "Ünïcödé 日本 😀"
-
-
-def test_added_tokens_stay_and_padding_follows():
-    tokenizer = bert()
-    tokenizer.add_tokens(["gardenhouse"])
-    tokenizer.add_special_tokens({"extra_special_tokens": ["[X1]"]})
-    tokenizer(PROSE, padding=True, truncation=True, max_length=8)  # which the tokenizer keeps as its state
-    small, kept = trim_tokenizer(tokenizer, ["the gardenhouse [X1]"])
-    assert kept[-2:] == [len(tokenizer) - 2, len(tokenizer) - 1]
-    assert small.tokenize("a gardenhouse [X1]")[-2:] == ["gardenhouse", "[X1]"]
-    assert trim_tokenizer(tokenizer, PROSE)[1] == trim_tokenizer(bert(), PROSE)[1] + kept[-2:]  # nothing was cut off
-    late = modernbert()
-    late.backend_tokenizer.enable_padding(pad_id=late.pad_token_id, pad_token="[PAD]")
-    small, _ = trim_tokenizer(late, PROSE[:1])
-    assert small.backend_tokenizer.padding["pad_id"] == small.pad_token_id != late.pad_token_id
-    assert small("tree [MASK]")["input_ids"][-2:] == [small.mask_token_id, small.sep_token_id]
-
-
-def test_what_cannot_be_trimmed_is_refused():
-    for wrong in (CanineTokenizer(), "bert-base-uncased", None):
-        with pytest.raises(VocabularyError, match="fast tokenizer"):
-            trim_tokenizer(wrong, PROSE)
-    for corpus, message in (
-        ("one text", "list of texts"), ([b"tree"], "number 0 is a bytes"), (["tree", 7], "number 1 is a int"),
-        ([], "no text"), (["", " "], "no text"), (7, "list of texts"),
-    ):  # fmt: skip
-        with pytest.raises(VocabularyError, match=message):
-            trim_tokenizer(bert(), corpus)
-    for size in (0, -1, True, 8000.0, "8000"):
-        with pytest.raises(VocabularyError, match="whole number"):
-            trim_tokenizer(bert(), PROSE, size)
-
-
-class OwnMind(BertTokenizer):
-    """A class that has its own view of how texts begin."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-
-
-def test_a_class_that_sets_itself_up_otherwise_is_refused():
-    tokenizer = OwnMind(trained("WordPiece", 160, tuple(BERT))["vocab"])
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    with pytest.raises(VocabularyError, match="sets up its pre_tokenizer by itself"):
-        trim_tokenizer(tokenizer, PROSE)
-
-
-# ---- the model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -428,6 +115,20 @@ def test_lists_of_ids_follow_and_minus_one_is_none():
     assert (config.eos_token_id, config.bos_token_id, config.pad_token_id) == ([1, 2], -1, 0)
 
 
+def test_what_the_config_names_stays():
+    """ConvBERT's config has ids for the beginning and the end that are plain words of its tokenizer."""
+    tokenizer = bert()
+    model = model_for("bert", tokenizer, "Model")
+    model.config.eos_token_id = tokenizer.convert_tokens_to_ids("gardening")
+    kept = trim_tokenizer(tokenizer, PROSE[:2])[1]
+    with pytest.raises(VocabularyError, match="config's eos_token_id. Give trim_tokenizer the config"):
+        resize(model, kept_tokens=kept)
+    small_tokenizer, more = trim_tokenizer(tokenizer, PROSE[:2], config=model.config)
+    assert set(more) - set(kept) == {model.config.eos_token_id}
+    config = resize(model, kept_tokens=more).config
+    assert small_tokenizer.convert_ids_to_tokens(config.eos_token_id) == "gardening"
+
+
 def test_padding_to_a_multiple():
     model = tiny_model("bert", "BertForMaskedLM")
     kept = [0, *range(20, 50)]
@@ -479,13 +180,19 @@ def test_rows_are_picked_whatever_the_method(method):
 def test_a_budget_counts_the_tokens_that_stay():
     model = tiny_model("bert", "BertForMaskedLM", dtype=torch.float32)
     kept = [0, *range(9, 20)]
-    for more in ({}, {"calibration": examples()}):
-        small = resize(model, kept_tokens=kept, params=0.6, **more)
-        whole = resize(model, params=0.6, **more)
-        assert small.config.vocab_size == small.config.learngene["kept_tokens"]["count"] == len(kept)
-        assert 0.4 < small.num_parameters() / model.num_parameters() < 0.7
-        encoders = [sum(p.numel() for p in m.bert.encoder.parameters()) for m in (small, whole)]
-        assert encoders[0] >= encoders[1]
+    small, whole = resize(model, kept_tokens=kept, params=0.6), resize(model, params=0.6)
+    assert small.config.vocab_size == len(kept)
+    assert 0.5 < small.num_parameters() / model.num_parameters() < 0.7
+    assert sum(p.numel() for p in small.bert.encoder.parameters()) > sum(
+        p.numel() for p in whole.bert.encoder.parameters()
+    )
+    # by measured error: no depth is that small with all tokens
+    fixed = {"hidden_size": 24, "intermediate_size": 40, "calibration": examples()}
+    with pytest.raises(InvalidSizeError):
+        resize(model, params=7000, **fixed)
+    small = resize(model, kept_tokens=kept, params=7000, **fixed)
+    assert small.config.vocab_size == small.config.learngene["kept_tokens"]["count"] == len(kept)
+    assert small.num_parameters() <= 7000
 
 
 @pytest.mark.parametrize(
@@ -700,8 +407,3 @@ def test_a_real_checkpoint_classifies_as_before():
     assert len(kept) < 6000
     assert small.num_parameters() < 0.6 * model.num_parameters()
     assert torch.equal(logits(small, small_tokenizer, texts[:24]), logits(model, tokenizer, texts[:24]))
-
-
-def test_every_error_is_one_of_this_package():
-    assert issubclass(VocabularyError, LearngeneError)
-    assert issubclass(VocabularyError, ValueError)

@@ -318,7 +318,7 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
     from hf_learngene.resizing.loading import load_config
 
     loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
-    load_config(source, loading)  # what is no checkpoint at all is told so
+    config = load_config(source, loading)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **loading)
     except (OSError, ValueError) as error:
@@ -327,7 +327,8 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
         ) from error
     try:
         with status(f"Reading {corpus}"), corpus.open(encoding="utf-8-sig") as lines:
-            trimmed = trim_tokenizer(tokenizer, (line.rstrip("\n") for line in lines), given.get("vocab_size"))
+            texts = (line.rstrip("\n") for line in lines)
+            trimmed = trim_tokenizer(tokenizer, texts, given.get("vocab_size"), config=config)
     except UnicodeDecodeError as error:
         raise VocabularyError(f"`{corpus}` is no text in UTF-8, one text a line: {error}") from error
     given["vocab_size"] = len(trimmed[1])

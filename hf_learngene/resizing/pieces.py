@@ -21,6 +21,7 @@ class Pieces:
     Attributes:
         ids: piece -> id.
         unknown: id of the unknown piece, or None.
+        bytes: ids of the pieces for single bytes, which spell a character that is no piece.
         fixed: ids that stay whatever the corpus.
     """
 
@@ -28,7 +29,8 @@ class Pieces:
         self.model = model
         self.ids: dict[str, int] = self._ids()
         self.unknown: int | None = self._unknown()
-        self.fixed = {self.ids[letter] for letter in (*alphabet, *self._bytes()) if letter in self.ids}
+        self.bytes = {self.ids[name] for name in self._byte_names() if name in self.ids}
+        self.fixed = {self.ids[letter] for letter in alphabet if letter in self.ids} | self.bytes
         if self.unknown is not None:
             self.fixed.add(self.unknown)
         # What is counted must not be left to chance.
@@ -42,8 +44,7 @@ class Pieces:
     def _unknown(self) -> int | None:
         return self.ids.get(self.model.get("unk_token") or "")
 
-    def _bytes(self) -> Iterable[str]:
-        """What a character is spelled in that is no piece, where the model does so."""
+    def _byte_names(self) -> Iterable[str]:
         return (f"<0x{byte:02X}>" for byte in range(256)) if self.model.get("byte_fallback") else ()
 
     def tokens(self, word: str) -> list[Any]:
@@ -190,7 +191,8 @@ class Unigram(Pieces):
     def read(self, word: str) -> tuple[list[int], set[int]]:
         tokens = self.tokens(word)
         read = [token.id for token in tokens]
-        hidden = any(c not in self.ids for t in tokens if t.id not in self.fixed for c in t.value)
+        spelled = self.bytes | {self.unknown}
+        hidden = any(c not in self.ids for t in tokens if t.id not in spelled for c in t.value)
         # Where every letter is a piece, no cut is without an end. A word with another one needs the pieces it has.
         return read, {self.ids[c] for c in word if c in self.ids} | set(read if hidden else ())
 

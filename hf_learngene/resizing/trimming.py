@@ -13,10 +13,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_learngene.errors import VocabularyError
 from hf_learngene.resizing.pieces import KINDS, Pieces
+from hf_learngene.resizing.vocabulary import named_tokens
 
 
 _BATCH = 1024  # texts that are split at a time
@@ -26,7 +27,11 @@ _PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
 def trim_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, corpus: Iterable[str], vocab_size: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Iterable[str],
+    vocab_size: int | None = None,
+    *,
+    config: PreTrainedConfig | None = None,
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """A tokenizer with only the tokens that a corpus uses, and which of the old ones they are.
 
@@ -39,6 +44,8 @@ def trim_tokenizer(
         corpus (`Iterable[str]`): texts of the kind that the model will read. It is read once.
         vocab_size (`int`, *optional*): at most so many tokens: the most frequent ones stay, and rarer words are cut into smaller
             pieces. Default: every token that is used.
+        config (`PreTrainedConfig`, *optional*): the model's: tokens that it names (`eos_token_id`, ...) stay. They most often are
+            special tokens anyway.
 
     Returns:
         `tuple`: a tokenizer of the same class, and the old ids that stay, ascending: `resize(model, kept_tokens=...)` picks their
@@ -60,7 +67,8 @@ def trim_tokenizer(
     if vocab_size is not None and (isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or vocab_size < 1):
         raise VocabularyError(f"vocab_size is a whole number of at least 1; it was {vocab_size!r}.")
     words = _words(content, corpus, tokenizer.backend_tokenizer.encode_special_tokens)
-    kept = sorted(_chosen(pieces, words, _named(tokenizer, content), vocab_size))
+    named = _named(tokenizer, content) | (named_tokens(config).keys() if config is not None else set())
+    kept = sorted(_chosen(pieces, words, named & set(tokenizer.get_vocab().values()), vocab_size))
     return _reloaded(tokenizer, _renumbered(content, pieces, {old: new for new, old in enumerate(kept)})), kept
 
 
@@ -122,7 +130,7 @@ def _named(tokenizer: PreTrainedTokenizerBase, content: Mapping[str, Any]) -> se
     _with_ids(content["post_processor"], note)
     if content["padding"] is not None:
         named.add(content["padding"]["pad_id"])
-    return named & set(tokenizer.get_vocab().values())
+    return named
 
 
 def _with_ids(processor: Mapping[str, Any] | None, new: Callable[[int], int]) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy.fields import section, section_name
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.types import POSITIONS, VOCAB
 from hf_learngene.errors import UnsupportedFamilyError, VocabularyError
@@ -123,15 +124,28 @@ def read_vocabulary(
     positions = {t.name: d.size for t in source.tensors.values() for d in t.dims if d.axis == POSITIONS}
     padding = _padding(source, build(model_class, config))
     vocabulary = Vocabulary(kept, multiple, padding, positions)
-    for part in _parts(config, size):
-        for name, value in _named(part):
-            if gone := [i for i in _listed(value) if 0 <= i < size and vocabulary.place(i) is None]:
-                raise VocabularyError(
-                    f"kept_tokens leaves out {gone[0]}, which is the config's {name}. Add it, or set the field to None first."
-                )
+    for index, name in named_tokens(config).items():
+        if index < size and vocabulary.place(index) is None:
+            raise VocabularyError(
+                f"kept_tokens leaves out {index}, which is the config's {name}. Give trim_tokenizer the config "
+                "(config=model.config), add the token, or set the field to None before."
+            )
     if gone := [i for i in padding.values() if vocabulary.place(i) is None]:
         raise VocabularyError(f"kept_tokens leaves out {gone[0]}, with which `{source.model_type}` pads. Add it.")
     return vocabulary
+
+
+def named_tokens(config: PreTrainedConfig) -> dict[int, str]:
+    """Token id -> a field of the config that names it.
+
+    Example:
+        >>> from transformers import RobertaConfig
+        >>> named_tokens(RobertaConfig())
+        {1: 'pad_token_id', 0: 'bos_token_id', 2: 'eos_token_id'}
+    """
+    size = getattr(section(config, section_name(config, "input_ids")), "vocab_size", None) or 0
+    fields = [field for part in _parts(config, size) for field in _named(part)]
+    return {index: name for name, value in fields for index in _listed(value) if index >= 0}
 
 
 def _ids(given: Any, size: int) -> Tensor:
