@@ -10,8 +10,8 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedModel
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_learngene.card import Result, model_card
 from hf_learngene.errors import OutputError, UploadError
@@ -31,6 +31,7 @@ def push_resized(
     repo_id: str,
     *,
     source: str | os.PathLike | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     plan: Plan | None = None,
     results: Sequence[Result] = (),
     loading: Mapping[str, Any] | None = None,
@@ -42,6 +43,7 @@ def push_resized(
         model (`PreTrainedModel`): made by `resize`, `from_pretrained_resized` or `learngene.initialize`.
         repo_id (`str`): `"user/name"`; made if it is not there.
         source (`str` or `os.PathLike`, *optional*): Hub id or folder of the source. Default: what the model was loaded from.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): in place of the source's, as `trim_tokenizer` makes one.
         plan (`Plan`, *optional*): the plan it was made by; the card then shows both sizes.
         results (`Sequence[Result]`, *optional*): what was measured, for the card and its `model-index`.
         loading (`Mapping`, *optional*): `revision`, `token`, `cache_dir`, ... of the source.
@@ -63,7 +65,7 @@ def push_resized(
     card = model_card(model, plan=plan, source=source, loading=loading, name=repo_id, results=results)
     with tempfile.TemporaryDirectory(prefix="learngene_push_") as folder:
         path = Path(folder) / "model"
-        save_resized(model, path, source=source, loading=loading, card=card)
+        save_resized(model, path, source=source, tokenizer=tokenizer, loading=loading, card=card)
         return push_folder(path, repo_id, **hub)
 
 
@@ -148,7 +150,8 @@ def _tells_of_the_machine(folder: Path) -> Iterator[tuple[str, str]]:
     """(file, what it holds): the home folder, and where this folder, temporary files and the work at hand lie."""
     places = [Path.home(), folder.resolve().parent, Path(tempfile.gettempdir()), Path.cwd()]
     words = {f"{place}{os.sep}" for place in places if len(place.parts) > 1}
-    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+    files = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+    for file in (folder / name for name in filter_repo_objects(files, ignore_patterns=list(LEFT_OUT))):
         if file.suffix in _READABLE and file.name not in ("tokenizer.json", "vocab.txt", "merges.txt", "vocab.json"):
             content = file.read_text(encoding="utf-8", errors="replace")
         elif file.suffix == ".safetensors":

@@ -141,6 +141,16 @@ def test_a_refitted_model_works_as_it_is():
     assert "**Needs training.**" in model_card(resize(source, intermediate_size=20))
 
 
+def test_fewer_tokens_are_no_loss():
+    source = tiny_model("bert", "BertForMaskedLM")
+    kept = list(range(30))
+    card = model_card(resize(source, kept_tokens=kept))
+    assert "**Function-preserving on the tokens that stayed.**" in card
+    assert "the rows of the tokens that stay" in card
+    assert "**Needs training.**" in model_card(resize(source, vocab_size=30))
+    assert "**Needs training.** It is a start" in model_card(resize(source, kept_tokens=kept, hidden_size=16))
+
+
 def test_a_descendant_names_its_learngene(tmp_path):
     made = learngene("wave")
     made.save_pretrained(tmp_path / "genes")
@@ -165,6 +175,10 @@ def test_only_the_model_goes_up(uploads, tmp_path):
         path = tmp_path / "genes" / leftover
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
+    state = tmp_path / "genes" / "checkpoint-1" / "trainer_state.json"
+    state.write_text(
+        json.dumps({"best_model_checkpoint": str(tmp_path)}) + str(tmp_path) + "/x"
+    )  # stays here, and so may tell
     push_folder(tmp_path / "genes", "me/genes")
     ((repo, files),) = uploads
     assert (repo, sorted(files)) == ("me/there", ["README.md", "config.json", "model.safetensors"])

@@ -16,6 +16,7 @@ from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.methods import METHODS, Paper
 from hf_learngene.resizing.auto import BY_TASK
 from hf_learngene.resizing.saving import source_files
+from hf_learngene.resizing.vocabulary import KeptTokens
 
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ _LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 
 # What made a model, beside the methods: name -> what it is, and its paper. Learngenes enter themselves.
-DESCRIBED: dict[str, tuple[str, Paper | None]] = {}
+DESCRIBED: dict[str, tuple[str, Paper | None]] = {KeptTokens.name: (KeptTokens.summary, None)}
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from hf_learngene.anatomy.fields import known_sizes, section, section_name
 from hf_learngene.card import parts
 from hf_learngene.card.parts import Result
 from hf_learngene.errors import ProvenanceError
-from hf_learngene.methods import METHODS
+from hf_learngene.methods import METHODS, Method
 from hf_learngene.resizing import provenance
 from hf_learngene.resizing.loading import native_class
 from hf_learngene.resizing.plan import Plan
 from hf_learngene.resizing.saving import PROCESSOR_FILES, TOKENIZER_FILES, source_files
+from hf_learngene.resizing.vocabulary import KeptTokens
 
 
 # What a change of these makes anew or resamples, so that the outputs cannot be the source's.
@@ -115,7 +116,8 @@ def _summary(record: Mapping[str, Any], cls: type[PreTrainedModel], base: str, o
 
 
 def _new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Plan | None) -> list[str]:
-    found = [why for size, why in _NEW_PARTS.items() if size in record["sizes"]]
+    kept = ("vocab_size",) if "kept_tokens" in record else ()  # rows that stay give what they gave
+    found = [why for size, why in _NEW_PARTS.items() if size in record["sizes"] and size not in kept]
     if record["fresh"] and not found:
         names = ", ".join(f"`{n}`" for n in record["fresh"][:3]) + (", …" if len(record["fresh"]) > 3 else "")
         found.append(f"{names} did not come with its source and started anew")
@@ -126,10 +128,16 @@ def _new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Plan
 
 
 def _readiness(record: Mapping[str, Any], new_parts: list[str]) -> str:
-    methods = [(METHODS.get(s["method"]), s["options"]) for s in record["stages"]]
+    known: dict[str, type[Method]] = {**METHODS, KeptTokens.name: KeptTokens}
+    methods = [(known.get(s["method"]), s["options"]) for s in record["stages"]]
     exact = [m is not None and m.lossless and not options.get("allow_lossy") for m, options in methods]
     lossless = all(exact)
     refitted = all(e or (m is not None and m.refits) for e, (m, _) in zip(exact, methods, strict=True))
+    if lossless and not new_parts and "kept_tokens" in record:
+        return (
+            "**Function-preserving on the tokens that stayed.** On texts of these it computes what its source computes, up to "
+            "rounding; its own tokenizer cuts other texts into smaller pieces."
+        )
     if lossless and not new_parts:
         return (
             "**Function-preserving.** On the same inputs it computes what its source computes, up to rounding. Use it "
