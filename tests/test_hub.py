@@ -14,7 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 from families import tiny_model
-from hub import GUEST, OWNER, Client, Fault, Hub, JobError
+from hub import GUEST, OWNER, Fault, Hub
+from hub_client import Client, JobError
 from huggingface_hub import HfApi
 from huggingface_hub.utils import HfHubHTTPError, sha
 from test_saving import WORDS, tokenizer

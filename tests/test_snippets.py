@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub import OWNER, Client, Hub
+from hub import OWNER, Hub
+from hub_client import Client
 from test_saving import tokenizer
 
 
