@@ -13,7 +13,9 @@ FLOOR = 1e-7  # exact copies leave the matrix without an inverse
 PORTION = 64  # of the units that leave, this share leaves between two corrections
 
 
-def kept_units(gram: Tensor, weight: Tensor, keep: int, size: int = 1, ridge: float = RIDGE) -> Tensor:
+def kept_units(
+    gram: Tensor, weight: Tensor, keep: int, size: int = 1, ridge: float = RIDGE, group: int = 0, least: int = 0
+) -> Tensor:
     """The units whose loss the others can make up for least: optimal brain surgeon on one layer's least squares.
 
     A unit (or block of `size` inputs, a head) costs tr(W_q ([G^-1]_qq)^-1 W_q^T) once the remaining inputs have been
@@ -25,6 +27,8 @@ def kept_units(gram: Tensor, weight: Tensor, keep: int, size: int = 1, ridge: fl
         keep: how many units (or blocks) stay.
         size: inputs of one block.
         ridge: of the refit that follows.
+        group: if given, of each `group` units (or blocks) that follow one another, `least` stay.
+        least: see `group`.
 
     Returns:
         Indices of the kept units (or blocks), ascending.
@@ -43,6 +47,9 @@ def kept_units(gram: Tensor, weight: Tensor, keep: int, size: int = 1, ridge: fl
     portion = max(1, blocks // PORTION) if size == 1 else 1
     while len(alive) > keep:
         costs = _costs(weight, inverse, size)
+        if group:
+            full = torch.bincount(alive // group) > least
+            costs = torch.where(full[alive // group], costs, torch.inf)
         leave = costs.argsort()[: min(portion, len(alive) - keep)]
         gone = (leave[:, None] * size + torch.arange(size)).flatten()
         stay = torch.ones(len(inverse), dtype=torch.bool)
@@ -55,6 +62,35 @@ def kept_units(gram: Tensor, weight: Tensor, keep: int, size: int = 1, ridge: fl
         remaining[leave] = False
         alive = alive[remaining]
     return alive
+
+
+def kept_heads(
+    gram: Tensor,
+    weight: Tensor,
+    size: int,
+    groups: tuple[tuple[int, int], tuple[int, int]],
+    ridge: float = RIDGE,
+) -> Tensor:
+    """The query heads whose loss the others can make up for least: whole groups that share keys and values, then in each.
+
+    Args:
+        gram: mean product of what the output matrix reads, (heads x head size, heads x head size), float64.
+        weight: the output matrix.
+        size: of one head.
+        groups: ((groups, query heads of each), (those that stay)).
+        ridge: of the refit that follows.
+
+    Returns:
+        Indices of the kept heads, ascending.
+    """
+    (_, each), (keep, most) = groups
+    kept = kept_units(gram, weight, keep, each * size, ridge)
+    heads = (kept[:, None] * each + torch.arange(each)).flatten()
+    if most == each:
+        return heads
+    entries = (heads[:, None] * size + torch.arange(size)).flatten()
+    inner = kept_units(gram[entries][:, entries], weight[:, entries], keep * most, size, ridge, each, most)
+    return heads[inner]
 
 
 def _costs(weight: Tensor, inverse: Tensor, size: int) -> Tensor:

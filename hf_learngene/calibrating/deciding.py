@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HIDDEN
-from hf_learngene.calibrating.choosing import head_maps, kept_units, stream_map, value_map
+from hf_learngene.calibrating.choosing import head_maps, kept_heads, kept_units, stream_map, value_map
 from hf_learngene.calibrating.data import Examples, rows_of, tokens_shown
 from hf_learngene.calibrating.passes import Runner, run
 from hf_learngene.calibrating.statistics import RIDGE, Moments, normalised
@@ -38,12 +38,14 @@ class Wanted:
         """What a request asks for.
 
         Raises:
-            InvalidSizeError: another head size of a family whose heads are rotated or normalised.
+            InvalidSizeError: another head size of a family whose heads are rotated, normalised or share keys.
         """
         anatomy, ((heads, size), (new_heads, new_size)) = request.source, request.heads
-        if new_size != size and (anatomy.rotary or anatomy.normalised_heads):
+        (_, group), _ = request.groups
+        if new_size != size and (anatomy.rotary or anatomy.normalised_heads or group > 1):
+            how = "rotated or normalised as they are" if group == 1 else "many to a key and a value"
             raise InvalidSizeError(
-                f"The heads of `{anatomy.model_type}` are rotated or normalised as they are: their size stays {size}. "
+                f"The heads of `{anatomy.model_type}` are {how}: their size stays {size}. "
                 "Shrink num_attention_heads instead."
             )
         changed = {axis: new for axis, (old, new) in request.axis_sizes.items() if new != old}
@@ -178,7 +180,8 @@ class Deciding:
                     self._layer(layer, runner, units, heads, inside)
             finally:
                 runner.close()
-        return Choices(self.layers, coordinates, rotation, pooled, units, heads, inside)
+        (_, group), _ = self.request.groups
+        return Choices(self.layers, coordinates, rotation, pooled, units, heads, inside, group=group)
 
     @property
     def turns(self) -> bool:
@@ -225,7 +228,7 @@ class Deciding:
         size = self.request.heads[0][1]
         if self.wanted.heads is not None:
             self._enough(moments.count, self.wanted.heads * size, "entries of the kept heads")
-            heads[layer] = kept_units(moments.gram, weight, self.wanted.heads, size, self.ridge)
+            heads[layer] = kept_heads(moments.gram, weight, size, self.request.groups, self.ridge)
         if self.wanted.head_size is not None:
             kept = heads.get(layer, torch.arange(self.request.heads[0][0]))
             inside[layer] = self._inside(moments, weight, {n: seen[n] for n in readers}, readers, kept)

@@ -185,7 +185,7 @@ class Refit:
         layer = self._layer(site)
         if dim.axis in (HEADS, KV_HEADS) and layer is not None:
             heads = self.choices.of_heads
-            return heads(values, layer, info.role, self._head_size, dim.parts, dim.by_head)
+            return heads(values, layer, info.role, self._head_size, dim.parts, dim.by_head, dim.axis == KV_HEADS)
         if dim.axis == FFN:
             return self._units(values, layer, dim.parts, size // dim.parts)
         if dim.axis == HIDDEN and info.writes_stream:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN
+from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.calibrating.data import Examples, tokens_shown
 from hf_learngene.calibrating.deciding import Wanted, layer_container, writer
 from hf_learngene.calibrating.passes import Runner
@@ -52,23 +52,26 @@ class Scores:
         """What stays of widths, heads and units, in the layers of the request.
 
         Raises:
-            InvalidSizeError: another head size of a family whose heads are rotated or normalised.
+            InvalidSizeError: another head size of a family whose heads are rotated, normalised or share keys.
         """
         wanted, anatomy = Wanted.of(request), request.source
         layers = tuple(layer.index for layer in request.layer_map)
         (count, size), (_, new_size) = request.heads
+        (groups, group), (keep, most) = request.groups
         heads, entries, units = {}, {}, {}
         for layer in (0,) if anatomy.shared_layers else sorted(set(layers)):
             if wanted.units is not None and layer in self.units:
                 units[layer] = _largest(self.units[layer], wanted.units)
             if layer in self.heads and (wanted.heads is not None or wanted.head_size is not None):
                 each = self.heads[layer].reshape(count, size)
-                kept = _largest(each.sum(1), wanted.heads or count)
+                grouped = each.sum(1).reshape(groups, group)
+                stay = _largest(grouped.sum(1), keep)
+                kept = torch.cat([g * group + _largest(grouped[g], most) for g in stay.tolist()])
                 heads[layer] = kept
                 if wanted.head_size is not None:
                     entries[layer] = torch.stack([_largest(each[h], new_size) for h in kept.tolist()])
         coordinates = _largest(self.stream, wanted.width) if wanted.width is not None else None
-        return Choices(layers, coordinates, pooled=coordinates, units=units, heads=heads, entries=entries)
+        return Choices(layers, coordinates, pooled=coordinates, units=units, heads=heads, entries=entries, group=group)
 
 
 def scored(
@@ -122,6 +125,10 @@ def _of_tensors(anatomy: Anatomy, values: Callable[[TensorInfo], Tensor]) -> Sco
                 found.stream += along.reshape(dim.parts, -1).sum(0)
             elif dim.axis == FFN and layer is not None:
                 _add(found.units, layer, along.reshape(dim.parts, -1).sum(0))
+            elif dim.axis == KV_HEADS and layer is not None:  # shared among the query heads of a group
+                shared = along.reshape(anatomy.sizes["num_key_value_heads"], 1, -1)
+                group = heads // len(shared)
+                _add(found.heads, layer, shared.expand(-1, group, -1).flatten() / group)
             elif dim.axis == HEADS and layer is not None:
                 opened = (
                     along.reshape(heads, dim.parts, -1).sum(1) if dim.by_head else along.reshape(dim.parts, -1).sum(0)

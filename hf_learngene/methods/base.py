@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
+from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps import LayerMap, Step
 from hf_learngene.maps.steps import Blocks
 
@@ -79,6 +80,26 @@ class Request:
             flat = self.axis_sizes.get(HEADS, (count, count))[index]
             pair.append((count, flat // count))
         return pair[0], pair[1]
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((source key and value heads, query heads of each), (the target's)); as many of both where none are shared.
+
+        Raises:
+            InvalidSizeError: a group of the target has more query heads than one of the source.
+        """
+        heads, shared = [], []
+        for anatomy in (self.source, self.target):
+            heads.append(anatomy.sizes["num_attention_heads"])
+            shared.append(anatomy.sizes.get("num_key_value_heads") or heads[-1])
+        old, new = heads[0] // shared[0], heads[1] // shared[1]
+        if new > old:
+            raise InvalidSizeError(
+                f"Query heads leave from the groups they share keys and values in: {heads[0]} heads over {shared[0]} cannot "
+                f"become {heads[1]} over {shared[1]}. The fewest num_key_value_heads for {heads[1]} heads are "
+                f"{-(-heads[1] // old)}."
+            )
+        return (shared[0], old), (shared[1], new)
 
     def blocks(self, tensor: TensorInfo, dim: int) -> Blocks:
         """How dimension `dim` of a tensor is fused."""

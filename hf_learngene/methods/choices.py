@@ -32,7 +32,8 @@ class Choices:
         rotation: (source width, target width), where the stream can be turned (pre-norm); None where it is not.
         pooled: entries that stay of a width outside the stream (a pooler's).
         units: of each layer's ffn.
-        heads: of each layer's attention.
+        heads: query heads of each layer's attention.
+        group: how many query heads of the source share a key and a value.
         inside: where the head size shrinks, the maps of each layer's heads.
         entries: where the head size shrinks by picking, which entries of each kept head, (heads, new head size).
     """
@@ -45,6 +46,7 @@ class Choices:
     heads: Mapping[int, Tensor] = field(default_factory=dict)
     inside: Mapping[int, HeadMaps] = field(default_factory=dict)
     entries: Mapping[int, Tensor] = field(default_factory=dict)
+    group: int = 1
 
     def of_stream(self, values: Tensor) -> Tensor:
         """The source's stream (..., source width) as the target is to hold it (..., target width)."""
@@ -62,8 +64,19 @@ class Choices:
         opened = values.reshape(*values.shape[:-1], parts, -1)[..., self.units[layer].to(values.device)]
         return opened.reshape(*values.shape[:-1], -1)
 
+    def kv_heads(self, layer: int) -> Tensor:
+        """Key and value heads of a layer in `heads`: those its kept queries look at."""
+        return (self.heads[layer] // self.group).unique()
+
     def of_heads(
-        self, values: Tensor, layer: int, role: str, size: int, parts: int = 1, by_head: bool = False
+        self,
+        values: Tensor,
+        layer: int,
+        role: str,
+        size: int,
+        parts: int = 1,
+        by_head: bool = False,
+        shared: bool = False,
     ) -> Tensor:
         """Values over (parts x heads x head size), kept heads only, brought to the new head size.
 
@@ -74,6 +87,7 @@ class Choices:
             size: the source's head size.
             parts: how many of them are fused.
             by_head: whether the parts lie inside each head.
+            shared: whether they are keys or values that query heads share.
         """
         shape = values.shape[:-1]
         opened = (
@@ -82,7 +96,8 @@ class Choices:
             else values.reshape(*shape, parts, -1, size)
         )
         if layer in self.heads:
-            opened = opened[..., self.heads[layer].to(values.device), :]
+            kept = self.kv_heads(layer) if shared else self.heads[layer]
+            opened = opened[..., kept.to(values.device), :]
         if layer in self.inside:
             maps = self.inside[layer]
             by_role = {"q": maps.query, "k": maps.key, "v": maps.value}

@@ -13,7 +13,7 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.errors import DirectionError
 from hf_learngene.maps import LayerMap, Step, Take
 from hf_learngene.maps.steps import uniform_indices
-from hf_learngene.methods.base import FFN, HEAD_COUNT, HEADS, HIDDEN, WIDTHS, Method, Request, changes, shown
+from hf_learngene.methods.base import FFN, HEAD_COUNT, HEADS, HIDDEN, KV_HEADS, WIDTHS, Method, Request, changes, shown
 from hf_learngene.methods.choices import Choices
 from hf_learngene.methods.weight_selection import source_axes
 
@@ -41,6 +41,14 @@ class Chosen(Method):
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
         grown = {n: (old, new) for n, (old, new) in changes(source, sizes, names).items() if new > old}
+        if "head_dim" in grown and sizes["num_attention_heads"] < source.sizes["num_attention_heads"]:
+            heads, size = source.sizes["num_attention_heads"], source.sizes["head_dim"]
+            fewer, larger = sizes["num_attention_heads"], sizes["head_dim"]
+            whole = f"head_dim={size}" if source.head_dim_honoured else f"hidden_size={fewer * size}"
+            raise DirectionError(
+                f"{self.name} keeps heads whole: {heads} of {size} cannot become {fewer} of {larger}. Give {whole} too, or use "
+                "method='weight_selection', which cuts the same entries into other heads."
+            )
         if grown:
             raise DirectionError(
                 f"{self.name} shrinks; it cannot grow ({shown(grown)}). method='lemon' grows without loss."
@@ -69,6 +77,9 @@ class Chosen(Method):
             return chosen.pooled
         if axis == FFN and layer is not None and layer in chosen.units:
             return chosen.units[layer]
+        if axis == KV_HEADS and layer is not None and layer in chosen.heads:
+            (_, size), _ = request.heads
+            return (chosen.kv_heads(layer)[:, None] * size + torch.arange(size)).flatten()
         if axis in (HEADS, HEAD_COUNT) and layer is not None:
             (heads, size), (_, new_size) = request.heads
             kept = chosen.heads.get(layer, torch.arange(heads))

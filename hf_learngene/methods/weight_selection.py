@@ -14,7 +14,19 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap, Step, Take
 from hf_learngene.maps.steps import uniform_indices
-from hf_learngene.methods.base import FFN, HEAD_COUNT, HEAD_DIM, HEADS, WIDTHS, Method, Paper, Request, changes, shown
+from hf_learngene.methods.base import (
+    FFN,
+    HEAD_COUNT,
+    HEAD_DIM,
+    HEADS,
+    KV_HEADS,
+    WIDTHS,
+    Method,
+    Paper,
+    Request,
+    changes,
+    shown,
+)
 
 
 ELEMENT_SELECTIONS = ("uniform", "consecutive", "random", "random_inconsistent")
@@ -81,7 +93,7 @@ class WeightSelection(Method):
     def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
         steps: list[Step] = []
         for dim, axis, _, old, new in request.width_dims(tensor):
-            if axis in (HEADS, HEAD_COUNT, HEAD_DIM) and self.head_selection == "headwise":
+            if axis in (HEADS, KV_HEADS, HEAD_COUNT, HEAD_DIM) and self.head_selection == "headwise":
                 index = self._headwise(axis, tensor, request)
             else:
                 index = self._index(old, new, f"{axis}", tensor, dim, request.seed)
@@ -107,7 +119,11 @@ class WeightSelection(Method):
                 f"head_selection='headwise' keeps heads whole: {heads} heads of {size} cannot become {new_heads} of "
                 f"{new_size}. Ask for at most {heads} heads of at most {size}, or use head_selection='flat'."
             )
-        picked = self._index(heads, new_heads, HEAD_COUNT, tensor, 0, request.seed)
+        (groups, group), (new_groups, new_group) = request.groups
+        picked = self._index(groups, new_groups, HEAD_COUNT, tensor, 0, request.seed)
+        if axis != KV_HEADS:  # queries stay with the key and the value they share
+            within = self._index(group, new_group, "group", tensor, 0, request.seed)
+            picked = (picked[:, None] * group + within).flatten()
         inside = self._index(size, new_size, HEAD_DIM, tensor, 0, request.seed)
         if axis == HEAD_COUNT:
             return picked
