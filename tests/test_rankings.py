@@ -205,6 +205,8 @@ def test_of_equal_scores_the_first_stays():
         ({"method": "l2", "calibration": [{"input_ids": [5]}]}, errors.UnknownOptionError, "'l2' looks at no examples"),
         ({"method": "shortgpt", "calibration": texts(4)}, errors.DirectionError, "drops whole layers.*minitron"),
         ({"method": "minitron", "calibration": texts(4), "intermediate_size": 80}, errors.DirectionError, "cannot grow"),
+        ({"method": "l2", "num_attention_heads": 2}, errors.DirectionError,
+         "keeps heads whole: 3 of 8 cannot become 2 of 12. Give hidden_size=16 too, or .*'weight_selection'"),
     ],
 )  # fmt: skip
 def test_what_a_ranking_cannot_do_is_said(given, error, message):

@@ -232,7 +232,8 @@ def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
             raise UnsupportedSourceError(
                 f"The model is not what its config says: `{tensor.name}` "
                 f"{f'has shape {found}' if found else 'is absent'}, by the config it is {tensor.shape}. "
-                "Merge adapters, undo changes of the modules, or set the config's sizes to the model's."
+                "Merge adapters, undo changes of the modules, build it without arguments that leave parts out "
+                "(add_pooling_layer=False), or set the config's sizes to the model's."
             )
     for name, first in plan.source.ties.items():
         if name in parameters and not torch.equal(parameters[name], parameters[first]):
