@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer
 from hf_learngene.errors import VocabularyError
 
 
-class Pieces:
+class Pieces(ABC):
     """What the four kinds have in common.
 
     Args:
@@ -58,9 +59,9 @@ class Pieces:
         except Exception as error:  # the only class that tokenizers raises
             raise VocabularyError(f"The tokenizer cannot read {word!r} of the corpus: {error}") from error
 
+    @abstractmethod
     def read(self, word: str) -> tuple[list[int], set[int]]:
         """(ids that the word is cut into now, ids that it can be cut into whatever else goes)."""
-        raise TypeError(f"{type(self).__name__} does not say how it reads a word")
 
     def with_parts(self, piece: int) -> set[int]:
         """The piece and everything that it is made from."""
