@@ -27,7 +27,6 @@ from transformers import AutoModel as TransformersAutoModel
 from transformers import AutoModelForImageClassification as TransformersAutoModelForImageClassification
 
 from hf_learngene import AutoLearngene, AutoModel, AutoModelForImageClassification, verify
-from hf_learngene.comparing.plot import require_matplotlib
 from hf_learngene.resizing.fresh import quiet
 
 
@@ -79,7 +78,6 @@ def run_demo(
         What `results.json` holds.
 
     Raises:
-        ImportError: If matplotlib is not installed.
         ValueError: If `steps` or `seeds` is not positive.
 
     Example:
@@ -88,7 +86,6 @@ def run_demo(
     for name, value in (("steps", steps), ("seeds", seeds)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    require_matplotlib("the demo")
     console = console or Console()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from comparing import EVAL, SMALL, TRAIN, forbid_training, small
 from training import Images, teacher_of
 
-from hf_learngene import Comparison
-from hf_learngene.comparing import plot
 from hf_learngene.errors import (
     CalibrationError,
     DirectionError,
@@ -86,12 +82,3 @@ def test_labels_that_are_no_classes_need_a_metric(tmp_path):
         small(tmp_path / "b", held=soft)
     with pytest.raises(UnknownOptionError, match="is to be one number"):
         small(tmp_path / "c", compute_metrics=lambda p: {"each": [1, 2]}, metric="each")
-
-
-def test_names_the_extra_before_any_work(tmp_path, monkeypatch, untrained):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install 'hf_learngene\[demo\]'"):
-        small(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(ImportError, match="demo"):
-        plot.draw(Comparison((), {}), tmp_path / "x.png")

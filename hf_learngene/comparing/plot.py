@@ -20,24 +20,8 @@ MARKERS = "os^DvX*P<"  # one more than colours, so that the pairs go on differin
 SOURCE = "0.45"
 
 
-def require_matplotlib(what: str = "a comparison") -> None:
-    """Fails before hours of work rather than after them.
-
-    Args:
-        what: is drawn; for the message.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{what} is drawn with matplotlib: pip install 'hf_learngene[demo]'") from error
-
-
 def draw(comparison: Comparison, path: Path) -> None:
     """A panel for each size: the mean of the seeds, and the range they span; dashed: the source."""
-    require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

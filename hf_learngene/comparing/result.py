@@ -209,11 +209,7 @@ class Comparison:
         return cls.from_dict(content)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws the curves, a panel for each size.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
+        """Draws the curves, a panel for each size."""
         from hf_learngene.comparing.plot import draw
 
         draw(self, Path(path))

@@ -33,7 +33,6 @@ from hf_learngene.comparing.measuring import (
     has_plain_columns,
     sample,
 )
-from hf_learngene.comparing.plot import require_matplotlib
 from hf_learngene.comparing.result import FORMAT, RANDOM, Comparison, Row, number, value_of
 from hf_learngene.errors import InvalidSizeError, LearngeneError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.methods import METHODS, Method
@@ -124,7 +123,6 @@ def compare(
     Raises:
         LearngeneError: a `ValueError` for everything that cannot be done, before anything is trained: an argument out of its
             range, a size that no method can make, a folder that holds another comparison.
-        ImportError: matplotlib is not installed.
 
     Example:
         >>> import tempfile
@@ -143,7 +141,6 @@ def compare(
     check_data(train_dataset, "train_dataset")
     check_data(eval_dataset, "eval_dataset")
     _check_calibration(asked, train_dataset, calibration)
-    require_matplotlib()
     plain = has_plain_columns(train_dataset) and has_plain_columns(eval_dataset)
     arguments = base_arguments(args, asked, Path(output_dir), plain)
     model = _loaded(source, arguments.device)
