@@ -40,13 +40,17 @@ def save_checkpoint(folder: Path, kind: str, class_name: str, extra: dict[str, A
             folder
         )
     else:
-        words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-        words.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=words, model_max_length=SIZES["max_position_embeddings"], **SPECIAL
-        )
-        tokenizer.save_pretrained(folder)
+        words().save_pretrained(folder)
     return model
+
+
+def words() -> PreTrainedTokenizerFast:
+    """A tokenizer that splits at spaces."""
+    tokens = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    tokens.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, model_max_length=SIZES["max_position_embeddings"], **SPECIAL
+    )
 
 
 def some_images(count: int = 16) -> list[PILImage.Image]:

@@ -8,6 +8,7 @@ from inspect import getdoc, isclass, signature
 from pathlib import Path
 
 import pytest
+from families import mapping_families
 
 import hf_learngene
 from hf_learngene import errors, registered_learngenes
@@ -107,3 +108,8 @@ def test_every_learngene_and_its_options_are_described(kind):
 def test_every_page_is_listed():
     listed = re.findall(r"^api/(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(page.stem for page in (DOCS / "api").glob("*.md"))
+
+
+def test_the_page_of_families_knows_every_family_of_the_mappings():
+    page = (DOCS / "families.md").read_text(encoding="utf-8")
+    assert [kind for kind in mapping_families() if f"`{kind}`" not in page] == []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checkpoints import save_checkpoint, some_images
-from families import inputs_for, tiny_model
+from checkpoints import save_checkpoint, some_images, words
+from families import SIZES, TEXT, VISION, inputs_for, tiny_model
 from torch.export import Dim
-from transformers import pipeline
+from transformers import ViTImageProcessorPil, pipeline
 
 from hf_learngene import AutoLearngene, resize, save_resized
 
@@ -112,3 +112,24 @@ def test_pipelines_run_from_the_saved_folder(task, tmp_path):
             assert found.shape == (*wanted.shape[:-1], model.config.hidden_size)
         else:
             assert np.abs(found - wanted).max() > 1e-4
+
+
+HEADS = [
+    (kind, name) for kind, names in VISION.items() for name in names if name.endswith("ForImageClassification")
+] + [(kind, f"{stem}ForSequenceClassification") for kind, stem in TEXT.items()]
+
+
+@pytest.mark.parametrize(("kind", "name"), HEADS, ids=[kind for kind, _ in HEADS])
+def test_pipelines_run_on_every_family(kind, name):
+    model = resize(tiny_model(kind, name, dtype=torch.float32), hidden_size=48)
+    if model.main_input_name == "pixel_values":
+        size = {"height": SIZES["image_size"], "width": SIZES["image_size"]}
+        run = pipeline(
+            "image-classification", model=model, image_processor=ViTImageProcessorPil(size=size), device="cpu"
+        )
+        found = run(some_images(2), top_k=None)
+    else:
+        run = pipeline("text-classification", model=model, tokenizer=words(), device="cpu", top_k=None)
+        found = run(["good plot", "bad film"])
+    assert [len(scores) for scores in found] == [model.config.num_labels] * 2
+    assert all(np.isfinite(entry["score"]) for scores in found for entry in scores)

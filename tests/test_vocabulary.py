@@ -308,7 +308,8 @@ def test_one_call_saves_both(source, tmp_path):
     small = resize(AutoModelForMaskedLM.from_pretrained(source), kept_tokens=kept, max_position_embeddings=20)
     out = save_resized(small, tmp_path / "out", tokenizer=small_tokenizer, source=source)
     assert sorted(os.listdir(out)) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-    assert AutoTokenizer.from_pretrained(out).model_max_length == 20
+    alone = save_resized(small, tmp_path / "alone", tokenizer=small_tokenizer)
+    assert [AutoTokenizer.from_pretrained(folder).model_max_length for folder in (out, alone)] == [20, 20]
     best = pipeline("fill-mask", model=str(out))("the seed of a [MASK] tree")
     assert all(0 <= found["token"] < len(kept) for found in best)
     for file in out.iterdir():

@@ -91,6 +91,9 @@ def save_resized(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
             _forget_paths(folder / "tokenizer_config.json")
+            positions = _table_of_positions(model.config, native_class(type(model)))
+            if source is None and positions is not None:
+                _limit_tokenizer(folder, positions, positions)
         if source is not None:
             _carry(model, source, loading, inputs, folder)
         if card is not None:
@@ -206,11 +209,16 @@ def _carry(
 
 def usable_positions(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int:
     """How many tokens a text model takes: its position table, less the rows that no token gets (RoBERTa's first two)."""
+    found = _table_of_positions(config, model_class)
+    return section(config, section_name(config, "input_ids")).max_position_embeddings if found is None else found
+
+
+def _table_of_positions(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int | None:
     for tensor in anatomy_of(config, model_class).tensors.values():
         for dim in tensor.dims:
             if dim.axis == POSITIONS:
                 return dim.size - dim.prefix
-    return section(config, section_name(config, "input_ids")).max_position_embeddings
+    return None
 
 
 def _limit_tokenizer(folder: Path, old: int, new: int) -> None:
