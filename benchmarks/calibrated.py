@@ -65,9 +65,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "l2": {"method": "l2"},
     "shortgpt": {"method": "shortgpt"},
     "first layers": {"method": "weight_selection", "layer_selection": "first"},
+    "taylor": {"method": "taylor"},
 }
-LOOKING = ("calibrated", "minitron", "shortgpt")  # at examples, so that seeds differ
-ONLY_LAYERS = ("shortgpt", "first layers")
+LOOKING = ("calibrated", "minitron", "shortgpt", "taylor")  # at examples
+ONCE = ("taylor",)  # on the first calibration set alone
 
 
 def name_of(sizes: dict[str, int]) -> str:
@@ -106,15 +107,16 @@ def source_of(task: str, folder: Path) -> Any:
     return model.eval()
 
 
-def examples_of(data: Data, seed: int, count: int = EXAMPLES) -> list[dict[str, torch.Tensor]]:
-    """Training examples without their labels."""
+def examples_of(data: Data, seed: int, count: int = EXAMPLES, labels: bool = False) -> list[dict[str, torch.Tensor]]:
+    """Training examples, without their labels if those are not asked for."""
     places = torch.randperm(len(data.splits["train"][1]), generator=torch.Generator().manual_seed(seed))[:count]
     batch = data.batch("train", places, tokens=64)
+    kept = {"labels": batch["labels"]} if labels else {}
     batch.pop("labels")
     rows = [{k: v[i] for k, v in batch.items()} for i in range(len(places))]
-    if data.task == "images":
-        return rows
-    return [{"input_ids": r["input_ids"][r["attention_mask"].bool()]} for r in rows]
+    if data.task != "images":
+        rows = [{"input_ids": r["input_ids"][r["attention_mask"].bool()]} for r in rows]
+    return [row | {k: v[i] for k, v in kept.items()} for i, row in enumerate(rows)]
 
 
 def encoder_parameters(model: Any) -> int:
@@ -139,7 +141,7 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any
     else:
         given = METHODS[job["method"]] | job["sizes"]
         if job["method"] in LOOKING:
-            given["calibration"] = examples_of(data, job["seed"])
+            given["calibration"] = examples_of(data, job["seed"], labels=job["method"] == "taylor")
         began = time.process_time()
         model = resize(source, seed=job["seed"], **given)
         row["cpu_seconds"] = round(time.process_time() - began, 1)
@@ -154,9 +156,11 @@ def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in options.seeds:
         for sizes in SHAPES[options.task]:
             for method in METHODS:
-                if method not in LOOKING and seed != options.seeds[0]:
+                if (method not in LOOKING or method in ONCE) and seed != options.seeds[0]:
                     continue
-                if method in ONLY_LAYERS and set(sizes) != {"num_hidden_layers"}:
+                if method == "shortgpt" and set(sizes) != {"num_hidden_layers"}:
+                    continue
+                if method == "first layers" and "num_hidden_layers" not in sizes:
                     continue
                 found.append({"method": method, "sizes": sizes, "seed": seed})
     return [j for j in found if not options.methods or j["method"] in ("source", *options.methods)]
@@ -174,7 +178,8 @@ def report(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
         f"- source: {100 * top:.1f} %, encoder {whole / 1e6:.1f} M, all {source['parameters'] / 1e6:.1f} M parameters",
         "",
         "Accuracy in % without any training, mean ± standard deviation over calibration sets; *kept*: share of the source's gap",
-        "over chance, by `calibrated`; *CPU s*: its processor seconds, two jobs at a time.",
+        "over chance, by `calibrated`; *CPU s*: its processor seconds, two jobs at a time. `taylor` looks at labels too, and at the",
+        "first set alone.",
         "",
         "| shape | encoder | share | " + " | ".join(METHODS) + " | kept | CPU s |",
         "| --- | ---: | ---: | " + " --- |" * len(METHODS) + " ---: | ---: |",
