@@ -1,4 +1,4 @@
-"""Draws the figures of docs/methods and docs/lemon.md, each computed by the package itself.
+"""Draws the figures of docs/methods, docs/lemon.md and docs/learngenes.md, each computed by the package itself.
 
     python docs/make_figures.py             # all of docs/images/method_*.png
     python docs/make_figures.py --measure   # accuracy after a shrink, for the methods that no benchmark measures; draws nothing
@@ -28,7 +28,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from learngene_task import DATA, TASKS, teacher_of  # noqa: E402
 
-from hf_learngene import resize  # noqa: E402
+from hf_learngene import AutoLearngene, resize  # noqa: E402
 from hf_learngene.anatomy import anatomy_of  # noqa: E402
 from hf_learngene.calibrating import Examples, scored  # noqa: E402
 from hf_learngene.calibrating.ranking import Scores  # noqa: E402
@@ -377,6 +377,29 @@ def random(vit: Any) -> None:
     save(figure, "random")
 
 
+def learngenes(vit: Any) -> None:
+    """Whose layers each layer of a descendant resembles, as it is fitted to the ancestry without data."""
+    kinds = {"sws": {"num_stages": 4}, "tleg": {}, "fine": {}, "wave": {"template_share": 0.5}, "lets": {}}
+    name, depth = "vit.layers.{}.mlp.fc1.weight", 9
+
+    def rows(model: Any) -> torch.Tensor:
+        found = [model.get_parameter(name.format(i)).detach().flatten() for i in range(model.config.num_hidden_layers)]
+        return torch.nn.functional.normalize(torch.stack(found), dim=1)
+
+    figure, axes = canvas(2.3, ncols=len(kinds), sharey=True)
+    for axis, (kind, options) in zip(axes, kinds.items(), strict=True):
+        made = AutoLearngene.from_ancestry(vit, kind, **options).initialize(num_hidden_layers=depth)
+        image = axis.imshow(rows(made) @ rows(vit).T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axis.set_title(kind)
+        axis.set_xticks([0, 5, 11])
+        axis.set_yticks([0, 4, 8])
+        axis.spines[["top", "right"]].set_visible(True)
+    axes[0].set_ylabel(f"layers of a descendant of {depth}")
+    axes[len(kinds) // 2].set_xlabel("layers of the ancestry")
+    figure.colorbar(image, ax=axes, label="cosine of fc1", shrink=0.9)
+    save(figure, "learngenes")
+
+
 def overlap(found: dict[str, Scores]) -> None:
     """How many of the kept units two rankings share; half of them would be chance."""
 
@@ -436,12 +459,13 @@ def main() -> None:
             draw()
         if not real:
             print(
-                f"front, minitron, l2, taylor, shortgpt and random are left as they are: {DATA} has no ViT or CIFAR-10"
+                f"front, minitron, l2, taylor, shortgpt, random, learngenes stay as they are: {DATA} has no ViT or CIFAR-10"
             )
             return
         vit = teacher_of("images")
         front(vit)
         random(vit)
+        learngenes(vit)
         found = scores_of(vit, ("activations", "weights", "gradients"))
         for name, by in (("minitron", "activations"), ("l2", "weights"), ("taylor", "gradients")):
             ranking(name, found[by])

@@ -26,8 +26,8 @@ SHORTER = {
     "--learning-rate calibrated=3e-5": "--learning-rate calibrated=3e-5 --steps 1 --seeds 1 --batch-size 2 --eval-limit 2 "
     "--calibration-examples 2",
 }
-# Commands about the checkout itself: the first are CI's own steps, the others write benchmarks/results and are run by hand.
-ELSEWHERE = ("make ", "pip install ", "python benchmarks/", "python docs/")
+# Commands about the checkout itself: the first are CI's own steps, benchmarks are run by hand, and examples have their own tests.
+ELSEWHERE = ("make ", "pip install ", "python benchmarks/", "python docs/", "python examples/")
 VIT, BERT = "google/vit-base-patch16-224", "google-bert/bert-base-uncased"
 
 
