@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from families import tiny_model
+from tqdm.auto import tqdm
 
 from hf_learngene import AutoModelForImageClassification, allocate, errors, resize
+from hf_learngene.anatomy import anatomy_of
 from hf_learngene.calibrating import Examples
-from hf_learngene.resizing.allocation import _between, _different, _parts
+from hf_learngene.resizing import allocation
+from hf_learngene.resizing.allocation import _between, _different, _Fitting, _split, allocated
+from hf_learngene.resizing.budget import parameter_count
 
 
 def vit(**extra):
     return tiny_model("vit", "ViTForImageClassification", extra or None, dtype=torch.float32)
 
 
-def pictures(model, count=96):
+def pictures(model, count=64):
     generator = torch.Generator().manual_seed(0)
     size = model.config.image_size
     return [{"pixel_values": torch.randn(3, size, size, generator=generator)} for _ in range(count)]
 
 
-def texts(count=96):
+def texts(count=64):
     generator = torch.Generator().manual_seed(0)
     return [{"input_ids": torch.randint(5, 60, (6 + i % 4,), generator=generator).tolist()} for i in range(count)]
 
@@ -52,7 +58,7 @@ def test_what_does_nothing_is_given_up_first():
 @pytest.mark.parametrize(("family", "name"), [("vit", "ViTForImageClassification"), ("bert", "BertForSequenceClassification"),
                                               ("dinov2", "Dinov2ForImageClassification"), ("bert", "BertModel")])  # fmt: skip
 def test_the_budget_is_kept_and_the_best_of_the_tried_is_chosen(family, name):
-    model = tiny_model(family, name, dtype=torch.float32)
+    model = tiny_model(family, name, {"num_hidden_layers": 2}, dtype=torch.float32)
     examples = texts() if family == "bert" else pictures(model)
     found = allocate(model, 0.6, examples)
     assert found.tried[0].sizes == found.sizes
@@ -77,7 +83,13 @@ def test_a_checkpoint_is_shrunk_to_a_budget(tmp_path):
     model = vit()
     model.save_pretrained(tmp_path)
     examples = pictures(model)
-    given = {"params": 0.6, "calibration": examples, "hidden_size": 24, "num_attention_heads": 3}
+    given = {
+        "params": 0.8,
+        "calibration": examples,
+        "hidden_size": 24,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 3,
+    }
     made = AutoModelForImageClassification.from_pretrained_resized(tmp_path, **given)
     wanted = resize(model, **given)
     assert made.config.learngene["stages"][0]["method"] == "calibrated"
@@ -85,11 +97,11 @@ def test_a_checkpoint_is_shrunk_to_a_budget(tmp_path):
 
 
 def test_a_budget_holds_where_a_size_grows():
-    model = vit()
+    model = vit(num_attention_heads=12)  # widths in steps of a head, which are small
     deeper = model.config.num_hidden_layers + 2
     made = resize(model, calibration=pictures(model), params=0.6, num_hidden_layers=deeper)
     assert made.config.num_hidden_layers == deeper
-    assert made.num_parameters() <= 0.8 * model.num_parameters()  # proportions come in steps of a head
+    assert made.num_parameters() == pytest.approx(0.6 * model.num_parameters(), rel=0.05)
 
 
 def test_a_budget_that_grows_is_grown():
@@ -108,11 +120,65 @@ def test_budgets_that_cannot_be_met(params, message):
 
 
 def test_examples_are_split_evenly():
-    examples = Examples(texts(320), tiny_model("bert", "BertForSequenceClassification"))
-    fit, held = _parts(examples)
-    firsts = [[b["input_ids"][0].tolist() for b in part.batches()] for part in (fit, held)]
-    assert [len(f) for f in firsts] == [6, 3]
-    assert not [row for row in firsts[0] if row in firsts[1]]
+    assert [_split(n) for n in (1, 2, 3)] == [([0], [0]), ([1], [0]), ([1, 2], [0])]
+    rest, held = _split(10)
+    assert held == [0, 4, 9]
+    assert sorted(rest + held) == list(range(10))
+
+
+def short(count):
+    return [{"input_ids": [5 + i % 50]} for i in range(count)]
+
+
+def one_layer(units):
+    extra = {"intermediate_size": units, "num_hidden_layers": 1}
+    return tiny_model("bert", "BertForSequenceClassification", extra, dtype=torch.float32)
+
+
+def test_a_trial_is_fitted_on_as_many_batches_as_it_needs():
+    model = one_layer(280)
+    fitting = _Fitting(model, anatomy_of(model.config, type(model)), Examples(short(320), model), _split(10)[0])
+    found = [[int(b["input_ids"][0, 0]) for b in fitting.on(rank).batches()] for rank in (0, 192, 193, 224)]
+    assert [len(f) for f in found] == [6, 6, 7, 7]
+    with pytest.raises(errors.CalibrationError, match="224 tokens to fit on cannot tell 225"):
+        fitting.on(225)
+    # three quarters of the units are more than six batches have tokens
+    chosen = allocate(model, 0.7, short(320), hidden_size=24, num_hidden_layers=1)
+    assert chosen.axes[0].sizes["intermediate_size"] > 6 * 32
+    with pytest.raises(errors.CalibrationError, match="20 tokens to fit on cannot tell 30 .* sizes by name"):
+        allocate(one_layer(40), 0.9, short(20), hidden_size=24, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize("units", [20, 40])
+def test_what_is_given_by_name_counts_once(monkeypatch, units):
+    model, made, totals = vit(num_hidden_layers=8), [], []
+    anatomy = anatomy_of(model.config, type(model))
+
+    def error_of(sizes):
+        lost = (math.log(anatomy.sizes[n] / sizes[n]) for n in ("hidden_size", "num_hidden_layers"))
+        return (0.5 if units < 40 else 0.0) + sum(v * v for v in lost)
+
+    def shrink(sizes, part):
+        made.append(sizes)
+        return model
+
+    def bar(total, **given):
+        totals.append(total)
+        return tqdm(total=total, disable=True)
+
+    monkeypatch.setattr(allocation, "tqdm", bar)
+    monkeypatch.setattr(allocation, "TRIED", 1)
+    monkeypatch.setattr(allocation, "_distance", lambda found, wanted: error_of(made[-1]))
+    fixed = {"intermediate_size": units, "num_attention_heads": 3}
+    found = allocated(model, anatomy, 0.5, Examples(pictures(model, 4), model), fixed, shrink)
+    assert totals == [len(made)]
+    assert (made[0] == {**{n: anatomy.sizes[n] for n in made[0]}, **fixed}) == (units < 40)
+    count = parameter_count(anatomy)
+    every = (
+        {**fixed, "hidden_size": w, "num_hidden_layers": d, "head_dim": 8} for w in range(6, 25) for d in range(2, 9)
+    )
+    best = min(error_of(sizes) for sizes in every if count(sizes) <= 0.5 * anatomy.num_parameters)
+    assert found.tried[0].error <= 1.1 * best
 
 
 def test_between_measured_sizes_the_error_lies_between():

@@ -17,6 +17,7 @@ from hf_learngene.calibrating.choosing import head_maps, kept_units, stream_map,
 from hf_learngene.calibrating.passes import Runner, execution_order
 from hf_learngene.calibrating.statistics import Moments
 from hf_learngene.methods import Calibrated
+from hf_learngene.resizing.calibration import fit_table, refitted
 
 
 CASES = [
@@ -74,8 +75,14 @@ def test_at_its_own_size_a_model_is_what_it_was(family, name):
     assert distance(resize(source, method="calibrated", calibration=examples), source, examples) <= 1e-8
 
 
-@pytest.mark.parametrize("sizes", [{"hidden_size": 16}, {"intermediate_size": 20}, {"num_hidden_layers": 2}])
-@pytest.mark.parametrize(("family", "name"), [CASES[0], CASES[1], CASES[4], CASES[6], CASES[7], CASES[9]])
+NEARER = [
+    (*case, sizes)
+    for case in (CASES[0], CASES[1], CASES[4], CASES[6], CASES[7], CASES[9])
+    for sizes in ({"hidden_size": 16}, {"intermediate_size": 20}, {"num_hidden_layers": 2})
+]
+
+
+@pytest.mark.parametrize(("family", "name", "sizes"), [*NEARER, (*CASES[10], {"intermediate_size": 20})])
 def test_a_calibrated_model_is_nearer_than_a_selected_one(family, name, sizes):
     source = model_of(family, name)
     examples, unseen = examples_for(source, 192), examples_for(source, 32, seed=1)
@@ -105,6 +112,7 @@ def test_heads_and_head_size_of_families_that_keep_them_apart_from_the_width(siz
         ("vit", "ViTForImageClassification", {"intermediate_size": 80}, {"intermediate_size": 40}),
         ("vit", "ViTForImageClassification", {"num_hidden_layers": 5}, {"num_hidden_layers": 3}),
         ("dinov2", "Dinov2ForImageClassification", {"hidden_size": 48}, {"hidden_size": 24}),
+        ("bert", "BertForSequenceClassification", {"hidden_size": 48}, {"hidden_size": 24}),
         ("bert", "BertForSequenceClassification", {"intermediate_size": 80}, {"intermediate_size": 40}),
         ("bert", "BertForSequenceClassification", {"num_hidden_layers": 5}, {"num_hidden_layers": 3}),
     ],
@@ -208,7 +216,73 @@ def test_the_layers_that_do_least_leave():
     assert kept_layers(source, anatomy_of(source.config, type(source)), 3, examples) == (0, 2, 4)
 
 
+def fires_on(source, layer, idle, used):
+    """Leaves of a layer one ffn unit that is large on tokens of some pixels, and next to nothing on those of others."""
+    block = source.vit.layers[layer]
+    seen = []
+    with torch.no_grad():
+        for module in (block.attention.o_proj, block.mlp.fc1, block.mlp.fc2):
+            module.weight.zero_()
+            module.bias.zero_()
+        handle = block.mlp.fc1.register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
+        for pixels in (idle, used):
+            source(pixel_values=pixels[None])
+        handle.remove()
+        tokens = torch.cat(seen)
+        level = torch.tensor([-20.0, 20.0]).double().repeat_interleave(len(seen[0]))
+        known = torch.cat([tokens, torch.ones(len(tokens), 1).double()], 1)
+        weight = torch.linalg.lstsq(known, level[:, None], driver="gelsd").solution[:, 0]
+        block.mlp.fc1.weight[0], block.mlp.fc1.bias[0] = weight[:-1], weight[-1]
+        block.mlp.fc2.weight[:, 0] = torch.linspace(-1, 1, len(block.mlp.fc2.weight))  # norms would not see a constant
+
+
+def test_layers_are_chosen_on_examples_from_everywhere():
+    source = model_of("vit", "ViTForImageClassification", num_hidden_layers=4)
+    shape = inputs_for(source)["pixel_values"].shape[1:]
+    idle, used = (torch.full(shape, value, dtype=source.dtype) for value in (-1.0, 1.0))
+    with torch.no_grad():
+        source.vit.embeddings.position_embeddings.zero_()  # so that an image has two kinds of tokens
+        for module in (source.vit.layers[2].attention.o_proj, source.vit.layers[2].mlp.fc2):
+            module.weight.mul_(1e-3)
+            module.bias.mul_(1e-3)
+    fires_on(source, 1, idle, used)
+    anatomy = anatomy_of(source.config, type(source))
+    kept = [
+        kept_layers(source, anatomy, 3, Examples([{"pixel_values": p} for p in pixels], source))
+        for pixels in ([idle] * 64, [idle] * 80 + [used] * 48)  # as an image folder has them: by label
+    ]
+    assert kept == [(0, 2, 3), (0, 1, 3)]
+
+
 # ---- its parts
+
+
+def test_what_a_step_left_is_told_as_it_is(monkeypatch):
+    source = model_of("vit", "ViTForImageClassification")
+    examples, fits = examples_for(source, 40), []
+
+    def kept(*given):
+        fits.extend(refitted(*given))
+        return fits
+
+    monkeypatch.setattr("hf_learngene.resizing.run.refitted", kept)
+    made = resize(source, calibration=examples, intermediate_size=20)
+    inputs = []
+    handle = made.classifier.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    wanted = torch.cat([source(**b).logits for b in Examples(examples, source).batches()]).detach()
+    found = torch.cat([made(**b).logits for b in Examples(examples, made).batches()]).detach()
+    handle.remove()
+    # the recipe left the classifier as it was, and it is the last step: all else is as it was then
+    unfitted = source.classifier(torch.cat(inputs)).detach()
+    spread = (wanted - wanted.mean(0)).pow(2).sum()
+    (step,) = (f for f in fits if f.name == "classifier")
+    assert step.tokens == 40
+    assert step.before == pytest.approx(float((unfitted - wanted).pow(2).sum() / spread), rel=1e-6)
+    assert step.after == pytest.approx(float((found - wanted).pow(2).sum() / spread), rel=1e-6)
+    assert step.after < step.before
+    (line,) = (line for line in fit_table(fits).splitlines() if line.startswith("classifier"))
+    assert line.split() == ["classifier", "40", f"{step.before:.3f}", f"{step.after:.3f}"]
+    assert len(fit_table(fits).splitlines()) == len(fits) + 1
 
 
 @pytest.mark.parametrize(("family", "name"), [CASES[0], CASES[4], CASES[6], CASES[8]])
@@ -299,6 +373,10 @@ def broken(model):
     ("model", "given", "error", "message"),
     [
         (bert, {"calibration": []}, errors.CalibrationError, "calibration is empty"),
+        (bert, {"calibration": {"train": [{"input_ids": [5]}] * 40, "validation": []}, "processing_class": str.split},
+         errors.CalibrationError, r"dict of 'train', 'validation'. Give one of them: calibration\['train'\]"),
+        (bert, {"calibration": {"input_ids": [[5]] * 40}}, errors.CalibrationError, "Dataset.from_dict"),
+        (bert, {"calibration": {}}, errors.CalibrationError, "Give a list"),
         (bert, {"calibration": [{"sentence": "a"}]}, errors.CalibrationError, r"reads 'input_ids'.*hold sentence"),
         (bert, {"calibration": ["a text"]}, errors.CalibrationError, "Give a tokenizer too"),
         (bert, {"calibration": "data.csv"}, errors.CalibrationError, "load_dataset"),

@@ -53,6 +53,8 @@ def untrained(monkeypatch):
         ({"learning_rate": 0}, UnknownOptionError, "above 0"),
         ({"calibration_examples": 0}, UnknownOptionError, "calibration_examples is a whole number"),
         ({"calibration": [TRAIN[0]]}, UnknownOptionError, "None of the methods looks at examples.* calibrated"),
+        ({"calibration": iter([TRAIN[0]]), "methods": ["calibrated"]}, CalibrationError, r"read once only.* list\(calibration\)"),
+        ({"calibration": {"train": TRAIN}, "methods": ["calibrated"]}, CalibrationError, r"calibration\['train'\]"),
         ({"train": iter([]), "methods": ["calibrated"]}, CalibrationError, "is a stream"),
         ({"held": Images(0)}, TrainingDataError, "eval_dataset is empty"),
         ({"train": []}, TrainingDataError, "train_dataset is empty"),

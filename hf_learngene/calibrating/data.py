@@ -25,6 +25,30 @@ _RAW = {
 }
 
 
+def check_given(given: Any) -> None:
+    """Refuses what is no collection of examples, or several of them: a dict would be read as its keys.
+
+    Raises:
+        CalibrationError: says what to give.
+    """
+    if isinstance(given, Mapping):
+        names = list(given)
+        if {"input_ids", "pixel_values", *itertools.chain(*_RAW.values())} & set(names):
+            hint = (
+                "These are columns of one: give datasets.Dataset.from_dict(calibration), or a dict for each example."
+            )
+        else:
+            hint = f"Give one of them: calibration[{names[0]!r}]." if names else "Give a list of examples."
+        raise CalibrationError(
+            f"calibration is one data set; this is a {type(given).__name__} of {', '.join(map(repr, names)) or 'nothing'}. {hint}"
+        )
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise CalibrationError(
+            f"calibration is a data set, a list of examples, a DataLoader, or texts or images; it was a "
+            f"{type(given).__name__}. A file is read with datasets.load_dataset."
+        )
+
+
 class Examples:
     """Calibration examples: read once, and kept on disk as batches, for a method goes over them many times.
 
@@ -52,11 +76,7 @@ class Examples:
         self.columns = [n for n in taken if labels or n not in _LABELS]
         self.pad = int(getattr(model.config, "pad_token_id", None) or 0)
         self.processor = processing_class
-        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-            raise CalibrationError(
-                f"calibration is a data set, a list of examples, a DataLoader, or texts or images; it was a "
-                f"{type(given).__name__}. A file is read with datasets.load_dataset."
-            )
+        check_given(given)
         self.loader = isinstance(given, torch.utils.data.DataLoader)
         examples = iter(given)
         first = next(examples, None)

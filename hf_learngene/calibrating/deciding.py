@@ -58,7 +58,7 @@ class Wanted:
 
 
 ROUNDS = 4  # in which layers leave
-LAYER_EXAMPLES = 64
+LAYER_EXAMPLES, LAYER_PLACES = 64, 8  # that are looked at for each of them, and batches that they are taken from
 
 
 @torch.no_grad()
@@ -73,14 +73,10 @@ def kept_layers(
         model: the source.
         anatomy: its own.
         depth: how many stay.
-        examples: calibration examples; the first few dozen are looked at.
+        examples: calibration examples; a few dozen, spread over all, are looked at.
         disable_progress: no progress bar.
     """
-    batches = []
-    for batch in examples.batches():
-        batches.append(batch)
-        if sum(len(next(iter(b.values()))) for b in batches) >= LAYER_EXAMPLES:
-            break
+    batches = _few(examples)
     container = layer_container(anatomy)
     wanted = [output_of(model, b) for b in batches]
     alive = list(range(anatomy.num_layers))
@@ -99,6 +95,20 @@ def kept_layers(
             alive = [i for i in alive if i not in out]
             bar.update(portion)
     return tuple(alive)
+
+
+def _few(examples: Examples) -> list[dict[str, Tensor]]:
+    """A few examples of some batches, both spread over all: data sets are often sorted by their labels."""
+    lengths = [len(next(iter(b.values()))) for b in examples.batches()]
+    count = min(len(lengths), max(LAYER_PLACES, -(-LAYER_EXAMPLES * len(lengths) // sum(lengths))))
+    places, each = set(uniform_indices(len(lengths), count).tolist()), -(-LAYER_EXAMPLES // count)
+    found = []
+    for number, batch in enumerate(examples.batches()):
+        if number in places:
+            length = lengths[number]
+            rows = uniform_indices(length, min(each, length))
+            found.append({k: v[rows] if v.dim() and len(v) == length else v for k, v in batch.items()})
+    return found
 
 
 def layer_container(anatomy: Anatomy) -> str:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene._version import __version__
 from hf_learngene.anatomy.fields import ALIASES
+from hf_learngene.calibrating import check_given
 from hf_learngene.comparing import fingerprint, folder
 from hf_learngene.comparing.asked import Asked, Start, ask, check_data
 from hf_learngene.comparing.folder import SOURCE, Folder, job_name, write_text
@@ -34,7 +35,13 @@ from hf_learngene.comparing.measuring import (
     sample,
 )
 from hf_learngene.comparing.result import FORMAT, RANDOM, Comparison, Row, number, value_of
-from hf_learngene.errors import InvalidSizeError, LearngeneError, UnknownOptionError, UnsupportedSourceError
+from hf_learngene.errors import (
+    CalibrationError,
+    InvalidSizeError,
+    LearngeneError,
+    UnknownOptionError,
+    UnsupportedSourceError,
+)
 from hf_learngene.methods import METHODS, Method
 from hf_learngene.resizing import plan, resize
 from hf_learngene.resizing.auto import load_whole
@@ -168,6 +175,13 @@ def _check_calibration(asked: Asked, train_dataset: Any, calibration: Any) -> No
         raise UnknownOptionError(
             f"None of the methods looks at examples, so calibration= would do nothing; {', '.join(known)} would. Leave it out."
         )
+    if calibration is not None:
+        check_given(calibration)
+        if isinstance(calibration, Iterator):
+            raise CalibrationError(
+                f"calibration is read anew for each job, and a {type(calibration).__name__} can be read once only. Give a list: "
+                "list(calibration)."
+            )
 
 
 def _loaded(source: Any, device: torch.device) -> PreTrainedModel:

@@ -16,10 +16,13 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy.types import FFN
 from hf_learngene.calibrating import Examples
-from hf_learngene.calibrating.deciding import output_of
+from hf_learngene.calibrating.data import BatchesOf, rows_of, tokens_shown
+from hf_learngene.calibrating.deciding import output_of, writer
+from hf_learngene.calibrating.passes import Runner
 from hf_learngene.calibrating.statistics import Moments
-from hf_learngene.errors import InvalidSizeError
+from hf_learngene.errors import CalibrationError, InvalidSizeError
 from hf_learngene.maps.steps import uniform_indices
 from hf_learngene.methods.base import WIDTHS
 from hf_learngene.resizing.budget import parameter_count, parse_budget
@@ -28,7 +31,7 @@ from hf_learngene.resizing.table import render
 
 SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured
 TRIED = 3  # allocations that are made in full before one is chosen
-FITTED, MEASURED = 6, 3  # batches that a trial is fitted on, and others that its error is measured on
+FITTED, MEASURED = 6, 3  # batches that a trial is fitted on at least, and others that its error is measured on
 STEPS = 24  # a size is looked for in so many steps
 
 Sizes = dict[str, int]
@@ -112,6 +115,7 @@ def allocated(
 
     Raises:
         InvalidSizeError: no combination is that small; names the smallest.
+        CalibrationError: too few tokens to fit a trial on.
     """
     budget = parse_budget(params, anatomy.num_parameters)
     count = parameter_count(anatomy)
@@ -126,12 +130,13 @@ def allocated(
             f"A quarter of every size of `{anatomy.model_type}` leaves {least:,} parameters (embeddings count), more than the "
             f"{budget:,} asked for. The smallest budget for calibration is {least:,}; sizes given by name go further down."
         )
-    fit, held = _parts(examples)
+    rest, places = _split(sum(1 for _ in examples.batches()))
+    fitting, held = _Fitting(model, anatomy, examples, rest), examples.part(places)
     wanted = [output_of(model, batch) for batch in held.batches()]
 
     counted = {n: v for n, v in fixed.items() if n not in (*WIDTHS, "mlp_ratio", "num_hidden_layers")}
 
-    def measured(sizes: Sizes) -> Trial:
+    def measured(sizes: Sizes, fit: BatchesOf) -> Trial:
         # other labels or another vocabulary would give an output that cannot be compared
         made = shrink(_full(anatomy, {n: v for n, v in sizes.items() if n not in counted}), fit)
         found = [output_of(made, batch) for batch in held.batches()]
@@ -145,24 +150,35 @@ def allocated(
 
     hidden = not is_progress_bar_enabled()
     levels = {n: _levels(options, anatomy.sizes[n]) for n, options in free.items()}
-    total = sum(map(len, levels.values())) + TRIED
+    alone = [_whole(anatomy, {**fixed, name: size}) for name, steps in levels.items() for size in steps]
+    given = _whole(anatomy, fixed)
+    shrunk = any(v != anatomy.sizes.get(n) for n, v in fixed.items() if n not in counted)
+    total = len(alone) + shrunk + TRIED
+    fit = fitting.on(max((_rank(anatomy, s) for s in [given, *alone]), default=0))
     axes: list[Trial] = []
     curves: dict[str, list[tuple[int, float]]] = {}
     with tqdm(total=total, desc="measuring sizes", disable=hidden) as bar:
+        # what is given by name costs in every trial: counted anew for each size, it would favour shrinking one alone
+        least_error = 0.0
+        if shrunk:
+            least_error = measured(given, fit).error
+            bar.update()
         for name, steps in levels.items():
             curves[name] = [(anatomy.sizes[name], 0.0)]
             for size in steps:
-                axes.append(measured(_whole(anatomy, {**fixed, name: size})))
-                curves[name].append((size, axes[-1].error))
+                axes.append(measured(_whole(anatomy, {**fixed, name: size}), fit))
+                curves[name].append((size, max(0.0, axes[-1].error - least_error)))
                 bar.update()
         affordable = [c for c in combinations if count(_full(anatomy, c)) <= budget]
 
         def promise(sizes: Sizes) -> tuple[float, int]:
             return sum(_between(curve, sizes[n]) for n, curve in curves.items()), -count(_full(anatomy, sizes))
 
+        promising = _different(sorted(affordable, key=promise), list(free), anatomy.sizes)
+        fit = fitting.on(max(_rank(anatomy, s) for s in promising))
         tried: list[Trial] = []
-        for sizes in _different(sorted(affordable, key=promise), list(free), anatomy.sizes):
-            tried.append(measured(sizes))
+        for sizes in promising:
+            tried.append(measured(sizes, fit))
             bar.update()
     tried.sort(key=lambda t: t.error)
     best = tried[0].sizes
@@ -214,16 +230,69 @@ def _full(anatomy: Anatomy, sizes: Mapping[str, int]) -> Sizes:
     return full
 
 
-def _parts(examples: Examples) -> tuple[Any, Any]:
-    """Batches to fit on, and others to measure on, both spread over all: data sets are often sorted. Of a single batch both."""
-    count = sum(1 for _ in examples.batches())
+def _rank(anatomy: Anatomy, sizes: Mapping[str, int]) -> int:
+    """How many entries of one kind are to be told apart to shrink to these sizes: so many tokens are needed at least."""
+    units = next((d.size // d.parts for t in anatomy.tensors.values() for d in t.dims if d.axis == FFN), 0)
+    head = anatomy.sizes.get("head_dim", 1)
+
+    def ranks(of: Mapping[str, int]) -> tuple[int, int, int]:
+        ffn = of["hidden_size"] * of["mlp_ratio"] if "mlp_ratio" in of else of.get("intermediate_size", 0)
+        return of["hidden_size"], of.get("num_attention_heads", 0) * head, ffn
+
+    old, new = ranks(anatomy.sizes), ranks({**anatomy.sizes, **_full(anatomy, sizes)})
+    scale = 1, 1, units / max(1, old[2])  # a gated ffn has fewer units than the ratio says
+    return max((round(n * s) for o, n, s in zip(old, new, scale, strict=True) if n < o), default=0)
+
+
+def _split(count: int) -> tuple[list[int], list[int]]:
+    """Batches that may be fitted on, and others to measure on, spread over all: data sets are often sorted. Of one batch both."""
     if count == 1:
-        return examples, examples
+        return [0], [0]
     held = uniform_indices(count, max(1, min(MEASURED, count // 3))).tolist()
-    rest = [n for n in range(count) if n not in held]
-    return examples.part(rest[i] for i in uniform_indices(len(rest), min(FITTED, len(rest))).tolist()), examples.part(
-        held
-    )
+    return [n for n in range(count) if n not in held], held
+
+
+class _Fitting:
+    """Batches to fit on, as many as it takes.
+
+    Args:
+        model, anatomy: the source, which says what is a token.
+        examples: calibration examples.
+        numbers: batches that may be fitted on.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, numbers: list[int]) -> None:
+        self.model, self.anatomy, self.examples, self.numbers = model, anatomy, examples, numbers
+        self._counted: dict[int, int] = {}
+
+    def on(self, rank: int) -> BatchesOf:
+        """At least `FITTED` batches, spread evenly; more until they hold `rank` tokens.
+
+        Raises:
+            CalibrationError: all of them hold fewer.
+        """
+        info = writer(self.anatomy, 0, "ffn_out")
+        for count in range(min(FITTED, len(self.numbers)), len(self.numbers) + 1):
+            chosen = [self.numbers[i] for i in uniform_indices(len(self.numbers), count).tolist()]
+            if info is None or (found := sum(self._tokens(info.module, n) for n in chosen)) >= rank:
+                return self.examples.part(chosen)
+        raise CalibrationError(
+            f"Sizes are tried out on part of the calibration examples, and measured on the others: {found} tokens to fit on "
+            f"cannot tell {rank} units or directions apart. Give more examples, so that {rank} tokens at least are fitted on (a "
+            "few thousand are better), or sizes by name: those are fitted on all examples."
+        )
+
+    def _tokens(self, module: str, number: int) -> int:
+        """That reach a layer in one batch, padding left out."""
+        if number not in self._counted:
+            batch = next(self.examples.batches([number]))
+            seen = Runner(self.model, self.anatomy)
+            try:
+                values = seen.see(number, batch, inputs=[module]).inputs[module]
+            finally:
+                seen.close()
+            self._counted[number] = sum(len(rows_of(v, tokens_shown(batch))) for v in values)
+        return self._counted[number]
 
 
 def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
