@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import subprocess
 import sys
 
@@ -10,9 +12,7 @@ import torch
 from families import inputs_for, plan_of, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+from transformers import AutoModel
 
 import hf_learngene
 from hf_learngene import AutoLearngene, AutoLearngeneConfig, errors, verify
@@ -106,10 +106,43 @@ def test_a_plain_process_loads_it_after_one_import(tmp_path):
 
 
 def test_transformers_own_mappings_are_untouched():
-    assert not any("learngene" in name for name in (*CONFIG_MAPPING_NAMES, *MODEL_MAPPING_NAMES))
-    assert AutoModel.from_config(
-        AutoConfig.for_model("vit", hidden_size=24, num_attention_heads=2)
-    ).__module__.startswith("transformers.")
+    code = """
+import json
+from transformers.models.auto import auto_factory, configuration_auto, modeling_auto
+configs = configuration_auto.CONFIG_MAPPING
+models = {n: m for n, m in vars(modeling_auto).items() if isinstance(m, auto_factory._LazyAutoMapping)}
+def native():
+    held = {n: (dict(m._config_mapping), dict(m._model_mapping)) for n, m in models.items()}
+    return dict(configs._mapping), held, [configs[k] for k in ("vit", "bert")], models["MODEL_MAPPING"][configs["vit"]]
+def added():
+    found = {n: [key.model_type for key in m._extra_content] for n, m in models.items() if m._extra_content}
+    return {"configs": list(configs._extra_content), **found}
+before, none = native(), added()
+import hf_learngene.learngenes
+print(json.dumps([native() == before, none, added()]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    same, none, added = json.loads(result.stdout)
+    assert same
+    assert none == {"configs": []}
+    ours = sorted(f"learngene_{kind}" for kind in KINDS)
+    assert {name: sorted(types) for name, types in added.items()} == {"configs": ours, "MODEL_MAPPING": ours}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("family", "name"), [FAMILIES[0], FAMILIES[3]])
+def test_weights_are_a_function_of_the_config(kind, family, name):
+    learngene = fitted(kind, family, name)
+    config = copy.deepcopy(learngene.base)
+    config.num_hidden_layers = 5
+    weights = learngene.weights(config)
+    made = dict(learngene.initialize(num_hidden_layers=5).named_parameters())  # tied ones once
+    assert weights.keys() == made.keys()
+    assert all(torch.equal(weights[n], p) for n, p in made.items())
+    assert learngene.weights().keys() == dict(learngene.initialize().named_parameters()).keys()
+    sum(w.pow(2).sum() for w in weights.values()).backward()
+    assert [n for n, p in learngene.shared.named_parameters() if p.grad is None] == []
+    assert any(p.grad is not None and p.grad.any() for p in learngene.shared.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -242,6 +275,19 @@ def test_the_auxiliary_models_own_stages_are_kept(tmp_path):
     assert torch.equal(again.initialize().vit.layers[2].mlp.fc1.weight, layer)
     inputs = inputs_for(source)
     assert torch.equal(again(**inputs).logits, learngene(**inputs).logits)
+
+
+@pytest.mark.parametrize("fit_layers", ["picked", "all"])
+def test_ones_own_stages_are_as_many_as_they_name(fit_layers):
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 4})
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        learngene = AutoLearngene.from_ancestry(source, "sws", stages=[0, 0, 1, 1], fit_layers=fit_layers)
+        assert learngene.num_stages == learngene.config.num_stages == 2
+        made.append(learngene.initialize(num_hidden_layers=6).state_dict())
+    # of a stage that no layer uses, nothing is known: it would be random
+    assert all(torch.equal(tensor, made[1][name]) for name, tensor in made[0].items())
 
 
 def test_tleg_is_a_line_that_never_reaches_its_end():
@@ -399,6 +445,9 @@ def test_templates_that_save_nothing_are_said(monkeypatch):
         (lambda: fitted("sws").initialize(stages=[0, 1], num_hidden_layers=3), errors.InvalidSizeError, "2 layers and"),
         (lambda: fitted("tleg").initialize(stages=[0, 1]), errors.UnknownOptionError, "`tleg` has no stages; `sws` has"),
         (lambda: fitted("sws", stages=[0, 1]), errors.InvalidSizeError, "stages names 2 layers, the auxiliary model has 3"),
+        (lambda: fitted("sws", stages=[0, 0, 1], num_stages=3), errors.InvalidSizeError, "uses 2 stages and num_stages=3; leave"),
+        (lambda: fitted("sws", stages=[0, 2, 2], num_stages=3), errors.InvalidSizeError, "No layer is of stage 1 in .*without"),
+        (lambda: fitted("sws", stages=[0, 0, -1]), errors.InvalidSizeError, "stages are numbers from 0; they were"),
         (lambda: fitted("sws").at(num_hidden_layers=2), errors.InvalidSizeError, "`sws` has no scalers"),
         (lambda: fitted("wave", template_share=0), errors.InvalidSizeError, "above 0"),
         (lambda: fitted("tleg", fit_layers="some"), errors.UnknownOptionError, "fit_layers is one of picked, all"),

@@ -61,6 +61,8 @@ class Texts(Dataset):
 
 # what a dropout mask hits depends on how the batch is split
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+# keywords of the trainer, not of its arguments
+PASSED = ("compute_loss_func", "processing_class", "teacher_processing_class")
 DATA = {
     "vit": ("vit", "ViTForImageClassification", Images),
     "bert": ("bert", "BertForSequenceClassification", Texts),
@@ -95,7 +97,7 @@ def trainer_of(data: str, learngene: str, output: str | os.PathLike[str], teache
         "optim": "adamw_torch",
         "adam_epsilon": 1e-4,  # a key bias has no gradient but rounding, which AdamW would blow up
     }
-    extra = {k: arguments.pop(k) for k in ("train_dataset", "eval_dataset", "model") if k in arguments}
+    extra = {k: arguments.pop(k) for k in ("train_dataset", "eval_dataset", "model", *PASSED) if k in arguments}
     args = LearngeneTrainingArguments(**{**defaults, **arguments})
     model = extra.pop("model", None) or student_of(data, learngene)
     known = teacher_of(data) if isinstance(teacher, str) and teacher == "default" else teacher

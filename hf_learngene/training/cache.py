@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer
 
 from hf_learngene.errors import TeacherError
+from hf_learngene.training import digest
 from hf_learngene.training.teacher import Teacher
 
 
@@ -38,8 +38,8 @@ class Indexed(Dataset):
 class TeacherCache:
     """One row of logits for each training example, in a file of the output folder.
 
-    The file is only used again for the same teacher and the same data: its name holds a digest of both. It is filled in
-    order, and goes on where it stopped.
+    The file is only used again for the same teacher, the same data and the same normalisation between them: its name holds
+    a digest of all three. It is filled in order, under another name until it is whole, and goes on where it stopped.
     """
 
     def __init__(self, folder: str | os.PathLike[str], teacher: Teacher, dataset: Any) -> None:
@@ -64,8 +64,7 @@ class TeacherCache:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         progress = self.path.with_suffix(".json")
-        done = json.loads(progress.read_text())["rows"] if partial.exists() and progress.exists() else 0
-        rows = np.load(partial, mmap_mode="r+") if done else None
+        rows, done = _begun(partial, progress, self.length)
         collate = trainer._get_collator_with_removed_columns(trainer.data_collator, description="teacher")
         for start in tqdm(range(done, self.length, batch_size), desc="teacher", disable=trainer.args.disable_tqdm):
             stop = min(start + batch_size, self.length)
@@ -82,7 +81,7 @@ class TeacherCache:
             rows[start:stop] = logits
             if (start // batch_size) % 100 == 99:
                 rows.flush()
-                progress.write_text(json.dumps({"rows": stop}))
+                _write(progress, {"rows": stop})
         if rows is not None:
             rows.flush()
         os.replace(partial, complete)
@@ -94,10 +93,28 @@ class TeacherCache:
         return torch.from_numpy(np.array(rows[index.cpu().numpy()])).to(index.device)
 
 
+def _begun(partial: Path, progress: Path, length: int) -> tuple[np.memmap | None, int]:
+    """What a run that was cut off left behind, and how many of its rows are filled. What is not sure is begun anew."""
+    try:
+        done = int(json.loads(progress.read_text())["rows"])
+        np.load(partial, mmap_mode="r")  # fails where the file was cut off; r+ would fill it up with zeros
+        rows = np.load(partial, mmap_mode="r+")
+    except (OSError, EOFError, ValueError, KeyError, TypeError):  # none, or cut off while it was written
+        rows, done = None, 0
+    if rows is None or rows.ndim != 2 or len(rows) != length or not 0 < done <= length:
+        progress.unlink(missing_ok=True)  # or it would vouch for rows of the new file
+        return None, 0
+    return rows, done
+
+
+def _write(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    beside = path.with_suffix(".json.tmp")
+    beside.write_text(json.dumps(content))
+    os.replace(beside, path)
+
+
 def _digest(teacher: Teacher, dataset: Any) -> str:
-    """Of the teacher's config and weights (their sums), and of the data set's fingerprint or examples at its ends."""
-    parts = [teacher.config.to_json_string(), str(len(dataset))]
-    parts += [f"{n}:{float(p.detach().double().sum()):.12e}" for n, p in teacher.model.named_parameters()]
-    fingerprint = getattr(dataset, "_fingerprint", None)
-    parts.append(fingerprint or "".join(repr(dataset[i]) for i in {0, len(dataset) - 1}))
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    """Of the teacher's config, weights and buffers, of how it normalises images anew, and of the data."""
+    parts = teacher.config.to_json_string(), teacher.model.state_dict(), teacher.statistics, digest.of_data(dataset)
+    return digest.of_values(*parts)[:16]

@@ -144,16 +144,17 @@ def drawn_examples(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
     return dataset if limit is None or limit >= len(dataset) else dataset.shuffle(seed=seed).select(range(limit))
 
 
-def processor_of(source: str | os.PathLike[str], main_input: str) -> Any:
-    """Tokenizer or image processor of a checkpoint.
+def processor_of(source: str | os.PathLike[str], main_input: str, loading: Mapping[str, Any] | None = None) -> Any:
+    """Tokenizer or image processor of a checkpoint, of the `revision` and with the `token` of `loading`.
 
     Raises:
         CheckpointError: it has none.
     """
+    keys = {k: v for k, v in (loading or {}).items() if k in ("revision", "token")}
     try:
         if main_input == "pixel_values":
-            return AutoImageProcessor.from_pretrained(source, backend="pil")
-        return AutoTokenizer.from_pretrained(source)
+            return AutoImageProcessor.from_pretrained(source, backend="pil", **keys)
+        return AutoTokenizer.from_pretrained(source, **keys)
     except (OSError, ValueError) as error:
         kind = "image processor" if main_input == "pixel_values" else "tokenizer"
         raise CheckpointError(f"{source} has no {kind} that transformers reads: save it beside the model.") from error

@@ -66,8 +66,10 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         teacher_processing_class (*optional*): the teacher's image processor, where its image statistics differ from those of
             `processing_class`, the student's. An id's own is loaded.
         **kwargs: as for `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `processing_class`, `compute_metrics`, ...
+            but no `compute_loss_func`: the loss is this one's.
 
     Raises:
+        UnknownOptionError: options that do not go together, or do not suit the student.
         TeacherError: the teacher's labels or vocabulary are others, or it lacks what a loss needs.
         TrainingDataError: the data lack the columns of the student.
         NonFiniteLossError: while training; names the step and the last checkpoint.
@@ -103,6 +105,11 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         args = args if args is not None else LearngeneTrainingArguments(output_dir="learngene_output")
         if not isinstance(args, LearngeneTrainingArguments):
             raise UnknownOptionError(f"args is a LearngeneTrainingArguments; it was a {type(args).__name__}.")
+        if kwargs.get("compute_loss_func") is not None:
+            raise UnknownOptionError(
+                "compute_loss_func would take the place of the teacher's loss too. Override LearngeneTrainer.compute_loss, or "
+                "take CheckpointSafeTrainer, which has no teacher."
+            )
         super().__init__(model=model, args=args, **kwargs)
         self.student: PreTrainedModel = self.accelerator.unwrap_model(self.model)
         if not isinstance(self.student, PreTrainedModel):
@@ -116,6 +123,8 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         self.model_accepts_loss_kwargs = True
         if args.label_names is None:
             self.label_names = find_labels(self.student_class)
+        if args.label_smoothing_factor:
+            self._check_smoothing()
         if args.sandwich_weight and not isinstance(self.student, Elastic):
             raise UnknownOptionError(
                 "sandwich_weight trains other descendants of a learngene; this student is one model. A dense student that "
@@ -128,6 +137,20 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             self._add_teacher(teacher, teacher_processing_class)
         elif args.cache_teacher:
             raise TeacherError("cache_teacher needs a teacher.")
+
+    def _check_smoothing(self) -> None:
+        """Refuses what transformers' LabelSmoother passes over or breaks on."""
+        config = self.student_config
+        kind = config.problem_type or ("regression" if config.num_labels == 1 else None)
+        if "MaskedLM" in self.student_class.__name__:
+            kind = None
+        if self.label_names == ["labels"] and kind in (None, "single_label_classification"):
+            return
+        named = ", ".join(self.label_names) or "no labels"
+        raise UnknownOptionError(
+            f"label_smoothing_factor={self.args.label_smoothing_factor} is for `labels` that are one class out of several; "
+            f"{self.student_class.__name__} takes {named}{f' ({kind})' if kind else ''}. Set it to 0."
+        )
 
     # ---- the teacher
 
@@ -142,6 +165,12 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             )
         self.teacher.wrapped = self.accelerator.prepare_model(self.teacher.model, evaluation_mode=True)
         mine, theirs = (_width(c) for c in (self.student_config, self.teacher.config))
+        others = [w for w in args.sandwich_widths or () if w != mine]
+        if args.distillation == "features" and args.sandwich_weight and others:
+            raise UnknownOptionError(
+                f"distillation='features' compares vectors of the student's width ({mine}); sandwich_widths draws {others[0]} "
+                "too. Leave sandwich_widths out, or use distillation='soft'."
+            )
         names = [
             n for n, on in (("hidden", args.hidden_states_weight), ("features", args.distillation == "features")) if on
         ]
@@ -180,9 +209,12 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         index = inputs.pop(INDEX, None)
         mine = {k: v for k, v in inputs.items() if k in self.student_columns}
         labelled = any(mine.get(n) is not None for n in self.label_names)
+        if self.label_smoother is not None:
+            mine.pop("labels", None)  # the model's own loss would be computed for nothing
         if not training and labelled:
             outputs = model(**mine)
-            return (outputs.loss, outputs) if return_outputs else outputs.loss
+            loss = self._labels_loss(outputs, inputs)
+            return (loss, outputs) if return_outputs else loss
         args = self.args
         if self.teacher is not None and args.alpha == 1 and training:
             mine = {k: v for k, v in mine.items() if k not in self.label_names}
@@ -225,12 +257,13 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             known = next(v for k, v in outputs.items() if k != "loss" and isinstance(v, Tensor))
             return total + 0.0 * known.sum()
         if alpha < 1:
-            if outputs.get("loss") is None:
+            loss = self._labels_loss(outputs, inputs)
+            if loss is None:
                 raise TrainingDataError(
                     f"There are no labels ({', '.join(self.label_names)}) in the batch, and alpha={alpha} asks for them. With a "
                     "teacher, alpha=1.0 needs none."
                 )
-            total = total + (1 - alpha) * outputs["loss"] * items.sum()
+            total = total + (1 - alpha) * loss * items.sum()
         if alpha > 0:
             total = total + alpha * (self._distance(outputs, theirs, inputs) * items).sum()
         if deep and args.hidden_states_weight and self.teacher is not None:
@@ -239,6 +272,17 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             )
             total = total + args.hidden_states_weight * (found * items).sum()
         return total
+
+    def _labels_loss(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor | None:
+        """The mean over the labelled items: the model's own, or the smoothed one."""
+        labels = inputs.get("labels")
+        if self.label_smoother is None or labels is None:
+            return outputs.get("loss")
+        if labels.is_floating_point():
+            raise TrainingDataError(
+                "label_smoothing_factor is for labels that are one class; these are not whole numbers."
+            )
+        return self.label_smoother(outputs, labels)
 
     def _distance(self, outputs: Any, theirs: Any, inputs: Mapping[str, Any]) -> Tensor:
         """Of each example to the teacher: (examples,)."""

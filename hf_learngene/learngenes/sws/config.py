@@ -13,16 +13,16 @@ class SwsConfig(LearngeneConfig):
     """Stages whose layers share all weights (SWS, arXiv 2404.16897).
 
     Args:
-        num_stages (`int`, *optional*): stages of the auxiliary model; what is stored is one layer for each. Default: 5 as in the
-            paper, or the depth if it is less.
+        num_stages (`int`, *optional*): stages of the auxiliary model; what is stored is one layer for each. Default: as many as
+            `stages` names, else 5 as in the paper, or the depth if it is less.
         stages (`list[int]`, *optional*): the stage of each layer of the auxiliary model, where it is not the rule's (the
-            paper's 3, 3, 4, 3, 3 layers for 16).
+            paper's 3, 3, 4, 3, 3 layers for 16). Every stage has a layer.
         fit_layers (`str`, *optional*, defaults to `"picked"`): what `from_ancestry` fits: as many whole layers of the ancestry as
             there are stages, each standing for its neighbours too, or `"all"` layers, the least residual.
 
     Raises:
         UnknownOptionError: another fit_layers.
-        InvalidSizeError: fewer than one stage, or more stages than layers.
+        InvalidSizeError: fewer than one stage, more stages than layers, or stages that no layer uses.
     """
 
     model_type = "learngene_sws"
@@ -40,14 +40,30 @@ class SwsConfig(LearngeneConfig):
         super().__post_init__(**kwargs)
         check_fit_layers(self.fit_layers)
         depth = self.base.num_hidden_layers
+        if self.stages is not None:
+            self._check_stages(self.stages, depth)
         if self.num_stages is None:
-            self.num_stages = min(5, depth)
+            self.num_stages = max(self.stages) + 1 if self.stages is not None else min(5, depth)
         if not 1 <= self.num_stages <= depth:
             raise InvalidSizeError(
                 f"num_stages={self.num_stages} does not fit an auxiliary model of {depth} layers; it lies between 1 and {depth}."
             )
-        if self.stages is not None and len(self.stages) != depth:
-            raise InvalidSizeError(f"stages names {len(self.stages)} layers, the auxiliary model has {depth}.")
+        if self.stages is not None and self.num_stages != max(self.stages) + 1:
+            raise InvalidSizeError(
+                f"stages uses {max(self.stages) + 1} stages and num_stages={self.num_stages}; leave num_stages out."
+            )
+
+    def _check_stages(self, stages: list[int], depth: int) -> None:
+        if len(stages) != depth:
+            raise InvalidSizeError(f"stages names {len(stages)} layers, the auxiliary model has {depth}.")
+        if not all(isinstance(s, int) and s >= 0 for s in stages):
+            raise InvalidSizeError(f"stages are numbers from 0; they were {stages}.")
+        # neither a fit nor training would reach it, but another depth would be made of it
+        unused = sorted(set(range(max(stages) + 1)) - set(stages))
+        if unused:
+            raise InvalidSizeError(
+                f"No layer is of stage {unused[0]} in stages={stages}; number the stages from 0 without a gap."
+            )
 
 
 __all__ = ["SwsConfig"]

@@ -44,8 +44,7 @@ class SwsLearngene(Learngene):
         layers = self.stages_of(self.target())
         for stage in range(self.num_stages):
             members = [i for i, s in enumerate(layers) if s == stage]
-            if members:  # a list of one's own may leave a stage out
-                self.part(template, str(stage)).copy_(stack[members].mean(0))
+            self.part(template, str(stage)).copy_(stack[members].mean(0))
 
     def stages_of(self, target: Target) -> list[int]:
         """The stage of each layer of the target."""
