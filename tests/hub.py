@@ -85,12 +85,14 @@ class Fault:
 @dataclass
 class Repo:
     commits: dict[str, dict[str, str]] = field(default_factory=dict)  # commit -> path -> blob
-    refs: dict[str, str] = field(default_factory=dict)  # branch or tag -> commit
+    refs: dict[str, str] = field(default_factory=dict)  # branch or pull request -> commit
+    tags: dict[str, str] = field(default_factory=dict)
+    messages: dict[str, tuple[str, str]] = field(default_factory=dict)  # commit -> its first line, the rest
     private: bool = False
     gated: bool = False
 
     def at(self, revision: str) -> str:
-        commit = self.refs.get(revision, revision)
+        commit = {**self.tags, **self.refs}.get(revision, revision)
         if commit not in self.commits:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return commit
@@ -150,8 +152,9 @@ class Hub:
     def head(self, name: str) -> str:
         return self.repos[name].at("main")
 
-    def files(self, name: str) -> dict[str, bytes]:
-        return {path: self.blobs[blob] for path, blob in self.repos[name].commits[self.head(name)].items()}
+    def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
+        repo = self.repos[name]
+        return {path: self.blobs[blob] for path, blob in repo.commits[repo.at(revision)].items()}
 
     def create(self, name: str, **switches: bool) -> None:
         self.repos[name] = Repo(**switches)
@@ -254,10 +257,29 @@ class Hub:
         opened, asked = self.open(request, repo, write=True), request.json()
         branch = kind == "branch"
         name, start = (revision, asked.get("startingPoint", "main")) if branch else (asked["tag"], revision)
-        if name in opened.refs:
+        found = opened.refs if branch else opened.tags
+        if name in found:
             raise Refusal(409, f"Reference {name} exists already")
-        opened.refs[name] = opened.at(start)
+        found[name] = opened.at(start)
         return _json({})
+
+    @route("GET /api/models/{repo}/refs")
+    def _refs(self, request: Request, repo: str) -> Answer:
+        opened = self.open(request, repo)
+
+        def listed(kind: str, refs: Mapping[str, str]) -> list[dict[str, str]]:
+            return [{"name": n, "ref": f"refs/{kind}/{n}", "targetCommit": commit} for n, commit in refs.items()]
+
+        requests = {n: c for n, c in opened.refs.items() if n.startswith("refs/pr/")}
+        branches = {n: c for n, c in opened.refs.items() if n not in requests}
+        found: dict[str, Any] = {
+            "branches": listed("heads", branches),
+            "tags": listed("tags", opened.tags),
+            "converts": [],
+        }
+        if "include_prs" in request.query:
+            found["pullRequests"] = [{"name": n, "ref": n, "targetCommit": c} for n, c in requests.items()]
+        return _json(found)
 
     @route("(?:GET|HEAD) /{repo}/resolve/{revision}/{path}")
     def _resolve(self, request: Request, repo: str, revision: str, path: str) -> Answer:
@@ -327,18 +349,29 @@ class Hub:
 
     @route("POST /api/models/{repo}/commit/{revision}")
     def _commit(self, request: Request, repo: str, revision: str) -> Answer:
-        self.open(request, repo, write=True).at(revision)
+        opened = self.open(request, repo, write=True)
+        start, number = opened.at(revision), 1 + sum(n.startswith("refs/pr/") for n in opened.refs)
         changes: dict[str, str] = {}
+        message = ("", "")
         for line in map(json.loads, request.body.splitlines()):
             value = line["value"]
-            if line["key"] == "file":
+            if line["key"] == "header":
+                message = (value["summary"], value["description"])
+            elif line["key"] == "file":
                 changes[value["path"]] = self.store(base64.b64decode(value["content"]))
             elif line["key"] == "lfsFile":
                 if value["oid"] not in self.blobs:
                     raise Refusal(400, f"{value['path']} points to an object that was not uploaded")
                 changes[value["path"]] = value["oid"]
+        answer = {}
+        if "create_pr" in request.query:
+            revision = f"refs/pr/{number}"
+            opened.refs[revision] = start
+            answer["pullRequestUrl"] = f"{self.endpoint}/{repo}/discussions/{number}"
         made = self.commit(repo, changes, revision)
-        return _json({"success": True, "commitOid": made, "commitUrl": f"{self.endpoint}/{repo}/commit/{made}"})
+        opened.messages[made] = message
+        url = f"{self.endpoint}/{repo}/commit/{made}"
+        return _json({"success": True, "commitOid": made, "commitUrl": url, **answer})
 
 
 def _large(path: str) -> bool:

@@ -11,9 +11,12 @@ import torch
 from families import tiny_model
 from huggingface_hub import ModelCard
 from test_saving import cached, tokenizer
+from transformers import BertForMaskedLM
 
 from hf_learngene import AutoModelForMaskedLM, plan, registered_methods, resize
-from hf_learngene.card import model_card
+from hf_learngene.card import Result, model_card
+from hf_learngene.card.parts import is_ours, renamed
+from hf_learngene.card.resized import recorded_source
 from hf_learngene.errors import ProvenanceError
 from hf_learngene.methods import METHODS
 from hf_learngene.resizing.saving import save_resized
@@ -73,6 +76,8 @@ Made by `hf_learngene` \d+\.\d+\.\w+ with seed 3\. .*
 ```json
 \{(.|\n)+\}
 ```
+
+<!-- Written by hf_learngene .* remove this line to keep what you change\. -->
 """
 
 
@@ -105,6 +110,41 @@ def test_a_local_source_is_named_but_not_linked(source, tmp_path):
     assert ModelCard(card).data.license == "mit"
     assert str(tmp_path) not in card
     assert "/tmp" not in card
+
+
+def test_what_is_on_record_decides_whether_the_source_is_linked(source, tmp_path):
+    local = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    assert ModelCard(model_card(local, source="me/small")).data.base_model is None  # `tiny` would be somebody else's
+    assert recorded_source(local.config) == (None, {})
+    name = cached(source, tmp_path / "cache")
+    loading = {"cache_dir": tmp_path / "cache", "local_files_only": True}
+    model = AutoModelForMaskedLM.from_pretrained_resized(name, hidden_size=16, **loading)
+    model.save_pretrained(tmp_path / "small")
+    again = BertForMaskedLM.from_pretrained(tmp_path / "small")
+    for place in (tmp_path / "small", "me/small", None):
+        assert ModelCard(model_card(again, source=place)).data.base_model == "user/tiny"
+    assert recorded_source(again.config) == ("user/tiny", {"revision": "0" * 40})
+
+
+def test_a_card_of_ours_is_known_and_renamed(source):
+    made = plan(source, hidden_size=16)
+    results = [Result("sst2", {"accuracy": 0.5})]
+    card = model_card(made, source=source, name="small", results=results)
+    assert is_ours(card)
+    assert not is_ours(card.replace("<!-- Written by hf_learngene", "<!-- "))
+    assert ModelCard(renamed(card, "me/2024")).data.to_dict() == (
+        ModelCard(model_card(made, source=source, name="me/2024", results=results)).data.to_dict()
+    )
+    assert ModelCard(renamed(card, "me/2024")).text == (
+        ModelCard(model_card(made, source=source, name="me/2024", results=results)).text
+    )
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_the_card_names_the_tokenizer_that_lies_beside_the_model(source, tmp_path, has):
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    save_resized(model, tmp_path / "small", source=source if has else None)
+    assert ("AutoTokenizer" in model_card(model, source=source, folder=tmp_path / "small")) == has
 
 
 def test_the_code_on_the_card_runs(source, tmp_path, monkeypatch):

@@ -1,13 +1,10 @@
-"""The package and a Hub: the real client over loopback, what it pushes, what it loads, and what comes between."""
+"""The package and a Hub: the real client over loopback, what it loads, and what comes between. Pushes: test_hub_push.py."""
 
 from __future__ import annotations
 
-import getpass
 import json
 import math
 import os
-import socket
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,10 +23,7 @@ from typer.testing import CliRunner
 from hf_learngene import (
     AutoLearngene,
     AutoModelForSequenceClassification,
-    LearngeneTrainer,
-    LearngeneTrainingArguments,
     plan,
-    push_folder,
     push_resized,
     resize,
 )
@@ -82,15 +76,15 @@ def bert(served, tmp_path_factory):
         classifier(seed).save_pretrained(folder)
         tokenizer(limit).save_pretrained(folder)
         commits.append(served.upload("user/bert", folder, **{"README.md": CARD}))
-    served.repos["user/bert"].refs["v1"] = commits[0]
+    served.repos["user/bert"].tags["v1"] = commits[0]
     for name, switches in {"user/private": {"private": True}, "user/gated": {"gated": True}}.items():
         served.create(name, **switches)
         served.upload(name, folder)
     return commits
 
 
-def pushed(hub: Hub, name: str) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load(hub.files(name)["model.safetensors"])
+def pushed(hub: Hub, name: str, revision: str = "main") -> dict[str, torch.Tensor]:
+    return safetensors.torch.load(hub.files(name, revision)["model.safetensors"])
 
 
 def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
@@ -109,6 +103,10 @@ def survey(name: str) -> None:
     assert api.create_repo(name, exist_ok=True).repo_id == name
     api.create_tag(name, tag="v2")
     info = api.model_info(name, revision="v2", files_metadata=True)
+    refs = api.list_repo_refs(name, include_pull_requests=True)
+    assert {b.ref: b.target_commit for b in refs.branches} == {"refs/heads/main": info.sha}
+    assert {t.ref: t.target_commit for t in refs.tags}["refs/tags/v2"] == info.sha
+    assert (refs.converts, refs.pull_requests) == ([], [])
     listed = {f.path: (f.size, f.blob_id, f.lfs and f.lfs.sha256) for f in api.list_repo_tree(name)}
     assert {f.rfilename: (f.size, f.blob_id, f.lfs and f.lfs.sha256) for f in info.siblings} == listed
     for path, (size, blob, sha256) in listed.items():
@@ -168,13 +166,6 @@ def cli(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def push_random(name: str, seed: int, **given) -> dict[str, torch.Tensor]:
-    """Weights that no other test has pushed: a Hub does not ask for those that it has."""
-    model = AutoModelForSequenceClassification.from_pretrained_resized("user/bert", method="random", seed=seed)
-    model.push_to_hub(name, **given)
-    return model.state_dict()
-
-
 def push_version(name: str, revision: str) -> None:
     model = AutoModelForSequenceClassification.from_pretrained_resized("user/bert", hidden_size=16, revision=revision)
     push_resized(model, name)
@@ -184,31 +175,12 @@ def ancestry() -> str | None:
     return AutoLearngene.from_ancestry("user/bert", "sws", **OPTIONS["sws"]).config.ancestry_commit
 
 
-def push_all(folder: Path, name: str, output: Path) -> None:
-    """What is made of a local folder by a resize, by the command line and by training, from other local folders."""
-    resized = AutoModelForSequenceClassification.from_pretrained_resized(folder, hidden_size=16)
-    resized.push_to_hub(f"{name}-plain")
-    push_resized(resized, f"{name}-resized")
-    assert cli("resize", folder, output / "command", "--hidden-size", 16)[0] == 0
-    assert cli("push", output / "command", f"{name}-command")[0] == 0
-    learngene = AutoLearngene.from_ancestry(folder, "sws", **OPTIONS["sws"])
-    arguments = LearngeneTrainingArguments(
-        str(output / "runs"), max_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
-    )
-    LearngeneTrainer(learngene, arguments, teacher=classifier(), train_dataset=Texts(8)).train()
-    learngene.push_to_hub(f"{name}-learngene")
-    push_folder(output / "runs" / "checkpoint-1", f"{name}-checkpoint")
-    learngene.save_pretrained(output / "learngene")
-    descendant = AutoLearngene.from_pretrained(output / "learngene").initialize(num_hidden_layers=2)
-    descendant.push_to_hub(f"{name}-descendant")
-
-
 # ---- from one machine to another
 
 
 def test_the_client_knows_this_hub_for_one(hub, client, bert):
     client.run(survey, "user/bert")
-    assert hub.repos["user/bert"].refs["v2"] == bert[1]
+    assert hub.repos["user/bert"].tags["v2"] == bert[1]
 
 
 @pytest.mark.parametrize("kind", ["sws", "wave"])
@@ -409,74 +381,3 @@ def test_a_hub_that_is_down_is_told_in_one_line(hub, client, bert, tmp_path):
     assert status == 2
     assert err.splitlines()[-1].startswith("Error: No checkpoint `user/bert`")
     assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("part_size", [None, 20_000])
-def test_a_broken_upload_is_sent_again(hub, client, bert, part_size):
-    name = f"user/parts-{part_size}"
-    hub.part_size = part_size
-    hub.faults = [Fault("PUT /storage/", after=1000)]
-    wanted = client.run(push_random, name, seed=part_size or 0)
-    size = len(hub.files(name)["model.safetensors"])
-    assert len(hub.asked("PUT")) == (math.ceil(size / part_size) if part_size else 1) + 1
-    assert same(pushed(hub, name), wanted)
-
-
-@pytest.mark.parametrize(("broken", "message"), [("PUT /storage/", "model.safetensors"), ("POST .*/commit/", "")])
-def test_an_upload_that_never_arrives_changes_nothing(hub, client, bert, broken, message):
-    name, seed = ("user/sent", 2) if message else ("user/committed", 3)
-    hub.create(name)
-    before = hub.head(name)
-    hub.faults = [Fault(broken, after=100, times=math.inf)]
-    with pytest.raises(JobError) as caught:
-        client.run(push_random, name, seed=seed)
-    assert message in caught.value.message
-    assert hub.head(name) == before
-    hub.calm()
-    wanted = client.run(push_random, name, seed=seed)
-    assert hub.head(name) != before
-    assert same(pushed(hub, name), wanted)
-
-
-@pytest.mark.parametrize("broken", ["PUT /storage/", "POST .*/commit/"])
-def test_an_upload_that_never_arrives_is_told_in_one_line(hub, client, broken, tmp_path):
-    classifier(7).save_pretrained(tmp_path)
-    (tmp_path / "README.md").write_text(CARD)
-    hub.faults = [Fault(broken, after=100, times=math.inf)]
-    status, _, err = client.run(cli, "push", tmp_path, f"user/never-{broken[:4].strip()}")
-    assert status == 2
-    assert err.splitlines()[-1].startswith("Error: ")
-
-
-def test_a_push_goes_where_it_is_sent(hub, client, bert):
-    wanted = client.run(push_random, "short", seed=5, private=True)
-    assert hub.repos["user/short"].private
-    client.run(push_random, "user/short", seed=6, revision="a/branch")
-    assert same(pushed(hub, "user/short"), wanted)
-    assert hub.repos["user/short"].at("a/branch") != hub.head("user/short")
-    for login, name in ((GUEST, "user/bert"), ("hf_wrong", "user/bert"), (None, "user/new")):
-        with pytest.raises(JobError) as caught:
-            client.run(push_random, name, seed=6, login=login)
-        assert "OSError" in caught.value.kinds
-    assert hub.head("user/bert") == bert[1]
-    assert "user/new" not in hub.repos
-
-
-# ---- what is told
-
-
-def test_nothing_that_is_pushed_tells_of_the_machine(hub, client, home, tmp_path):
-    classifier().save_pretrained(tmp_path / "teacher")
-    tokenizer().save_pretrained(tmp_path / "teacher")
-    client.run(push_all, tmp_path / "teacher", "user/told", tmp_path)
-    made = [name for name in hub.repos if name.startswith("user/told-")]
-    assert len(made) == 6
-    words = {str(p) for p in (tmp_path, home, Path.home(), Path.cwd())} | {tempfile.gettempdir() + os.sep, OWNER}
-    words |= {word for word in (getpass.getuser(), socket.gethostname()) if len(word) > 4}
-    model = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    usual = {".gitattributes", *model, "trainer_state.json"}
-    for name in made:
-        files = hub.files(name)
-        assert files.keys() <= usual
-        for path, content in files.items():
-            assert [word for word in words if word.encode() in content] == [], f"{name}/{path}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from families import tiny_model
-from huggingface_hub import CommitInfo, HfApi, ModelCard
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoUrl
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from typer.testing import CliRunner
 
 from hf_learngene import AutoLearngene, errors, push_folder, push_resized, registered_learngenes, resize
@@ -33,19 +35,19 @@ def uploads(monkeypatch):
     """What would have been sent: (repo, file -> content)."""
     sent = []
 
-    class Made:
-        repo_id = "me/there"
-
-    def upload(self, *, folder_path, repo_id, ignore_patterns, **_):
-        files = [p.relative_to(folder_path).as_posix() for p in folder_path.rglob("*") if p.is_file()]
-        kept = filter_repo_objects(files, ignore_patterns=ignore_patterns)
-        sent.append((repo_id, {f: (folder_path / f).read_bytes() for f in kept}))
+    def commit(self, repo_id, operations, **_):
+        files = {o.path_in_repo: o.path_or_fileobj for o in operations}
+        sent.append((repo_id, {n: f if isinstance(f, bytes) else Path(f).read_bytes() for n, f in files.items()}))
         return CommitInfo(
             commit_url="https://huggingface.co/me/there/commit/1", commit_message="", commit_description="", oid="1"
         )
 
-    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: Made())
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    def absent(*_, **__):
+        raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)  # it wants a response
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: RepoUrl(f"https://huggingface.co/{repo_id}"))
+    monkeypatch.setattr(HfApi, "hf_hub_download", absent)
+    monkeypatch.setattr(HfApi, "create_commit", commit)
     return sent
 
 
@@ -181,7 +183,7 @@ def test_only_the_model_goes_up(uploads, tmp_path):
     )  # stays here, and so may tell
     push_folder(tmp_path / "genes", "me/genes")
     ((repo, files),) = uploads
-    assert (repo, sorted(files)) == ("me/there", ["README.md", "config.json", "model.safetensors"])
+    assert (repo, sorted(files)) == ("me/genes", ["README.md", "config.json", "model.safetensors"])
 
 
 def test_a_resized_model_goes_up_with_its_card(uploads):
@@ -224,6 +226,38 @@ def test_what_tells_of_the_machine_in_a_header_stays_here(uploads, tmp_path):
         push_folder(tmp_path / "genes", "me/genes")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("see https://host/data/x", False),
+        ("git@host:me/data/x, ./data/x, ~/data/x, host-1/data/", False),
+        ("https://huggingface.co/anna/x, /homes/anna, /home/annabel, /home/anna-lena/x", False),
+        ("in /data/x", True),
+        ('"/data/x"', True),
+        ("file:///data/x", True),
+        ("DIR=/data/x", True),
+        ('{"home": "/home/anna"}', True),
+        ("/srv/people/anna", True),
+        ("/srv/people/annabel", False),
+        ("/mnt/home/anna/x", True),
+        ("/Users/anna/x", True),
+        ("C:\\\\Users\\\\anna", True),
+    ],
+)
+def test_a_place_is_told_apart_from_an_address(uploads, tmp_path, monkeypatch, text, told):
+    learngene().save_pretrained(tmp_path / "genes")
+    (tmp_path / "genes" / "notes.txt").write_text(text)
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/data"))
+    for name, value in {"HOME": "/srv/people/anna", "LOGNAME": "anna", "USER": "anna"}.items():
+        monkeypatch.setenv(name, value)
+    if told:
+        with pytest.raises(errors.OutputError, match=r"notes\.txt.*tells of this machine"):
+            push_folder(tmp_path / "genes", "me/genes")
+    else:
+        push_folder(tmp_path / "genes", "me/genes")
+    assert len(uploads) == (not told)
+
+
 def test_what_is_no_model_stays_here(uploads, tmp_path):
     with pytest.raises(errors.OutputError, match="no saved model"):
         push_folder(tmp_path, "me/x")
@@ -248,6 +282,54 @@ def test_the_command_writes_a_missing_card(uploads, tmp_path):
         assert "Published: https://" in done.output
     for (_, files), name in zip(uploads, ("small", "genes"), strict=True):
         assert f'from_pretrained("me/{name}")' in files["README.md"].decode()
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """What `build` and `resize` leave, of a model with a licence: `genes`, with a result on record, and `small`."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model("bert", "BertForSequenceClassification", dtype=torch.float32).save_pretrained("source")
+    Path("source", "README.md").write_text("---\nlicense: mit\n---\n")
+    build = ["build", "source", "genes", "--learngene-type", "sws", "--option", "num_stages=3", "--steps", "0"]
+    for arguments in (build, ["resize", "source", "small", "--hidden-size", "16"]):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+    genes = AutoLearngene.from_pretrained("genes")
+    genes.add_result("me/data", {"accuracy": 0.5})
+    genes.save_pretrained("genes")
+    return tmp_path
+
+
+def loaded_by(card):
+    return set(re.findall(r'from_pretrained\("(.*?)"\)', card))
+
+
+@pytest.mark.parametrize(("name", "kept"), [("genes", "| this | me/data, test | accuracy | 0.5 |"),
+                                            ("small", "| hidden_size | 24 | 16 |")])  # fmt: skip
+def test_an_untouched_card_goes_up_under_the_repositorys_name(uploads, folders, name, kept):
+    before = (folders / name / "README.md").read_text()
+    assert loaded_by(before) == {"path/or/repository" if name == "genes" else "small"}
+    done = CliRunner().invoke(app, ["push", name, "me/published"])
+    assert done.exit_code == 0, done.output
+    ((_, files),) = uploads
+    card = files["README.md"].decode()
+    assert loaded_by(card) == {"me/published"}
+    assert "\n# published\n" in card
+    data = ModelCard(card).data
+    assert (data.license, data.model_name) == ("mit", "published" if name == "genes" else None)
+    assert kept in card
+    assert len(card.splitlines()) == len(before.splitlines())
+    assert (folders / name / "README.md").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["genes", "small"])
+def test_a_card_that_was_taken_over_goes_up_as_it_is(uploads, folders, name):
+    path = folders / name / "README.md"
+    lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("<!--")]
+    assert len(lines) == len(path.read_text().splitlines()) - 1
+    path.write_text("".join(lines))
+    push_folder(folders / name, "me/published")
+    assert uploads[0][1]["README.md"].decode() == "".join(lines)
 
 
 @pytest.mark.parametrize(("folder", "name", "says"), [("empty", "me/x", "no saved model"), ("genes", "a b", "no name for"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,9 @@ from hf_learngene.resizing.vocabulary import KeptTokens
 
 logger = logging.getLogger(__name__)
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
-
+_MARK = "<!-- Written by hf_learngene"
+OURS = f"{_MARK} and written anew at the next save or push: remove this line to keep what you change. -->"
+_LOADED = re.compile(r'(\.from_pretrained\(")[^"\n]*')
 
 # What made a model, beside the methods: name -> what it is, and its paper. Learngenes enter themselves.
 DESCRIBED: dict[str, tuple[str, Paper | None]] = {KeptTokens.name: (KeptTokens.summary, None)}
@@ -50,7 +54,29 @@ class Result:
 
 def card_text(data: ModelCardData, sections: Sequence[str]) -> str:
     """The text of README.md."""
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(s for s in sections if s) + "\n"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(s for s in (*sections, OURS) if s) + "\n"))
+
+
+def is_ours(card: str) -> bool:
+    """Whether a card was written here, and nobody has taken it over."""
+    return any(line.startswith(_MARK) for line in card.splitlines())
+
+
+def renamed(card: str, name: str) -> str:
+    r"""A card of ours for another repository: title, `model-index` and the code to load it by. All else stays.
+
+    Example:
+        >>> print(renamed('# small\n\n```python\nmodel = BertModel.from_pretrained("small")\n```', "me/tiny"))
+        # tiny
+        <BLANKLINE>
+        ```python
+        model = BertModel.from_pretrained("me/tiny")
+        ```
+    """
+    title = os.path.basename(name)
+    card = re.sub(r"(?m)^(model-index:\r?\n- name: )[^\r\n]*", rf"\g<1>{json.dumps(title)}", card, count=1)
+    card = re.sub(r"(?m)^# [^\r\n]*", f"# {title}", card, count=1)
+    return re.sub(r"(?s)```python\r?\n.*?```", lambda found: _LOADED.sub(rf"\g<1>{name}", found[0]), card, count=1)
 
 
 def metadata(

@@ -37,6 +37,7 @@ def model_card(
     plan: Plan | None = None,
     source: str | os.PathLike | None = None,
     loading: Mapping[str, Any] | None = None,
+    folder: str | os.PathLike | None = None,
     name: str | None = None,
     results: Sequence[Result] = (),
 ) -> str:
@@ -47,6 +48,7 @@ def model_card(
         plan (`Plan`, *optional*): the plan a model was made by; adds sizes and parameters of the source.
         source (`str` or `os.PathLike`, *optional*): Hub id or folder of the source; its README.md names the licence.
         loading (`Mapping`, *optional*): `revision`, `token`, `cache_dir`, ... of the source.
+        folder (`str` or `os.PathLike`, *optional*): where the model lies, with or without a tokenizer. Default: as at `source`.
         name (`str`, *optional*): what to load the model by. Default: a placeholder.
         results (`Sequence[Result]`, *optional*): what was measured of the model; also the card's `model-index`.
 
@@ -69,10 +71,7 @@ def model_card(
         parameters = resized.num_parameters
     else:
         config, cls = resized.config, native_class(type(resized))
-        record = getattr(config, "learngene", None) or {}
-        provenance.check(config)
-        if not record:
-            raise ProvenanceError("The model has no config.learngene: it was not resized by this package.")
+        record = record_of(config)
         parameters = sum(p.numel() for p in resized.parameters())
     base = record["source"] or f"a {config.model_type} model"
     on_hub = _on_hub(record, source)
@@ -90,7 +89,7 @@ def model_card(
         f"# {title}",
         _summary(record, cls, base, on_hub),
         _readiness(record, _new_parts(record, cls, plan)),
-        _use(config, cls, source, loading or {}, name),
+        _use(cls, *((source, loading or {}) if folder is None else (folder, {})), name),
         parts.results_table(results),
         "## Sizes\n\n" + _sizes(config, cls, plan, parameters),
         "## Method\n\n" + "\n\n".join(parts.method_text(s["method"], s["options"]) for s in record["stages"]),
@@ -99,15 +98,40 @@ def model_card(
     return parts.card_text(data, sections)
 
 
+def record_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """`config.learngene`.
+
+    Raises:
+        ProvenanceError: there is none, or a newer version of the package wrote it.
+    """
+    provenance.check(config)
+    record = getattr(config, "learngene", None)
+    if not record:
+        raise ProvenanceError("The model has no config.learngene: it was not resized by this package.")
+    return record
+
+
+def recorded_source(config: PreTrainedConfig) -> tuple[str | None, dict[str, Any]]:
+    """(Hub id of what a model was made from, keywords that load it as it was then); (None, {}) where it was a folder."""
+    record = getattr(config, "learngene", None) or {}
+    name, commit = record.get("source"), record.get("source_commit")
+    if not name or not (commit or "/" in name):
+        return None, {}
+    return name, {"revision": commit} if commit else {}
+
+
 def _methods(record: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(stage["method"] for stage in record["stages"]))
 
 
 def _on_hub(record: Mapping[str, Any], source: str | os.PathLike | None) -> bool:
     """Whether the recorded source is a Hub id: a local folder's name would link to somebody else's repository."""
-    if not record["source"] or (source is not None and os.path.exists(source)):
+    name = record["source"]
+    if not name:
         return False
-    return source is not None or record["source_commit"] is not None or "/" in record["source"]
+    if record["source_commit"] or "/" in name:  # of a folder's path only the last part is recorded
+        return True
+    return source is not None and not os.path.exists(source) and provenance.public_name(os.fspath(source)) == name
 
 
 def _summary(record: Mapping[str, Any], cls: type[PreTrainedModel], base: str, on_hub: bool) -> str:
@@ -160,7 +184,6 @@ def _readiness(record: Mapping[str, Any], new_parts: list[str]) -> str:
 
 
 def _use(
-    config: PreTrainedConfig,
     cls: type[PreTrainedModel],
     source: str | os.PathLike | None,
     loading: Mapping[str, Any],

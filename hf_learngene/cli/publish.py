@@ -15,7 +15,8 @@ from hf_learngene.cli.arguments import Token
     "push",
     help=example_help(
         "Publish a resized model or a learngene on the Hub: all of its folder in one commit, or nothing.\n\n"
-        "A model card is written if there is none. Checkpoints, optimizer states and pickled files stay here.",
+        "A model card is written if there is none; one that was written by this package goes up under the repository's name, "
+        "and replaces none that you wrote on the Hub. Checkpoints, optimizer states and pickled files stay here.",
         "push vit-wave me/vit-wave --private",
         "push vit-quarter me/vit-quarter --revision v2",
     ),
@@ -39,7 +40,7 @@ def push_command(
     check_pushable(folder, repo_id)
     if not (folder / "README.md").exists():
         with status("Writing the model card"):
-            _write_card(folder, repo_id)
+            _write_card(folder, repo_id, token)
     with status(f"Uploading {folder}"):
         done = push_folder(
             folder,
@@ -53,10 +54,11 @@ def push_command(
     typer.echo(f"Published: {done.pr_url or done.repo_url}")
 
 
-def _write_card(folder: Path, repo_id: str) -> None:
+def _write_card(folder: Path, repo_id: str, token: str | None) -> None:
     from transformers import AutoConfig
 
     from hf_learngene.card import model_card
+    from hf_learngene.card.resized import recorded_source
     from hf_learngene.learngenes import AutoLearngene, LearngeneConfig
     from hf_learngene.learngenes.card import learngene_card
     from hf_learngene.resizing.auto import load_whole
@@ -64,5 +66,7 @@ def _write_card(folder: Path, repo_id: str) -> None:
     if isinstance(AutoConfig.from_pretrained(folder), LearngeneConfig):
         text = learngene_card(AutoLearngene.from_pretrained(folder), repo_id)
     else:
-        text = model_card(load_whole(str(folder)), name=repo_id)
+        model = load_whole(str(folder))
+        source, pinned = recorded_source(model.config)
+        text = model_card(model, source=source, loading={**pinned, "token": token}, folder=folder, name=repo_id)
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -88,17 +88,20 @@ class AutoLearngene(_BaseAutoModelClass):
         """A learngene fitted to a pretrained model in closed form, without data: the start of its training.
 
         Args:
-            model (`PreTrainedModel`, `str`): the ancestry model, or its id or folder.
+            model (`PreTrainedModel`, `str`): the ancestry model, or its id or folder. An id's commit and licence go on the
+                learngene's card; a model in memory does not tell its commit, and its licence only from a folder or the cache.
             learngene_type (`str`, *optional*, defaults to `"wave"`): see `registered_learngenes()`.
             seed (`int`, *optional*, defaults to 0): for a resize to the auxiliary size.
             **options: options of the learngene (`num_stages=5`, `template_share=0.1`), and sizes of the auxiliary model where
-                they differ from the ancestry's (`num_hidden_layers=12`), which is then resized first.
+                they differ from the ancestry's (`num_hidden_layers=12`), which is then resized first. With an id or a folder,
+                any keyword of `from_pretrained` too (`revision`, `token`, `cache_dir`, `dtype`, ...).
 
         Returns:
             `Learngene`, with `residuals`: component -> relative Frobenius residual of the fit.
 
         Raises:
-            LearngeneError: an unknown type, option or size, or a family that is not understood.
+            LearngeneError: an unknown type, option or size, or a family that is not understood; a checkpoint that cannot be
+                read, or loading keywords beside a model in memory.
 
         Example:
             >>> from transformers import BertConfig, BertModel

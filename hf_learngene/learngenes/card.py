@@ -15,10 +15,6 @@ from hf_learngene.card import Result, parts
 if TYPE_CHECKING:
     from hf_learngene.learngenes.model import Learngene
 
-_OURS = (
-    "<!-- Written by hf_learngene, and written anew at the next save: remove this line to keep what you change. -->"
-)
-
 
 def learngene_card(learngene: Learngene, name: str | None = None, tags: Sequence[str] = ()) -> str:
     """The text of README.md for a learngene.
@@ -65,7 +61,6 @@ def learngene_card(learngene: Learngene, name: str | None = None, tags: Sequence
         "## Sizes\n\n" + _sizes(learngene),
         "## Method\n\n" + parts.method_text(kind, config.options()),
         "## Provenance\n\n" + _provenance(learngene),
-        _OURS,
     ]
     return parts.card_text(data, sections)
 
@@ -73,7 +68,7 @@ def learngene_card(learngene: Learngene, name: str | None = None, tags: Sequence
 def write_card(learngene: Learngene, folder: Path) -> None:
     """Writes README.md into a saved learngene's folder; one that somebody else wrote stays."""
     path = folder / "README.md"
-    if not path.exists() or _OURS in path.read_text(encoding="utf-8"):
+    if not path.exists() or parts.is_ours(path.read_text(encoding="utf-8")):
         path.write_text(learngene_card(learngene), encoding="utf-8")
 
 

@@ -13,12 +13,14 @@ from transformers.utils import logging
 
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.card.parts import license_of
+from hf_learngene.errors import UnknownOptionError
 from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
 from hf_learngene.resizing import provenance, resize
 from hf_learngene.resizing.auto import load_whole
 from hf_learngene.resizing.fresh import quiet
 from hf_learngene.resizing.loading import pinned
+from hf_learngene.resizing.request import LOADING
 from hf_learngene.resizing.run import check_source
 from hf_learngene.resizing.sizes import canonical
 from hf_learngene.resizing.table import render
@@ -28,36 +30,75 @@ logger = logging.get_logger("transformers")
 
 
 def fitted_learngene(
-    model: PreTrainedModel | str | os.PathLike[str], learngene_type: str, options: Mapping[str, Any], seed: int
+    model: PreTrainedModel | str | os.PathLike[str],
+    learngene_type: str,
+    options: Mapping[str, Any],
+    seed: int,
+    origin: Mapping[str, Any] | None = None,
 ) -> Learngene:
-    """See `AutoLearngene.from_ancestry`."""
+    """See `AutoLearngene.from_ancestry`; `origin` (as of `origin_of`) is where a model in memory comes from."""
     config_class = config_class_of(learngene_type)
-    commit = None
-    if not isinstance(model, PreTrainedModel):
-        loading = pinned(model, {})
-        commit = getattr(loading.get("revision"), "resolved", None)
-        model = load_whole(model, **loading)
+    loading = {n: v for n, v in options.items() if n in LOADING}
+    if isinstance(model, PreTrainedModel):
+        _check_no_loading(model, loading)
+        origin = origin_in_memory(model) if origin is None else origin
+    else:
+        source, loading = os.fspath(model), pinned(model, loading)
+        model = load_whole(source, **loading)
+        origin = origin_of(source, loading)
     check_source(model)
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
-    sizes = {n: v for n, v in options.items() if n not in own}
+    sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING}
     anatomy = anatomy_of(model.config, type(model))
     config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
     auxiliary = at_auxiliary_size(model, sizes, seed)
-    name = model.config._name_or_path
     config = config_class(
         base_config=auxiliary.config.to_dict(),
         base_architecture=type(model).__name__,
-        ancestry=provenance.public_name(name) if name else None,
-        ancestry_commit=commit,
-        license=license_of(name, {"local_files_only": True}) if name else None,
+        **origin,
         **own,
     )
+    # until the learngene is loaded from somewhere, its ancestry is what descendants name as their source
+    config._commit_hash = config.ancestry_commit
     learngene = cast(Any, LEARNGENE_MAPPING[config_class])(config)
     dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
     learngene.to(device=model.device, dtype=dtype)
     learngene.fit_to(auxiliary)
     logger.info(report(learngene))
     return learngene.eval()
+
+
+def origin_of(source: str, loading: Mapping[str, Any], commit: str | None = None) -> dict[str, Any]:
+    """What a learngene's config tells of its ancestry: name, commit, and licence, which goes with the weights.
+
+    Args:
+        source: a Hub id or a folder.
+        loading: keywords it was loaded with, `pinned`; README.md is fetched with them.
+        commit: where it is known otherwise.
+    """
+    return {
+        "ancestry": provenance.public_name(source),
+        "ancestry_commit": commit or getattr(loading.get("revision"), "resolved", None),
+        "license": license_of(source, loading),
+    }
+
+
+def origin_in_memory(model: PreTrainedModel) -> dict[str, Any]:
+    """The same of a model that somebody else loaded, as far as its config tells."""
+    name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
+    if not name:
+        return {}
+    # without a commit, it may be the name of a folder that is gone, and the Hub's model of that name another's
+    return origin_of(name, {"revision": commit} if commit else {"local_files_only": True}, commit)
+
+
+def _check_no_loading(model: PreTrainedModel, loading: Mapping[str, Any]) -> None:
+    given = [name for name, value in loading.items() if value is not None]
+    if given:
+        raise UnknownOptionError(
+            f"{given[0]!r} says how a checkpoint is loaded, and this {type(model).__name__} is loaded already: give the "
+            "checkpoint's id or folder, or load the model with it."
+        )
 
 
 def at_auxiliary_size(model: PreTrainedModel, sizes: Mapping[str, Any], seed: int) -> PreTrainedModel:

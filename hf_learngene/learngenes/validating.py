@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers.utils.generic import find_labels
 
 from hf_learngene.errors import TrainingDataError
 
@@ -35,6 +36,7 @@ def validated(
     options = {k: v for k, v in given.items() if k in fields}
     passed: dict[str, Any] = {k: v for k, v in given.items() if k not in fields}
     if "compute_metrics" not in passed:
+        check_one_label(learngene.base_class, options.get("label_names"))
         passed |= {"compute_metrics": accuracy, "preprocess_logits_for_metrics": likeliest}
     models = [learngene.initialize(**size) for size in sizes]  # all sizes are checked before the first is measured
     found = []
@@ -48,6 +50,21 @@ def validated(
             learngene.add_result(dataset, own, split=split, **size)
             found.append(learngene.config.results[-1])
     return found
+
+
+def check_one_label(model_class: type[PreTrainedModel], label_names: Sequence[str] | None = None) -> None:
+    """Refuses what `accuracy` cannot measure: it takes the first logits, and so the labels of those and no others.
+
+    Raises:
+        TrainingDataError: the model takes several labels, such as start and end of an answer.
+    """
+    names = find_labels(model_class)
+    wanted = list(label_names or names)
+    if wanted != names[:1]:
+        raise TrainingDataError(
+            f"The accuracy is that of one label, and {model_class.__name__} is measured by {' and '.join(wanted)}: say with "
+            "compute_metrics what counts."
+        )
 
 
 def likeliest(logits: Any, labels: Any) -> Tensor:
