@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from hf_learngene import AutoLearngene
 from hf_learngene.cli import app
-from hf_learngene.errors import TrainingDataError
+from hf_learngene.errors import TrainingDataError, UnknownOptionError
 from hf_learngene.training.data import read_data, training_data
 
 
@@ -116,6 +116,47 @@ def test_mistakes_are_said_in_a_line(run, world, tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_answers_have_two_labels_and_no_accuracy(run, world, tmp_path, monkeypatch):
+    model = tiny_model("bert", "BertForQuestionAnswering", NO_DROPOUT, dtype=torch.float32)
+    learngene = AutoLearngene.from_ancestry(model, "tleg")
+    data = [{"input_ids": [5, 6, 7], "start_positions": 1, "end_positions": 2}] * 4
+    given = {"dataset": "answers", "use_cpu": True}
+    with monkeypatch.context() as patched:
+        patched.setattr(type(learngene), "initialize", lambda *args, **kwargs: pytest.fail("a descendant was made"))
+        for names in ({}, {"label_names": ["end_positions"]}):
+            with pytest.raises(TrainingDataError, match="BertForQuestionAnswering .*end_positions: .*compute_metrics"):
+                learngene.validate(data, [{}], **given, **names)
+    with torch.no_grad():
+        start = int(learngene.initialize()(torch.tensor([[5, 6, 7]])).start_logits.argmax())
+    (found,) = learngene.validate(data, [{}], **given, label_names=["start_positions"])
+    assert found["metrics"] == {"accuracy": float(start == 1)}
+    (found,) = learngene.validate(data, [{}], **given, compute_metrics=lambda p: {"labels": len(p.label_ids)})
+    assert found["metrics"] == {"labels": 2.0}
+
+    model.save_pretrained(tmp_path / "qa")
+    tokenizer().save_pretrained(tmp_path / "qa")
+    result = run("build", "qa", "out", "--data", world / "texts.jsonl", "--eval-data", world / "texts.jsonl")
+    assert result.exit_code == 2
+    assert "measured by start_positions and end_positions" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_how_to_load_is_no_size(world, tmp_path):
+    loaded = AutoLearngene.from_ancestry(
+        str(world / "vit"),
+        "tleg",
+        num_hidden_layers=2,
+        dtype="float64",
+        revision="main",
+        token=None,
+        cache_dir=tmp_path,
+    )
+    assert (loaded.dtype, loaded.anatomy.num_layers) == (torch.float64, 2)
+    model = AutoModelForImageClassification.from_pretrained(world / "vit")
+    with pytest.raises(UnknownOptionError, match="'revision' says how a checkpoint is loaded, and this ViTFor"):
+        AutoLearngene.from_ancestry(model, "tleg", token=None, revision="main")
+
+
 def test_a_size_out_of_reach_leaves_nothing(run, world, tmp_path):
     assert run("build", world / "vit", "vit-tleg", "--learngene-type", "tleg", "--steps", 0).exit_code == 0
     result = run("init", "vit-tleg", "wide", "--hidden-size", 48)
@@ -156,8 +197,34 @@ def test_a_model_is_shrunk_on_examples(run, world, source, data, sizes):
     assert "method calibrated" in made.output
     record = json.loads((pathlib.Path("small") / "config.json").read_text())["learngene"]
     assert record["stages"][0]["method"] == "calibrated"
+    assert "error before" in made.output  # a line for each step of the refit
     few = run("resize", world / source, "other", *sizes, "--calibration", world / data, "--calibration-examples", 1)
-    assert few.exit_code != 0 or source == "vit"
+    assert few.exit_code != 0
+    assert "tokens" in few.output
+
+
+def test_a_run_that_was_cut_goes_on_with_its_own_settings_alone(run, world, monkeypatch):
+    from hf_learngene.cli import learngenes
+
+    command = ["build", world / "vit", "out", "--learngene-type", "tleg", "--data", world / "images.parquet",
+               "--steps", 2, "--batch-size", 8]  # fmt: skip
+    whole = learngenes._train
+    monkeypatch.setattr(learngenes, "_train", cut)
+    assert run(*command).exit_code != 0
+    monkeypatch.setattr(learngenes, "_train", whole)
+    other = run(*command, "--learning-rate", 0.5)
+    assert other.exit_code != 0
+    assert "learning_rate: 0.0005 then, 0.5 now" in " ".join(other.output.split())
+    assert run(*command).exit_code == 0
+    assert not list(pathlib.Path().glob(".out*"))
+    monkeypatch.setattr(learngenes, "_train", cut)
+    assert run(*command, "--overwrite").exit_code != 0
+    monkeypatch.setattr(learngenes, "_train", whole)
+    assert run(*command, "--learning-rate", 0.5, "--overwrite").exit_code == 0
+
+
+def cut(*args):
+    raise OSError("cut")
 
 
 def test_a_budget_is_spent_by_what_examples_say(run, world):

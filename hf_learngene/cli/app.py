@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -194,7 +194,7 @@ def resize_command(
     made = _plan(source, chosen, params, seed, given, task, calibration is not None, kept)
     examples = None
     if calibration is not None:
-        examples = _calibration_examples(calibration, made, source, calibration_examples, seed)
+        examples = _calibration_examples(calibration, made, source, given, calibration_examples, seed)
         if made.budget is not None:
             given, params = {**given, **_spent(source, made, made.budget, examples, given)}, None
             made = _plan(source, chosen, None, seed, given, task, True, kept)
@@ -204,6 +204,7 @@ def resize_command(
     from hf_learngene.resizing.loading import load_resized
     from hf_learngene.resizing.saving import save_resized
 
+    tables: list[str] = []
     with status(f"Loading and resizing {source}"):
         model = load_resized(
             source,
@@ -214,8 +215,11 @@ def resize_command(
             choose_class=lambda _: made.model_class,
             calibration=examples,
             kept_tokens=kept,
+            tell=tables.append,
             **given,
         )
+    for table in tables:
+        typer.echo(f"\n{table}")
     loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
     with status(f"Writing {output}"):
         card = model_card(model, plan=made, source=source, loading=loading, name=output.name)
@@ -241,6 +245,9 @@ def verify_command(
     dtype: Annotated[
         str | None, typer.Option(help=f"Compute in {', '.join(DTYPES)}. Default: as stored.", show_default=False)
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of SOURCE on the Hub.", show_default=False)
+    ] = None,
     token: Token = None,
 ) -> None:
     """Measure whether a grown model computes what its source computes."""
@@ -250,7 +257,7 @@ def verify_command(
 
     wanted = dtype_name(dtype)
     with status("Loading both models"):
-        first, second = _load_pair(source, grown, token)
+        first, second = _load_pair(source, grown, revision, token)
     with status("Comparing"):
         report = verify(first, second, dtype=getattr(torch, wanted) if wanted else None)
     typer.echo(str(report))
@@ -335,14 +342,16 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
     return trimmed
 
 
-def _calibration_examples(data: str, made: Plan, source: str, limit: int, seed: int) -> Any:
+def _calibration_examples(
+    data: str, made: Plan, source: str, loading: Mapping[str, Any], limit: int, seed: int
+) -> Any:
     """Examples of a data set as the plan's methods look at them: with labels only where one asks for them."""
     import torch
 
     from hf_learngene.training.data import drawn_examples, processor_of, read_data, training_data, unlabelled_data
 
     main_input = made.model_class.main_input_name
-    dataset, processor = read_data(data), processor_of(source, main_input)
+    dataset, processor = read_data(data), processor_of(source, main_input, loading)
     if not any(stage.method.needs_labels for stage in made.stages):
         return unlabelled_data(dataset, main_input, processor, limit=limit, seed=seed)
     with torch.device("meta"):
@@ -368,19 +377,22 @@ def _spent(source: str, made: Plan, budget: str | int | float, examples: Any, gi
     return found.full
 
 
-def _load_pair(source: str, grown: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedModel]:
+def _load_pair(
+    source: str, grown: str, revision: str | None, token: str | None
+) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Both models by the class that both checkpoints fill: the common head, or the encoder alone."""
     from hf_learngene.resizing.auto import AutoModel, class_of_checkpoint, load_whole
-    from hf_learngene.resizing.loading import load_config
+    from hf_learngene.resizing.loading import load_config, pinned
 
-    loading: dict[str, Any] = {"token": token} if token else {}
-    configs = [load_config(name, loading) for name in (source, grown)]
+    at_source = pinned(source, keywords(None, revision=revision, token=token))
+    at_grown = pinned(grown, keywords(None, token=token))
+    configs = [load_config(source, at_source), load_config(grown, at_grown)]
     first, second = (class_of_checkpoint(config) for config in configs)
     if first.main_input_name != second.main_input_name:
         raise CheckpointError(f"`{source}` takes {first.main_input_name}, `{grown}` takes {second.main_input_name}.")
     if first is not second:
         first, second = (AutoModel.class_for(config) for config in configs)
-    return load_whole(source, first, **loading), load_whole(grown, second, **loading)
+    return load_whole(source, first, **at_source), load_whole(grown, second, **at_grown)
 
 
 def _errors() -> Console:

@@ -53,7 +53,7 @@ Task = Annotated[
     typer.Option(help="A head like fill-mask, or base. Default: as it is.", show_default=False),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.", show_default=False)]
-Token = Annotated[str | None, typer.Option(help="Hub token. Default: that of your login.", show_default=False)]
+Token = Annotated[str | None, typer.Option(help="Hub token. Default: your login's.", show_default=False)]
 
 
 def keywords(sizes: list[str] | None, **named: Any) -> dict[str, Any]:

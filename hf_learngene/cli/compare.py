@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_learngene.cli.app import app, example_help, status
-from hf_learngene.cli.arguments import Source, keywords, method_with_options
+from hf_learngene.cli.arguments import Revision, Source, Token, keywords, method_with_options
 from hf_learngene.errors import TrainingDataError, UnknownOptionError
 
 
@@ -47,7 +47,7 @@ def compare_command(
         ),
     ] = None,
     eval_data: Annotated[
-        str | None, typer.Option(help="To measure on. Default: part of --data.", show_default=False)
+        str | None, typer.Option(help="Held out. Default: part of --data.", show_default=False)
     ] = None,
     eval_split: Annotated[str, typer.Option(help="Split of --eval-data.")] = "train",
     eval_share: Annotated[
@@ -75,6 +75,8 @@ def compare_command(
     input_column: Annotated[str | None, typer.Option(help="Default: by its type.", show_default=False)] = None,
     label_column: Annotated[str | None, typer.Option(help="Default: by its name.", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in OUTPUT.")] = False,
+    revision: Revision = None,
+    token: Token = None,
 ) -> None:
     """Start models of each size by each method, train all of them the same way, and show what it was worth."""
     sizes = [size_of(text) for text in size_set]
@@ -84,11 +86,13 @@ def compare_command(
     from hf_learngene.comparing import compare
     from hf_learngene.comparing.folder import RESULTS
     from hf_learngene.resizing.auto import load_whole
+    from hf_learngene.resizing.loading import pinned
     from hf_learngene.training.data import processor_of, training_data
 
     with status(f"Loading {source}"):
-        model = load_whole(source, dtype="float32")
-        processor = processor_of(source, model.main_input_name)
+        loading = pinned(source, keywords(None, revision=revision, token=token))
+        model = load_whole(source, dtype="float32", **loading)
+        processor = processor_of(source, model.main_input_name, loading)
     train, held_out = _split(data, eval_data, eval_split, eval_share, eval_limit)
     prepared, measured = (
         training_data(part, model, processor, input_column=input_column, label_column=label_column)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,7 @@ import typer
 
 from hf_learngene.cli.app import app, example_help, status
 from hf_learngene.cli.arguments import HiddenSize, NumHiddenLayers, Option, Revision, Size, Token, keywords, options_of
-from hf_learngene.errors import InvalidSizeError, TrainingDataError
+from hf_learngene.errors import InvalidSizeError, ResumeError, TrainingDataError
 
 
 @app.command(
@@ -46,11 +48,14 @@ def build_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="For every random number.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
+    revision: Revision = None,
+    token: Token = None,
 ) -> None:
     """Distil a learngene from a teacher: fitted in closed form, then trained on data."""
-    from hf_learngene.learngenes import AutoLearngene
-    from hf_learngene.learngenes.fitting import report
+    from hf_learngene.learngenes.fitting import fitted_learngene, origin_of, report
+    from hf_learngene.learngenes.validating import check_one_label
     from hf_learngene.resizing.auto import load_whole
+    from hf_learngene.resizing.loading import pinned
     from hf_learngene.resizing.provenance import public_name
     from hf_learngene.resizing.saving import check_output, whole_or_absent
     from hf_learngene.training.data import processor_of, read_data, training_data
@@ -63,11 +68,15 @@ def build_command(
     if num_hidden_layers is not None:
         given["num_hidden_layers"] = num_hidden_layers
     with status(f"Loading {teacher}"):
-        model = load_whole(teacher, dtype="float32")
+        loading = pinned(teacher, keywords(None, revision=revision, token=token))
+        model = load_whole(teacher, dtype="float32", **loading)
+        if eval_data is not None:
+            check_one_label(type(model))  # not after the training
+        origin = origin_of(teacher, loading)
     with status(f"Fitting {learngene_type} to it"):
-        learngene = AutoLearngene.from_ancestry(model, learngene_type, seed=seed, **given)
+        learngene = fitted_learngene(model, learngene_type, given, seed, origin)
     typer.echo(report(learngene))
-    processor = processor_of(teacher, model.main_input_name)
+    processor = processor_of(teacher, model.main_input_name, loading)
     columns: dict[str, Any] = {"input_column": input_column, "label_column": label_column, "seed": seed}
     held_out = training_data(read_data(eval_data), model, processor, **columns) if eval_data is not None else None
     if steps:
@@ -80,6 +89,13 @@ def build_command(
             "seed": seed,
         }
         prepared = training_data(read_data(str(data)), model, processor, **columns)
+        asked = {
+            "teacher": f"{os.path.abspath(teacher) if os.path.isdir(teacher) else teacher} {origin['ancestry_commit']}",
+            "learngene_type": learngene_type,
+            "data": f"{os.path.abspath(str(data)) if os.path.exists(str(data)) else data}, {len(prepared.dataset)} examples",
+            **{name: str(value) for name, value in {**given, **columns, **arguments}.items()},
+        }
+        _same_run(_work(path), asked, overwrite)
         _train(learngene, model, processor, prepared, _work(path), arguments)
     if held_out is not None:
         _validate(learngene, held_out, public_name(str(eval_data)), depths, batch_size)
@@ -123,6 +139,28 @@ def _validate(learngene: Any, prepared: Any, name: str, depths: list[int], batch
 
 def _work(path: Path) -> Path:
     return path.with_name(f".{path.name}.training")
+
+
+def _same_run(work: Path, asked: dict[str, str], overwrite: bool) -> None:
+    """Refuses to go on with a run that was begun with other settings, which the checkpoints do not tell.
+
+    Raises:
+        ResumeError: says which differ.
+    """
+    path = work / "asked.json"
+    if work.is_dir() and overwrite:
+        shutil.rmtree(work)
+    if path.is_file():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        other = sorted(name for name in begun.keys() | asked.keys() if begun.get(name) != asked.get(name))
+        if other:
+            shown = ", ".join(f"{name}: {begun.get(name)} then, {asked.get(name)} now" for name in other[:3])
+            raise ResumeError(
+                f"A run for this output was begun with other settings ({shown}). Give the same to go on with it, another OUTPUT, "
+                "or --overwrite to start over."
+            )
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asked, indent=1), encoding="utf-8")
 
 
 def _train(learngene: Any, teacher: Any, processor: Any, prepared: Any, work: Path, arguments: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -168,9 +168,13 @@ def load_resized(
     processing_class: Any = None,
     kept_tokens: Any = None,
     pad_to_multiple_of: int | None = None,
+    tell: Callable[[str], Any] | None = None,
     **given: Any,
 ) -> PreTrainedModel:
-    """Plans, loads the checkpoint, and resizes it. See `ResizableMixin.from_pretrained_resized`."""
+    """Plans, loads the checkpoint, and resizes it. See `ResizableMixin.from_pretrained_resized`.
+
+    `tell` is given the table of what each step of a refit left.
+    """
     plan, loading, labels = plan_checkpoint(
         source,
         model_class,
@@ -190,7 +194,7 @@ def load_resized(
         plan = _without(plan, missing)
     commit = getattr(loading.get("revision"), "resolved", None)
     examples = examples_for(plan, calibration, model, processing_class)
-    resized = carry_out(plan, model, os.fspath(source), commit, own=True, examples=examples)
+    resized = carry_out(plan, model, os.fspath(source), commit, own=True, examples=examples, tell=tell)
     for name, value in labels.items():
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):

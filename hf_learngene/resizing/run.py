@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -161,6 +161,7 @@ def carry_out(
     commit: str | None,
     own: bool = False,
     examples: Examples | None = None,
+    tell: Callable[[str], Any] | None = None,
 ) -> PreTrainedModel:
     """Makes the model that a plan describes. A source of our `own` may lend its memory to what is kept."""
     _check_fits(plan, model)
@@ -189,6 +190,8 @@ def carry_out(
         reports.info("\n%s", plan)
         if fits:
             reports.info("\n%s", fit_table(fits))
+    if fits and tell is not None:
+        tell(fit_table(fits))
     fresh = plan.fresh
     if fresh and plan.method != "random":
         logger.warning_once(
