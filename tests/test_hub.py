@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from families import tiny_model
 from hub import GUEST, OWNER, Fault, Hub
-from hub_client import Client, JobError
+from hub_client import JobError
 from huggingface_hub import HfApi
 from huggingface_hub.utils import HfHubHTTPError, sha
 from test_saving import WORDS, tokenizer
@@ -31,7 +31,7 @@ from hf_learngene.cli import app
 from hf_learngene.resizing.saving import save_resized
 
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks")
+pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks"), pytest.mark.usefixtures("hub")]
 CARD = "---\nlicense: mit\n---\n\n# A model\n"
 OPTIONS = {"sws": {"num_stages": 3}, "wave": {"template_size": 8, "template_share": 0.4}}
 WEIGHTS = "GET /storage/"
@@ -39,31 +39,6 @@ WEIGHTS = "GET /storage/"
 
 def classifier(seed: int = 0):
     return tiny_model("bert", "BertForSequenceClassification", dtype=torch.float32, seed=seed)
-
-
-@pytest.fixture(scope="module")
-def served():
-    with Hub() as hub:
-        yield hub
-
-
-@pytest.fixture(autouse=True)
-def hub(served):
-    """With all switches off and nothing on record; it knows everything that it is asked for."""
-    served.calm()
-    yield served
-    assert [str(r) for r in served.requests if r.status == 501] == []
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def client(served, home):
-    with Client(served.endpoint, home) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

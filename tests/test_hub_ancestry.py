@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from families import tiny_model
-from hub import OWNER, Fault, Hub
-from hub_client import Client, JobError
+from hub import OWNER, Fault
+from hub_client import JobError
 from huggingface_hub import ModelCard
 from test_hub import cli, same
 from test_saving import tokenizer
@@ -24,28 +24,9 @@ from hf_learngene.card import model_card
 from hf_learngene.resizing.saving import save_resized
 
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks")
+pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks"), pytest.mark.usefixtures("hub")]
 LICENSES = ("mit", "apache-2.0")
 SWS = ("--learngene-type", "sws", "--option", "num_stages=3", "--steps", 0)
-
-
-@pytest.fixture(scope="module")
-def served():
-    with Hub() as hub:
-        yield hub
-
-
-@pytest.fixture(autouse=True)
-def hub(served):
-    served.calm()
-    yield served
-    assert [str(r) for r in served.requests if r.status == 501] == []
-
-
-@pytest.fixture(scope="module")
-def client(served, tmp_path_factory):
-    with Client(served.endpoint, tmp_path_factory.mktemp("home")) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub import GUEST, OWNER, Fault, Hub
-from hub_client import HOST, PERSON, Client, JobError
+from hub_client import HOST, PERSON, JobError
 from huggingface_hub import HfApi, ModelCard
 from test_hub import CARD, OPTIONS, classifier, cli, pushed, same
 from test_saving import tokenizer
@@ -29,31 +29,7 @@ from hf_learngene import (
 )
 
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks")
-
-
-@pytest.fixture(scope="module")
-def served():
-    with Hub() as hub:
-        yield hub
-
-
-@pytest.fixture(autouse=True)
-def hub(served):
-    served.calm()
-    yield served
-    assert [str(r) for r in served.requests if r.status == 501] == []
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def client(served, home):
-    with Client(served.endpoint, home) as client:
-        yield client
+pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks"), pytest.mark.usefixtures("hub")]
 
 
 @pytest.fixture(scope="module")

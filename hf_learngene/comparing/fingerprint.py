@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from PIL.Image import Image
-from torch import Tensor
 from transformers import PreTrainedModel
+
+from hf_learngene.training.digest import pieces
 
 
 LOOKS = 16  # examples that are looked at, spread over the data set
@@ -37,7 +35,7 @@ def of_model(model: PreTrainedModel) -> str:
     for name, parameter in model.named_parameters():
         values = parameter.detach().flatten()
         found.update(name.encode())
-        for piece in _pieces(values[:: max(1, len(values) // ENTRIES)].cpu()):
+        for piece in pieces(values[:: max(1, len(values) // ENTRIES)].cpu()):
             found.update(piece)
     return found.hexdigest()[:16]
 
@@ -69,27 +67,4 @@ def name_of(thing: Any) -> str | None:
 
 def _digests(example: Any) -> dict[str, str]:
     columns = example if isinstance(example, Mapping) else {"": example}
-    return {str(k): hashlib.sha256(b"".join(_pieces(v))).hexdigest() for k, v in columns.items()}
-
-
-def _pieces(value: Any) -> Iterator[bytes]:
-    if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
-        yield f"{plain.dtype} {tuple(plain.shape)}".encode()
-        yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
-    elif isinstance(value, np.ndarray):
-        yield f"{value.dtype} {value.shape}".encode()
-        yield value.tobytes() if value.dtype != object else repr(value.tolist()).encode()
-    elif isinstance(value, Image):
-        yield f"{value.mode} {value.size}".encode()
-        yield value.tobytes()
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            yield str(key).encode()
-            yield from _pieces(value[key])
-    elif isinstance(value, (list, tuple)):
-        yield f"[{len(value)}".encode()
-        for part in value:
-            yield from _pieces(part)
-    else:
-        yield repr(value).encode()
+    return {str(k): hashlib.sha256(b"".join(pieces(v))).hexdigest() for k, v in columns.items()}
