@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 # only where --starts names them
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}, all": (KINDS[name][0], {**KINDS[name][1], "fit_layers": "all"}) for name in ("sws", "tleg", "wave")
-} | {"wave 0.25": ("wave", {"template_share": 0.25, "template_size": 64})}
+} | {"wave 0.25": ("wave", {"template_share": 0.25, "template_size": 64}), "lets": ("lets", {})}
 CONTROLS = ("random", "weight selection", "ancestry's layers")
 ADAPTED = ("fine", "fine, 2 groups", "wave")  # what has scalers
 

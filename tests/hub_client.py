@@ -39,7 +39,7 @@ class Client:
     def __init__(self, endpoint: str, home: Path) -> None:
         self.home, self._caches = home, itertools.count()
         own = home / PERSON
-        own.mkdir()
+        own.mkdir(parents=True)
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
         self.environment = {
             **kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
