@@ -118,6 +118,7 @@ class Shared(PreTrainedModel):
 
         Raises:
             InvalidSizeError: a size that it cannot make.
+            TrainingDataError: several labels, such as start and end of an answer, without `compute_metrics`.
         """
         from hf_learngene.learngenes.validating import validated  # the Trainer takes long to import
 
