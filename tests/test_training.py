@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import tiny_model
-from training import DATA, Images, Texts, losses_of, student_of, teacher_of, trainer_of
+from training import DATA, Images, Texts, losses_of, student_of, teacher_of, train, trainer_of
 from transformers import AutoModel, ViTImageProcessorPil
 
 from hf_learngene import AutoLearngene, LearngeneTrainingArguments, errors
@@ -74,7 +74,7 @@ def run(data, learngene, output, processes=1, check=True, **arguments):
      ("bert", "plain", {"hidden_states_weight": 0.3, "relations_weight": 0.2, "relation_heads": 3})],
 )  # fmt: skip
 def test_two_processes_are_one(data, learngene, extra, tmp_path):
-    run(data, learngene, tmp_path / "one", per_device_train_batch_size=8, **extra)
+    train(data, learngene, tmp_path / "one", per_device_train_batch_size=8, **extra)
     run(data, learngene, tmp_path / "two", processes=2, per_device_train_batch_size=4, **extra)
     one, two = (json.loads((tmp_path / n / "losses.json").read_text()) for n in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-4)
@@ -87,7 +87,7 @@ def test_killed_and_resumed_is_uninterrupted(data, learngene, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 2, "seed": 3}
     if learngene == "plain":  # projections are trained too, and must come back
         saving |= {"distillation": "features", "alpha": 0.5}
-    run(data, learngene, tmp_path / "whole", **saving)
+    train(data, learngene, tmp_path / "whole", **saving)
     killed = run(data, learngene, tmp_path / "cut", check=False, kill_at=3, **saving)
     assert killed.returncode == -9
     assert not (tmp_path / "cut" / "weights.pt").exists()

@@ -109,9 +109,13 @@ def losses_of(trainer: Any) -> list[float]:
 
 
 def main() -> None:
-    """`python training.py DATA LEARNGENE OUTPUT ARGUMENTS`: trains, writes losses and weights (of process 0) to OUTPUT."""
+    """`python training.py DATA LEARNGENE OUTPUT ARGUMENTS`: see `train`."""
     data, learngene, output, arguments = sys.argv[1:]
-    given = json.loads(arguments)
+    train(data, learngene, output, **json.loads(arguments))
+
+
+def train(data: str, learngene: str, output: str | os.PathLike[str], **given: Any) -> None:
+    """Writes losses and weights (of process 0) to `output`."""
     resume = given.pop("resume", None)
     kill_at = given.pop("kill_at", None)
     trainer = trainer_of(data, learngene, output, **given)
