@@ -277,6 +277,7 @@ def main() -> None:
     )
     parser.add_argument("--test-limit", type=int, default=2000, help="examples of it")
     parser.add_argument("--starts", nargs="+", help="some of the starts (`random`, `sws`, ...)")
+    parser.add_argument("--plain", action="store_true", help="without the starts' sandwich training")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=HERE / "results")
     options = parser.parse_args()
@@ -294,7 +295,11 @@ def main() -> None:
         "ancestry": json.loads((CACHE / options.task / "ancestry" / "made.json").read_text()),
         **machine(),
     }
-    wanted = [j for j in jobs(options) if not options.starts or j["start"] in options.starts]
+    wanted = [
+        j
+        for j in jobs(options)
+        if (not options.starts or j["start"] in options.starts) and not (options.plain and j["sandwich"])
+    ]
     rows = finish(path, head, wanted, work, options)
     write(path.with_suffix(".md"), report(rows, head))
     plot(rows, head, path.with_suffix(".png"))

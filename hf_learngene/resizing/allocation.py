@@ -150,11 +150,11 @@ def allocated(
 
     hidden = not is_progress_bar_enabled()
     levels = {n: _levels(options, anatomy.sizes[n]) for n, options in free.items()}
-    alone = [_whole(anatomy, {**fixed, name: size}) for name, steps in levels.items() for size in steps]
+    alone = {name: [_whole(anatomy, {**fixed, name: size}) for size in steps] for name, steps in levels.items()}
     given = _whole(anatomy, fixed)
     shrunk = any(v != anatomy.sizes.get(n) for n, v in fixed.items() if n not in counted)
-    total = len(alone) + shrunk + TRIED
-    fit = fitting.on(max((_rank(anatomy, s) for s in [given, *alone]), default=0))
+    total = sum(map(len, alone.values())) + shrunk + TRIED
+    fit = fitting.on(max(_rank(anatomy, s) for s in (given, *itertools.chain(*alone.values()))))
     axes: list[Trial] = []
     curves: dict[str, list[tuple[int, float]]] = {}
     with tqdm(total=total, desc="measuring sizes", disable=hidden) as bar:
@@ -163,11 +163,11 @@ def allocated(
         if shrunk:
             least_error = measured(given, fit).error
             bar.update()
-        for name, steps in levels.items():
+        for name, trials in alone.items():
             curves[name] = [(anatomy.sizes[name], 0.0)]
-            for size in steps:
-                axes.append(measured(_whole(anatomy, {**fixed, name: size}), fit))
-                curves[name].append((size, max(0.0, axes[-1].error - least_error)))
+            for sizes in trials:
+                axes.append(measured(sizes, fit))
+                curves[name].append((sizes[name], max(0.0, axes[-1].error - least_error)))
                 bar.update()
         affordable = [c for c in combinations if count(_full(anatomy, c)) <= budget]
 
