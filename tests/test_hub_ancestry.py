@@ -152,7 +152,7 @@ def test_build_and_init_carry_licence_and_commit(client, teacher, tmp_path, flag
     assert client.run(cli, "build", "user/teacher", genes, *SWS, *flags)[0] == 0
     assert says((genes / "README.md").read_text(), license, teacher[commit])
     assert client.run(cli, "init", genes, made, "--num-hidden-layers", 2, login=None)[0] == 0
-    assert says((made / "README.md").read_text(), license, None, None)
+    assert says((made / "README.md").read_text(), license, teacher[commit])
 
 
 def test_build_takes_a_token(client, teacher, tmp_path):

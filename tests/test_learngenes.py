@@ -218,6 +218,14 @@ def test_the_record_says_where_a_descendant_comes_from(tmp_path):
     assert record["sizes"] == {"num_hidden_layers": 4}
 
 
+def test_a_descendant_of_a_folder_names_the_ancestry_that_others_can_find(tmp_path):
+    learngene = fitted("sws")
+    learngene.config.ancestry, learngene.config.ancestry_commit = "user/vit", "0123abc"
+    learngene.save_pretrained(tmp_path / "vit-sws")
+    record = AutoLearngene.from_pretrained(tmp_path / "vit-sws").initialize(num_hidden_layers=4).config.learngene
+    assert (record["source"], record["source_commit"]) == ("user/vit", "0123abc")
+
+
 def test_nothing_of_the_machine_is_saved(vit_folder, tmp_path):
     AutoLearngene.from_ancestry(str(vit_folder), "tleg").save_pretrained(tmp_path / "out")
     text = (tmp_path / "out" / "config.json").read_text()

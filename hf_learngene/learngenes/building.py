@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,12 +61,15 @@ def assemble(
         model = learngene.base_class.from_pretrained(
             None, config=target.config, state_dict=state, dtype=learngene.dtype, device_map=None
         )
-    source = learngene.config._name_or_path
+    config = learngene.config
+    source, commit = config._name_or_path, getattr(config, "_commit_hash", None)
     model.name_or_path = model.config._name_or_path = source
+    # the name of a folder says nothing to others; its ancestry's, with the commit, does
+    unknown = not source or (os.path.isdir(source) and config.ancestry_commit)
     model.config.learngene = provenance.entry(
-        source=provenance.public_name(source) if source else learngene.config.ancestry,
-        commit=getattr(learngene.config, "_commit_hash", None),
-        stages=[(learngene.config.learngene_type, learngene.config.options())],
+        source=config.ancestry if unknown else provenance.public_name(source),
+        commit=config.ancestry_commit if unknown else commit,
+        stages=[(config.learngene_type, config.options())],
         seed=seed,
         sizes=own,
         fresh=[],

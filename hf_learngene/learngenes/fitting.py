@@ -58,8 +58,6 @@ def fitted_learngene(
         **origin,
         **own,
     )
-    # until the learngene is loaded from somewhere, its ancestry is what descendants name as their source
-    config._commit_hash = config.ancestry_commit
     learngene = cast(Any, LEARNGENE_MAPPING[config_class])(config)
     dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
     learngene.to(device=model.device, dtype=dtype)
