@@ -145,7 +145,7 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any
         began = time.process_time()
         model = resize(source, seed=job["seed"], **given)
         row["cpu_seconds"] = round(time.process_time() - began, 1)
-        row["layers"] = model.config.learngene["stages"][0]["options"].get("layers")
+        row["layers"] = model.config.learngene["passes"][0]["options"].get("layers")
     row |= {"parameters": sum(p.numel() for p in model.parameters()), "encoder": encoder_parameters(model)}
     row["accuracy"] = data.accuracy(model, options.split, options.limit)
     return [row]

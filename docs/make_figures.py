@@ -30,10 +30,10 @@ from learngene_task import DATA, TASKS, teacher_of  # noqa: E402
 
 from hf_learngene import AutoLearngene, resize  # noqa: E402
 from hf_learngene.anatomy import anatomy_of  # noqa: E402
-from hf_learngene.calibrating import Examples, scored  # noqa: E402
-from hf_learngene.calibrating.ranking import Scores  # noqa: E402
 from hf_learngene.maps import LayerMap  # noqa: E402
 from hf_learngene.methods import Layers, WeightSelection  # noqa: E402
+from hf_learngene.pruning import Examples, scored  # noqa: E402
+from hf_learngene.pruning.criteria import Scores  # noqa: E402
 
 
 matplotlib.use("Agg")
@@ -435,7 +435,7 @@ def measure(count: int) -> None:
         for method in ("front", "taylor", "random"):
             looks = {"calibration": rows} if method == "taylor" else {}
             made = resize(vit, method=method, **sizes, **looks)
-            layers_kept = made.config.learngene["stages"][0]["options"].get("layers", "")
+            layers_kept = made.config.learngene["passes"][0]["options"].get("layers", "")
             print(f"{sizes} {method}: {accuracy(made):.1%} {layers_kept}", flush=True)
 
 

@@ -9,8 +9,10 @@ from hf_learngene._version import __version__
 if TYPE_CHECKING:
     from hf_learngene import errors
     from hf_learngene.anatomy import register_anatomy
-    from hf_learngene.card import Result
     from hf_learngene.comparing import Comparison, compare
+    from hf_learngene.hub.card_parts import Result
+    from hf_learngene.hub.push import push_folder, push_resized
+    from hf_learngene.hub.save import save_resized
     from hf_learngene.learngenes import (
         AutoLearngene,
         AutoLearngeneConfig,
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
         registered_learngenes,
     )
     from hf_learngene.methods import register_method, registered_methods
-    from hf_learngene.publishing import push_folder, push_resized
     from hf_learngene.resizing import (
         AutoModel,
         AutoModelForImageClassification,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
         allocate,
         plan,
         resize,
-        save_resized,
-        trim_tokenizer,
         verify,
     )
     from hf_learngene.training import (
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
         get_lemon_schedule,
         lemon_steps,
     )
+    from hf_learngene.vocabulary.trimming import trim_tokenizer
 
 # Names are loaded on first use, as transformers does: torch and the modelling code take seconds to import.
 _HOME = {
@@ -66,7 +66,7 @@ _HOME = {
     "LearngeneTrainingArguments": "training",
     "LetsConfig": "learngenes",
     "ResizableMixin": "resizing",
-    "Result": "card",
+    "Result": "hub.card_parts",
     "SwsConfig": "learngenes",
     "TlegConfig": "learngenes",
     "WaveConfig": "learngenes",
@@ -75,16 +75,16 @@ _HOME = {
     "get_lemon_schedule": "training",
     "lemon_steps": "training",
     "plan": "resizing",
-    "push_folder": "publishing",
-    "push_resized": "publishing",
+    "push_folder": "hub.push",
+    "push_resized": "hub.push",
     "register_anatomy": "anatomy",
     "register_learngene": "learngenes",
     "register_method": "methods",
     "registered_learngenes": "learngenes",
     "registered_methods": "methods",
     "resize": "resizing",
-    "save_resized": "resizing",
-    "trim_tokenizer": "resizing",
+    "save_resized": "hub.save",
+    "trim_tokenizer": "vocabulary.trimming",
     "verify": "resizing",
 }
 

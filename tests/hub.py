@@ -29,7 +29,7 @@ ROUTES: list[tuple[re.Pattern[str], Callable[..., Answer]]] = []
 
 
 @dataclass
-class Request:
+class ResizeTask:
     method: str
     path: str
     query: dict[str, list[str]]
@@ -78,7 +78,7 @@ class Fault:
     status: int | None = None
     seen: Any = field(default_factory=itertools.count)
 
-    def strikes(self, request: Request) -> bool:
+    def strikes(self, request: ResizeTask) -> bool:
         return bool(re.search(self.pattern, str(request))) and next(self.seen) < self.times
 
 
@@ -131,8 +131,8 @@ class Hub:
         """All switches off, nothing on record."""
         self.faults: list[Fault] = []
         self.part_size: int | None = None
-        self.watch: Callable[[Request], None] = lambda request: None
-        self.requests: list[Request] = []
+        self.watch: Callable[[ResizeTask], None] = lambda request: None
+        self.requests: list[ResizeTask] = []
 
     def __enter__(self) -> Self:
         for server in self._servers:
@@ -146,7 +146,7 @@ class Hub:
 
     # ---- for tests
 
-    def asked(self, pattern: str) -> list[Request]:
+    def asked(self, pattern: str) -> list[ResizeTask]:
         return [r for r in self.requests if re.search(pattern, str(r))]
 
     def head(self, name: str) -> str:
@@ -191,13 +191,13 @@ class Hub:
             found.append({"type": "file", "path": path, "size": len(content), "oid": _git_id(content), **lfs})
         return found
 
-    def user(self, request: Request) -> str | None:
+    def user(self, request: ResizeTask) -> str | None:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if given and given not in self.users:
             raise Refusal(401, "Invalid credentials in Authorization header")
         return self.users.get(given)
 
-    def open(self, request: Request, name: str, write: bool = False, files: bool = False) -> Repo:
+    def open(self, request: ResizeTask, name: str, write: bool = False, files: bool = False) -> Repo:
         user, owner = self.user(request), name.partition("/")[0]
         repo = self.repos.get(name)
         if repo is None or (repo.private and user != owner):
@@ -212,17 +212,17 @@ class Hub:
     # ---- what the client asks for
 
     @route("GET /api/whoami-v2")
-    def _whoami(self, request: Request) -> Answer:
+    def _whoami(self, request: ResizeTask) -> Answer:
         if (user := self.user(request)) is None:
             raise Refusal(401, "Invalid username or password.")
         return _json({"type": "user", "name": user, "orgs": []})
 
     @route("POST /api/validate-yaml")
-    def _validate(self, request: Request) -> Answer:
+    def _validate(self, request: ResizeTask) -> Answer:
         return _json({"errors": [], "warnings": []})
 
     @route("POST /api/repos/create")
-    def _create(self, request: Request) -> Answer:
+    def _create(self, request: ResizeTask) -> Answer:
         user, asked = self.user(request), request.json()
         if user is None or user != (asked.get("organization") or user):
             raise Refusal(403 if user else 401, "You have no right to create a model here")
@@ -233,7 +233,7 @@ class Hub:
         return _json({"url": f"{self.endpoint}/{name}"}, 409 if existed else 200)
 
     @route("GET /api/models/{repo}(?:/revision/{revision})?")
-    def _info(self, request: Request, repo: str, revision: str | None) -> Answer:
+    def _info(self, request: ResizeTask, repo: str, revision: str | None) -> Answer:
         opened = self.open(request, repo)
         commit = opened.at(revision or "main")
         siblings = [{"rfilename": e["path"]} for e in self.entries(opened.commits[commit])]
@@ -245,7 +245,7 @@ class Hub:
         return _json({"id": repo, "sha": commit, "private": opened.private, "gated": gated, "siblings": siblings})
 
     @route("GET /api/models/{repo}/tree/{revision}(?:/{path})?")
-    def _tree(self, request: Request, repo: str, revision: str, path: str | None) -> Answer:
+    def _tree(self, request: ResizeTask, repo: str, revision: str, path: str | None) -> Answer:
         opened = self.open(request, repo)
         found = [e for e in self.entries(opened.commits[opened.at(revision)]) if e["path"].startswith(path or "")]
         if not found:
@@ -253,7 +253,7 @@ class Hub:
         return _json(found)
 
     @route("POST /api/models/{repo}/(?P<kind>branch|tag)/{revision}")
-    def _refer(self, request: Request, repo: str, kind: str, revision: str) -> Answer:
+    def _refer(self, request: ResizeTask, repo: str, kind: str, revision: str) -> Answer:
         opened, asked = self.open(request, repo, write=True), request.json()
         branch = kind == "branch"
         name, start = (revision, asked.get("startingPoint", "main")) if branch else (asked["tag"], revision)
@@ -264,7 +264,7 @@ class Hub:
         return _json({})
 
     @route("GET /api/models/{repo}/refs")
-    def _refs(self, request: Request, repo: str) -> Answer:
+    def _refs(self, request: ResizeTask, repo: str) -> Answer:
         opened = self.open(request, repo)
 
         def listed(kind: str, refs: Mapping[str, str]) -> list[dict[str, str]]:
@@ -282,7 +282,7 @@ class Hub:
         return _json(found)
 
     @route("(?:GET|HEAD) /{repo}/resolve/{revision}/{path}")
-    def _resolve(self, request: Request, repo: str, revision: str, path: str) -> Answer:
+    def _resolve(self, request: ResizeTask, repo: str, revision: str, path: str) -> Answer:
         opened = self.open(request, repo, files=True)
         headers = {"X-Repo-Commit": opened.at(revision)}
         blob = opened.commits[opened.at(revision)].get(path)
@@ -296,11 +296,11 @@ class Hub:
         return Answer(status=302, headers={**headers, **linked, "Location": f"{self.storage}/storage/{blob}"})
 
     @route("GET /storage/{blob}")
-    def _download(self, request: Request, blob: str) -> Answer:
+    def _download(self, request: ResizeTask, blob: str) -> Answer:
         return _ranged(request, self.blobs[blob], {"ETag": f'"{blob}"'})
 
     @route("POST /api/models/{repo}/preupload/{revision}")
-    def _preupload(self, request: Request, repo: str, revision: str) -> Answer:
+    def _preupload(self, request: ResizeTask, repo: str, revision: str) -> Answer:
         opened = self.open(request, repo, write=True)
         old = {e["path"]: e.get("lfs", e)["oid"] for e in self.entries(opened.commits[opened.at(revision)])}
         modes = {f["path"]: "lfs" if _large(f["path"]) else "regular" for f in request.json()["files"]}
@@ -308,7 +308,7 @@ class Hub:
         return _json({"files": files})
 
     @route("POST /{repo}.git/info/lfs/objects/batch")
-    def _batch(self, request: Request, repo: str) -> Answer:
+    def _batch(self, request: ResizeTask, repo: str) -> Answer:
         self.open(request, repo, write=True)
         objects = []
         for item in request.json()["objects"]:
@@ -323,14 +323,14 @@ class Hub:
         return _json({"transfer": "multipart" if self.part_size else "basic", "objects": objects})
 
     @route("PUT /storage/{blob}(?:/{part})?")
-    def _put(self, request: Request, blob: str, part: str | None) -> Answer:
+    def _put(self, request: ResizeTask, blob: str, part: str | None) -> Answer:
         if part is None:
             return self._keep(blob, request.body)
         self.parts[blob, int(part)] = request.body
         return Answer(headers={"ETag": f'"{part}"'})
 
     @route("POST /{repo}.git/lfs/{blob}")
-    def _complete(self, request: Request, repo: str, blob: str) -> Answer:
+    def _complete(self, request: ResizeTask, repo: str, blob: str) -> Answer:
         numbers = [p["partNumber"] for p in request.json()["parts"]]
         return self._keep(blob, b"".join(self.parts.pop((blob, n)) for n in numbers))
 
@@ -341,14 +341,14 @@ class Hub:
         return _json({})
 
     @route("POST /{repo}.git/info/lfs/verify")
-    def _verify(self, request: Request, repo: str) -> Answer:
+    def _verify(self, request: ResizeTask, repo: str) -> Answer:
         asked = request.json()
         if len(self.blobs.get(asked["oid"], b"")) != asked["size"]:
             raise Refusal(404, "The object is not there")
         return _json({})
 
     @route("POST /api/models/{repo}/commit/{revision}")
-    def _commit(self, request: Request, repo: str, revision: str) -> Answer:
+    def _commit(self, request: ResizeTask, repo: str, revision: str) -> Answer:
         opened = self.open(request, repo, write=True)
         start, number = opened.at(revision), 1 + sum(n.startswith("refs/pr/") for n in opened.refs)
         changes: dict[str, str] = {}
@@ -386,7 +386,7 @@ def _json(content: Any, status: int = 200) -> Answer:
     return Answer(json.dumps(content).encode(), status, {"Content-Type": "application/json"})
 
 
-def _ranged(request: Request, content: bytes, headers: dict[str, str]) -> Answer:
+def _ranged(request: ResizeTask, content: bytes, headers: dict[str, str]) -> Answer:
     """All of a file, or what a broken download lacks."""
     asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
     if not asked:
@@ -414,7 +414,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         hub, url = self.server.hub, urlsplit(self.path)
-        request = Request(self.command, url.path, parse_qs(url.query), self.headers)
+        request = ResizeTask(self.command, url.path, parse_qs(url.query), self.headers)
         hub.requests.append(request)
         fault = next((f for f in hub.faults if f.strikes(request)), None)
         cut = fault if fault and fault.status is None else None
@@ -436,7 +436,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = _serve
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: ResizeTask) -> Answer:
         for pattern, function in ROUTES:
             if found := pattern.fullmatch(str(request)):
                 given = {n: v if v is None else unquote(v) for n, v in found.groupdict().items()}

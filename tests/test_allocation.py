@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 
 from hf_learngene import AutoModelForImageClassification, allocate, errors, resize
 from hf_learngene.anatomy import anatomy_of
-from hf_learngene.calibrating import Examples
+from hf_learngene.budget.count import parameter_count
+from hf_learngene.budget.search import _between, _different, _Fitting, _split, allocated
+from hf_learngene.pruning import Examples
 from hf_learngene.resizing import allocation
-from hf_learngene.resizing.allocation import _between, _different, _Fitting, _split, allocated
-from hf_learngene.resizing.budget import parameter_count
 
 
 def vit(**extra):
@@ -92,7 +92,7 @@ def test_a_checkpoint_is_shrunk_to_a_budget(tmp_path):
     }
     made = AutoModelForImageClassification.from_pretrained_resized(tmp_path, **given)
     wanted = resize(model, **given)
-    assert made.config.learngene["stages"][0]["method"] == "calibrated"
+    assert made.config.learngene["passes"][0]["method"] == "calibrated"
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), wanted.parameters(), strict=True))
 
 
@@ -107,7 +107,7 @@ def test_a_budget_holds_where_a_size_grows():
 def test_a_budget_that_grows_is_grown():
     model = vit()
     made = resize(model, calibration=pictures(model), params=round(2.5 * model.num_parameters()))
-    assert made.config.learngene["stages"][0]["method"] == "lemon"
+    assert made.config.learngene["passes"][0]["method"] == "lemon"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClas
 
 from hf_learngene import register_anatomy, resize, verify
 from hf_learngene.anatomy import anatomy_like, anatomy_of, registry
-from hf_learngene.anatomy.classify import UNKNOWN
+from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
 
 

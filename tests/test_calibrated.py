@@ -12,11 +12,11 @@ from transformers import BertConfig, BertModel
 
 from hf_learngene import errors, plan, resize
 from hf_learngene.anatomy import anatomy_of
-from hf_learngene.calibrating import Examples, kept_layers
-from hf_learngene.calibrating.choosing import head_maps, kept_units, stream_map, value_map, without_ones
-from hf_learngene.calibrating.passes import Runner, execution_order
-from hf_learngene.calibrating.statistics import Moments
 from hf_learngene.methods import Calibrated
+from hf_learngene.pruning import Examples, kept_layers
+from hf_learngene.pruning.activations import Runner, execution_order
+from hf_learngene.pruning.moments import Moments
+from hf_learngene.pruning.surgeon import head_maps, kept_units, stream_map, value_map, without_ones
 from hf_learngene.resizing.calibration import fit_table, refitted
 
 
@@ -87,7 +87,7 @@ def test_a_calibrated_model_is_nearer_than_a_selected_one(family, name, sizes):
     source = model_of(family, name)
     examples, unseen = examples_for(source, 192), examples_for(source, 32, seed=1)
     calibrated = resize(source, calibration=examples, **sizes)
-    assert calibrated.config.learngene["stages"][0]["method"] == "calibrated"
+    assert calibrated.config.learngene["passes"][0]["method"] == "calibrated"
     selected = resize(source, method="weight_selection", **sizes)
     assert distance(calibrated, source, unseen) < distance(selected, source, unseen)
 
@@ -136,7 +136,7 @@ def test_the_head_size_that_lemon_added_is_taken_away():
 def test_some_axes_shrink_and_others_grow():
     source = model_of("vit", "ViTForImageClassification")
     made = resize(source, calibration=examples_for(source), intermediate_size=20, num_hidden_layers=5)
-    assert [s["method"] for s in made.config.learngene["stages"]] == ["calibrated", "lemon"]
+    assert [s["method"] for s in made.config.learngene["passes"]] == ["calibrated", "lemon"]
     assert made.config.num_hidden_layers == 5
 
 
@@ -168,7 +168,7 @@ def test_without_room_on_disk_the_result_is_the_same(family, name, monkeypatch):
     source = model_of(family, name)
     examples = examples_for(source)
     first = resize(source, calibration=examples, intermediate_size=20, num_hidden_layers=2)
-    monkeypatch.setattr("hf_learngene.calibrating.passes.ROOM", 0)
+    monkeypatch.setattr("hf_learngene.pruning.activations.ROOM", 0)
     again = resize(source, calibration=examples, intermediate_size=20, num_hidden_layers=2)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
@@ -265,7 +265,7 @@ def test_what_a_step_left_is_told_as_it_is(monkeypatch):
         fits.extend(refitted(*given))
         return fits
 
-    monkeypatch.setattr("hf_learngene.resizing.run.refitted", kept)
+    monkeypatch.setattr("hf_learngene.resizing.execute.refitted", kept)
     made = resize(source, calibration=examples, intermediate_size=20)
     inputs = []
     handle = made.classifier.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
@@ -294,10 +294,10 @@ def test_finished_layers_stand_in_for_themselves(family, name):
     names = execution_order(source, batches[0], names)
     runner = Runner(source, anatomy)
     try:
-        whole = [runner.see(i, b, inputs=names[-1:]) for i, b in enumerate(batches)]
-        runner.advance(1, batches)
-        runner.advance(2, batches)
-        short = [runner.see(i, b, inputs=names[-1:]) for i, b in enumerate(batches)]
+        whole = [runner.capture(i, b, inputs=names[-1:]) for i, b in enumerate(batches)]
+        runner.cache_prefix(1, batches)
+        runner.cache_prefix(2, batches)
+        short = [runner.capture(i, b, inputs=names[-1:]) for i, b in enumerate(batches)]
     finally:
         runner.close()
     for a, b in zip(whole, short, strict=True):

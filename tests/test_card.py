@@ -14,12 +14,11 @@ from test_saving import cached, tokenizer
 from transformers import BertForMaskedLM
 
 from hf_learngene import AutoModelForMaskedLM, plan, registered_methods, resize
-from hf_learngene.card import Result, model_card
-from hf_learngene.card.parts import is_ours, renamed
-from hf_learngene.card.resized import recorded_source
 from hf_learngene.errors import ProvenanceError
+from hf_learngene.hub.card import model_card, recorded_source
+from hf_learngene.hub.card_parts import Result, is_ours, renamed
+from hf_learngene.hub.save import save_resized
 from hf_learngene.methods import METHODS
-from hf_learngene.resizing.saving import save_resized
 
 
 PATTERN = r"""---

@@ -196,7 +196,7 @@ def test_a_model_is_shrunk_on_examples(run, world, source, data, sizes):
     assert made.exit_code == 0, made.output
     assert "method calibrated" in made.output
     record = json.loads((pathlib.Path("small") / "config.json").read_text())["learngene"]
-    assert record["stages"][0]["method"] == "calibrated"
+    assert record["passes"][0]["method"] == "calibrated"
     assert "error before" in made.output  # a line for each step of the refit
     few = run("resize", world / source, "other", *sizes, "--calibration", world / data, "--calibration-examples", 1)
     assert few.exit_code != 0
@@ -237,7 +237,7 @@ def test_a_budget_is_spent_by_what_examples_say(run, world):
     assert "chosen" in made.output
     record = json.loads((pathlib.Path("small") / "config.json").read_text())
     assert record["hidden_size"] == 24
-    assert record["learngene"]["stages"][0]["method"] == "calibrated"
+    assert record["learngene"]["passes"][0]["method"] == "calibrated"
 
 
 @pytest.mark.parametrize(("source", "data"), [("vit", "images.parquet"), ("bert", "texts.jsonl")])

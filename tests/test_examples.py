@@ -168,7 +168,7 @@ def test_random_start_is_a_method(image_script, vit, image_parquet, tmp_path):
     argv = image_arguments(vit, image_parquet, tmp_path / "out", tmp_path / "cache", hidden_size=8, max_steps=1)
     image_script.main([*argv, "--method=random"])
     config = AutoModelForImageClassification.from_pretrained(tmp_path / "out").config
-    assert config.learngene["stages"][0]["method"] == "random"
+    assert config.learngene["passes"][0]["method"] == "random"
 
 
 # Text

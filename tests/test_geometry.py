@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from families import inputs_for, plan_of, tiny_model
 
 from hf_learngene import resize
-from hf_learngene.maps.geometry import MixChannels, ResampleGrid, ResampleKernel, ResampleLine, ResampleRelative
-from hf_learngene.maps.steps import Context
+from hf_learngene.maps.ops import Context
+from hf_learngene.maps.resample import MixChannels, ResampleGrid, ResampleKernel, ResampleLine, ResampleRelative
 
 
 NO_CONTEXT = Context({}.__getitem__)
 
 
-def fates(kind, class_name, extra=None, **request):
-    return {t.name: t.fate for t in plan_of(kind, class_name, extra, **request).tensors}
+def origins(kind, class_name, extra=None, **request):
+    return {t.name: t.origin for t in plan_of(kind, class_name, extra, **request).tensors}
 
 
 def smooth(*shape):
@@ -140,12 +140,14 @@ def test_relative_tables_of_a_model_follow_the_grid(kind):
     for request in ({"image_size": 20}, {"patch_size": 6}, {"image_size": 18, "patch_size": 6}):
         made = resize(tiny_model(kind, class_name), **request)
         assert torch.isfinite(made(**inputs_for(made)).logits).all()
-    assert any(f.startswith("interpolated 3×3 → 5×5") for f in fates(kind, class_name, image_size=20).values())
+    assert any(f.startswith("interpolated 3×3 → 5×5") for f in origins(kind, class_name, image_size=20).values())
 
 
 def test_patches_as_many_in_another_shape_are_resampled_too():
     extra = {"image_size": (32, 8), "patch_size": 4}  # 8 × 2 patches, then 4 × 4
-    assert fates("vit", "ViTModel", extra, image_size=16)["embeddings.position_embeddings"] == "interpolated 8×2 → 4×4"
+    assert (
+        origins("vit", "ViTModel", extra, image_size=16)["embeddings.position_embeddings"] == "interpolated 8×2 → 4×4"
+    )
 
 
 # ---- patch kernels and channels

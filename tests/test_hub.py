@@ -28,7 +28,7 @@ from hf_learngene import (
     resize,
 )
 from hf_learngene.cli import app
-from hf_learngene.resizing.saving import save_resized
+from hf_learngene.hub.save import save_resized
 
 
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks"), pytest.mark.usefixtures("hub")]

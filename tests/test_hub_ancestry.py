@@ -20,8 +20,8 @@ from training import NO_DROPOUT
 from transformers import BertForSequenceClassification
 
 from hf_learngene import AutoLearngene, AutoModelForSequenceClassification, push_resized
-from hf_learngene.card import model_card
-from hf_learngene.resizing.saving import save_resized
+from hf_learngene.hub.card import model_card
+from hf_learngene.hub.save import save_resized
 
 
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks"), pytest.mark.usefixtures("hub")]

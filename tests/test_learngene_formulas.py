@@ -109,7 +109,7 @@ def test_groups_of_factors_that_are_single_layers_hold_everything():
     assert [
         i for i in range(5) if torch.allclose(made.vit.layers[i].mlp.fc1.weight, source.vit.layers[2].mlp.fc1.weight)
     ] == [4]
-    other = learngene.at(num_hidden_layers=2)
+    other = learngene.for_size(num_hidden_layers=2)
     assert verify(learngene.initialize(num_hidden_layers=2), other.initialize(), inputs_for(source)).relative <= 1e-10
 
 

@@ -152,14 +152,14 @@ def test_gradients_reach_every_part_and_nothing_else(kind, family, name):
 @pytest.mark.parametrize("kind", ["fine", "wave"])
 def test_another_size_has_scalers_of_its_own_and_frozen_parts(kind):
     learngene = fitted(kind)
-    other = learngene.at(num_hidden_layers=5)
+    other = learngene.for_size(num_hidden_layers=5)
     trainable = {n for n, p in other.named_parameters() if p.requires_grad}
     assert trainable == {n for n, _ in other.named_parameters() if n.startswith("scalers.")}
     assert all(p.requires_grad for p in learngene.shared.parameters())
     inputs = inputs_for(learngene.initialize())
     made = learngene.initialize(num_hidden_layers=5)
     assert float((other(**inputs).logits - made(**inputs).logits).detach().abs().max()) <= 1e-10
-    same = learngene.at()
+    same = learngene.for_size()
     assert float((same(**inputs).logits - learngene(**inputs).logits).detach().abs().max()) <= 1e-10
 
 
@@ -174,7 +174,7 @@ def test_twice_the_width_of_wave_computes_the_same(family, name):
     narrow = learngene.initialize(hidden_size=16, num_hidden_layers=2)
     assert narrow.config.hidden_size == 16
     assert narrow(**inputs_for(narrow)) is not None
-    other = learngene.at(hidden_size=48)
+    other = learngene.for_size(hidden_size=48)
     assert {n.partition(".")[0] for n, p in other.named_parameters() if p.requires_grad} == {"scalers", "outside"}
     assert verify(own, other.initialize(), inputs_for(own)).relative <= 1e-10
 
@@ -182,7 +182,7 @@ def test_twice_the_width_of_wave_computes_the_same(family, name):
 def test_a_learngenes_templates_keep_their_size_at_another_width():
     source = tiny_model("vit", "ViTForImageClassification")  # three heads: the templates are one head wide
     learngene = AutoLearngene.from_ancestry(source, "wave")
-    other = learngene.at(hidden_size=32)  # four heads, which would halve the width
+    other = learngene.for_size(hidden_size=32)  # four heads, which would halve the width
     assert other.side == learngene.side == 8
     assert verify(learngene.initialize(hidden_size=32), other.initialize(), inputs_for(source)).relative <= 1e-10
 
@@ -212,7 +212,7 @@ def test_the_record_says_where_a_descendant_comes_from(tmp_path):
     fitted("sws").save_pretrained(tmp_path / "vit-sws")
     record = AutoLearngene.from_pretrained(tmp_path / "vit-sws").initialize(num_hidden_layers=4).config.learngene
     assert record["source"] == "vit-sws"
-    assert record["stages"] == [
+    assert record["passes"] == [
         {"method": "sws", "options": {"num_stages": 2, "stages": None, "fit_layers": "picked"}}
     ]
     assert record["sizes"] == {"num_hidden_layers": 4}
@@ -267,7 +267,7 @@ def test_an_unfitted_learngene_makes_nothing():
     with pytest.raises(errors.UnfittedError, match="neither fitted nor trained"):
         learngene.initialize()
     with pytest.raises(errors.UnfittedError):
-        AutoLearngene.from_config(FineConfig(base_config=config.base_config)).at(num_hidden_layers=2)
+        AutoLearngene.from_config(FineConfig(base_config=config.base_config)).for_size(num_hidden_layers=2)
 
 
 def test_templates_that_save_nothing_are_said(monkeypatch):
@@ -289,7 +289,7 @@ def test_templates_that_save_nothing_are_said(monkeypatch):
         (lambda: fitted("sws", stages=[0, 0, 1], num_stages=3), errors.InvalidSizeError, "uses 2 stages and num_stages=3; leave"),
         (lambda: fitted("sws", stages=[0, 2, 2], num_stages=3), errors.InvalidSizeError, "No layer is of stage 1 in .*without"),
         (lambda: fitted("sws", stages=[0, 0, -1]), errors.InvalidSizeError, "stages are numbers from 0; they were"),
-        (lambda: fitted("sws").at(num_hidden_layers=2), errors.InvalidSizeError, "`sws` has no scalers"),
+        (lambda: fitted("sws").for_size(num_hidden_layers=2), errors.InvalidSizeError, "`sws` has no scalers"),
         (lambda: fitted("wave", template_share=0), errors.InvalidSizeError, "above 0"),
         (lambda: fitted("tleg", fit_layers="some"), errors.UnknownOptionError, "fit_layers is one of picked, all"),
         (lambda: fitted("fine", num_groups=4), errors.InvalidSizeError, "num_groups=4 .* 3 layers; it lies between 1 and 3"),

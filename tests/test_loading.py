@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 import hf_learngene
 from hf_learngene import AutoModel, AutoModelForImageClassification, AutoModelForMaskedLM, ResizableMixin, plan, resize
-from hf_learngene.resizing.run import logger
+from hf_learngene.resizing.execute import logger
 
 
 class MyViT(ResizableMixin, transformers.ViTModel):
@@ -138,8 +138,8 @@ def test_a_head_of_the_checkpoint_is_kept(vit_folder, warnings_of_resize):
 
 
 def test_another_number_of_labels_gives_a_fresh_head(vit_folder, warnings_of_resize):
-    fates = {t.name: t.fate for t in plan(vit_folder, hidden_size=16, num_labels=7).tensors}
-    assert fates["classifier.weight"] == fates["classifier.bias"] == "fresh (7 labels instead of 5)"
+    origins = {t.name: t.origin for t in plan(vit_folder, hidden_size=16, num_labels=7).tensors}
+    assert origins["classifier.weight"] == origins["classifier.bias"] == "fresh (7 labels instead of 5)"
     small = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, num_labels=7)
     assert "not from the source: classifier.weight, classifier.bias" in warnings_of_resize.text
     assert small.classifier.weight.shape == (7, 16)
@@ -279,7 +279,7 @@ def test_the_record_tells_where_a_model_comes_from_and_chains(vit_folder, tmp_pa
     assert record["package_version"] == hf_learngene.__version__
     assert record["seed"] == 3
     assert record["sizes"] == {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 27}
-    (stage,) = record["stages"]
+    (stage,) = record["passes"]
     assert stage["method"] == "weight_selection"
     assert stage["options"]["element_selection"] == "consecutive"
     assert record["history"] == []
@@ -295,17 +295,17 @@ def test_the_record_tells_where_a_model_comes_from_and_chains(vit_folder, tmp_pa
     third.save_pretrained(tmp_path / "third")
     loaded = transformers.AutoConfig.from_pretrained(tmp_path / "third").learngene
     assert loaded == third.config.learngene
-    assert [entry["stages"][0]["method"] for entry in loaded["history"]] == ["weight_selection", "lemon"]
+    assert [entry["passes"][0]["method"] for entry in loaded["history"]] == ["weight_selection", "lemon"]
     assert [entry["source"] for entry in loaded["history"]] == ["vit", "first"]
     assert all("history" not in entry for entry in loaded["history"])
     assert loaded["source"] == "second"
-    assert loaded["stages"] == [{"method": "layers", "options": {"layer_map": [0, 2]}}]
+    assert loaded["passes"] == [{"method": "layers", "options": {"layer_map": [0, 2]}}]
     assert loaded["sizes"] == {"num_hidden_layers": 2}
 
 
 def test_a_mixed_resize_records_both_stages(vit_folder):
     mixed = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=48, num_hidden_layers=2)
-    assert [stage["method"] for stage in mixed.config.learngene["stages"]] == ["weight_selection", "lemon"]
+    assert [stage["method"] for stage in mixed.config.learngene["passes"]] == ["weight_selection", "lemon"]
     assert mixed.config.learngene["history"] == []
     json.dumps(mixed.config.learngene)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import fft
 
 from hf_learngene import resize
-from hf_learngene.maps.steps import dct_matrix, uniform_indices
+from hf_learngene.maps.ops import dct_matrix, uniform_indices
 
 
 # 24 → 16 and 40 → 27 do not divide, 3 → 2 layers: every branch of the rule is taken

@@ -160,7 +160,7 @@ def test_the_example_adapts_a_grown_bert(example, tmp_path):
     out = tmp_path / "out"
     base = AutoModelForSequenceClassification.from_pretrained(out / "base")
     assert (base.config.hidden_size, base.config.num_hidden_layers, base.config.num_labels) == (48, 4, 2)
-    assert base.config.learngene["stages"][0]["method"] == "lemon"
+    assert base.config.learngene["passes"][0]["method"] == "lemon"
     settings = json.loads((out / "adapter_config.json").read_text())
     assert (settings["r"], settings["base_model_name_or_path"]) == (2, str(out / "base"))
 

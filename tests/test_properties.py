@@ -43,7 +43,7 @@ def test_shrinking_gives_a_plain_model_that_runs(case, method):
     ties = anatomy_of(small.config, type(small)).ties
     state = dict(small.named_parameters(remove_duplicate=False))
     assert all(state[a] is state[b] for a, b in ties.items())
-    assert small.config.learngene["stages"][0]["method"] == method
+    assert small.config.learngene["passes"][0]["method"] == method
     assert all(
         p.shape == t.shape
         for p, t in zip(

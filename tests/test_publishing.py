@@ -14,8 +14,9 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from typer.testing import CliRunner
 
 from hf_learngene import AutoLearngene, errors, push_folder, push_resized, registered_learngenes, resize
-from hf_learngene.card import Result, model_card
 from hf_learngene.cli import app
+from hf_learngene.hub.card import model_card
+from hf_learngene.hub.card_parts import Result
 from hf_learngene.learngenes.card import learngene_card
 
 

@@ -7,8 +7,8 @@ import torch
 from families import tiny_model
 
 from hf_learngene import errors, plan, resize
-from hf_learngene.calibrating import Examples
-from hf_learngene.calibrating.ranking import Scores
+from hf_learngene.pruning import Examples
+from hf_learngene.pruning.criteria import Scores
 
 
 def vit(**extra):
@@ -103,7 +103,7 @@ def test_layers_that_turn_the_stream_least_leave(method, family):
         a, b = torch.cat(before[name]), torch.cat(after[name])
         influence.append(float((1 - torch.cosine_similarity(a, b, dim=-1)).mean()))
     kept = sorted(sorted(range(depth), key=lambda i: -influence[i])[: depth - 1])
-    assert made.config.learngene["stages"][0]["options"]["layers"] == kept
+    assert made.config.learngene["passes"][0]["options"]["layers"] == kept
 
 
 def test_l2_keeps_the_largest_weights_and_needs_no_examples():

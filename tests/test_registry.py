@@ -32,7 +32,7 @@ from hf_learngene.methods.registry import option_owners
 
 
 @pytest.mark.parametrize(
-    ("request_", "wanted"),
+    ("task_", "wanted"),
     [
         ({"hidden_size": 16}, "weight_selection"),
         ({"num_hidden_layers": 2}, "weight_selection"),
@@ -52,11 +52,11 @@ from hf_learngene.methods.registry import option_owners
     ],
     ids=str,
 )
-def test_auto_shrinks_what_shrinks_then_grows_what_grows(request_, wanted):
+def test_auto_shrinks_what_shrinks_then_grows_what_grows(task_, wanted):
     model = tiny_model("vit", "ViTForImageClassification")
-    assert plan(model, **request_).method == wanted
-    made = resize(model, **request_)
-    assert {n: getattr(made.config, n) for n in request_} == request_
+    assert plan(model, **task_).method == wanted
+    made = resize(model, **task_)
+    assert {n: getattr(made.config, n) for n in task_} == task_
     assert torch.isfinite(made(**inputs_for(made)).logits).all()
     if wanted == "lemon":
         assert verify(model, made, inputs_for(model)).function_preserving
@@ -69,9 +69,9 @@ def test_a_mixed_resize_is_the_selection_and_then_a_growth_of_it():
         model, method="weight_selection", layer_selection="uniform", num_hidden_layers=2, intermediate_size=30
     )
     assert verify(selected, mixed, inputs_for(model)).function_preserving
-    fates = {t.name: t for t in plan(model, hidden_size=48, num_hidden_layers=2, intermediate_size=30).tensors}
-    up = fates["bert.encoder.layer.1.intermediate.dense.weight"]
-    assert up.fate == "selected 30 of 40, then duplicated ×2"
+    origins = {t.name: t for t in plan(model, hidden_size=48, num_hidden_layers=2, intermediate_size=30).tensors}
+    up = origins["bert.encoder.layer.1.intermediate.dense.weight"]
+    assert up.origin == "selected 30 of 40, then duplicated ×2"
     assert (up.source_shape, up.shape) == ((40, 24), (30, 48))
 
 
@@ -119,10 +119,10 @@ def test_a_method_of_ones_own():
         def _index(self, old, new, *_):
             return torch.arange(old - new, old)
 
-        def steps(self, tensor, request):
+        def ops(self, tensor, task):
             from hf_learngene.maps import Scale
 
-            return [*super().steps(tensor, request), Scale(self.factor)]
+            return [*super().ops(tensor, task), Scale(self.factor)]
 
     assert register_method(Halves) is Halves
     try:
@@ -131,7 +131,7 @@ def test_a_method_of_ones_own():
         model = tiny_model("vit", "ViTForImageClassification")
         small = resize(model, method="halves_of_mine", factor=3.0, hidden_size=16)
         assert torch.allclose(small.vit.layernorm.weight, 3.0 * model.vit.layernorm.weight[-16:])
-        (stage,) = small.config.learngene["stages"]
+        (stage,) = small.config.learngene["passes"]
         assert (stage["method"], stage["options"]["factor"]) == ("halves_of_mine", 3.0)
         with pytest.raises(
             UnknownOptionError, match="'factor' is an option of method 'halves_of_mine', not of 'lemon'"

@@ -26,8 +26,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from hf_learngene import resize
 from hf_learngene.errors import OutputError
-from hf_learngene.resizing import saving
-from hf_learngene.resizing.saving import check_output, fitted_sizes, save_resized
+from hf_learngene.hub import save as saving
+from hf_learngene.hub.save import check_output, fitted_sizes, save_resized
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(56))]

@@ -297,7 +297,7 @@ def test_sizes_given_beside_a_budget_stay_and_count(fixed):
 )  # fmt: skip
 def test_parameters_are_counted_without_building_anything(config, class_name, sizes):
     from hf_learngene.anatomy import anatomy_of
-    from hf_learngene.resizing.budget import parameter_count
+    from hf_learngene.budget.count import parameter_count
 
     cls = getattr(transformers, class_name)
     made = plan(config, model_class=cls, **sizes)

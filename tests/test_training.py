@@ -130,7 +130,7 @@ def test_in_adaptation_only_scalers_change(kind, tmp_path):
         optim="adamw_torch",
     )
     assert all(torch.equal(p, before[n]) for n, p in learngene.named_parameters())
-    start = learngene.at(num_hidden_layers=5)
+    start = learngene.for_size(num_hidden_layers=5)
     changed = {
         n for (n, a), b in zip(adapted.named_parameters(), start.parameters(), strict=True) if not torch.equal(a, b)
     }

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from hf_learngene import plan, resize, save_resized, trim_tokenizer, verify
 from hf_learngene.cli import app
 from hf_learngene.errors import InvalidSizeError, VocabularyError
-from hf_learngene.resizing.saving import usable_positions
+from hf_learngene.hub.save import usable_positions
 
 
 exact_deberta()
@@ -205,7 +205,7 @@ def test_growing_is_exact_on_the_tokens_that_stay(asked):
     ids = torch.randint(1, 36, (2, 9))
     if "intermediate_size" in asked:  # mixed: what shrank first is the reference
         model = resize(model, num_hidden_layers=2)
-        assert [s["method"] for s in grown.config.learngene["stages"]] == ["weight_selection", "lemon"]
+        assert [s["method"] for s in grown.config.learngene["passes"]] == ["weight_selection", "lemon"]
     with torch.no_grad():
         expected = model(ids.clone().apply_(lambda i: kept[i])).logits[..., kept]
         torch.testing.assert_close(grown(ids).logits, expected, rtol=0, atol=1e-10)

@@ -10,8 +10,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from hf_learngene.anatomy.classify import UNKNOWN
-from hf_learngene.anatomy.fields import native_name
+from hf_learngene.anatomy.axes import UNKNOWN
+from hf_learngene.anatomy.config_fields import native_name
 from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
 from hf_learngene.errors import UnsupportedFamilyError
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from hf_learngene.anatomy.fields import (
+from hf_learngene.anatomy.config_fields import (
     EPS_FIELDS,
     LINKED_TO_HIDDEN,
     as_pair,

@@ -174,8 +174,8 @@ def resize_command(
     token: Token = None,
 ) -> None:
     """Make a model of another size, and save it with tokenizer or image processor."""
-    from hf_learngene.resizing.loading import pinned
-    from hf_learngene.resizing.saving import check_output
+    from hf_learngene.hub.load import pinned
+    from hf_learngene.hub.save import check_output
 
     check_output(output, overwrite)
     chosen = method_with_options(method, option)
@@ -200,9 +200,9 @@ def resize_command(
             made = _plan(source, chosen, None, seed, given, task, True, kept)
     typer.echo(str(made))
 
-    from hf_learngene.card import model_card
-    from hf_learngene.resizing.loading import load_resized
-    from hf_learngene.resizing.saving import save_resized
+    from hf_learngene.hub.card import model_card
+    from hf_learngene.hub.save import save_resized
+    from hf_learngene.resizing.from_pretrained import load_resized
 
     tables: list[str] = []
     with status(f"Loading and resizing {source}"):
@@ -281,7 +281,7 @@ def demo_command(
     seeds: Annotated[int, typer.Option(min=1, help="Runs from each start.")] = 3,
 ) -> None:
     """Grow a text encoder, shrink a vision encoder, and fine-tune it beside a random start."""
-    from hf_learngene.demo import run_demo
+    from hf_learngene.comparing.demo import run_demo
 
     run_demo(image_model, text_model, output, steps=steps, seeds=seeds, console=Console())
 
@@ -296,8 +296,9 @@ def _plan(
     calibrated: bool = False,
     kept_tokens: list[int] | None = None,
 ) -> Plan:
-    from hf_learngene.resizing.auto import BY_TASK, class_of_checkpoint
-    from hf_learngene.resizing.loading import plan_checkpoint
+    from hf_learngene.hub.tasks import class_of_checkpoint
+    from hf_learngene.resizing.auto import BY_TASK
+    from hf_learngene.resizing.from_pretrained import plan_checkpoint
 
     if task is not None and task not in BY_TASK:
         raise UnknownOptionError(f"--task is one of {', '.join(BY_TASK)}; it was {task!r}.{nearest(task, BY_TASK)}")
@@ -321,8 +322,8 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
     """The source's tokenizer with the tokens of a corpus, and their old ids; how many they are goes into `given`."""
     from transformers import AutoTokenizer
 
-    from hf_learngene.resizing import trim_tokenizer
-    from hf_learngene.resizing.loading import load_config
+    from hf_learngene.hub.load import load_config
+    from hf_learngene.vocabulary.trimming import trim_tokenizer
 
     loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
     config = load_config(source, loading)
@@ -352,7 +353,7 @@ def _calibration_examples(
 
     main_input = made.model_class.main_input_name
     dataset, processor = read_data(data), processor_of(source, main_input, loading)
-    if not any(stage.method.needs_labels for stage in made.stages):
+    if not any(stage.method.needs_labels for stage in made.passes):
         return unlabelled_data(dataset, main_input, processor, limit=limit, seed=seed)
     with torch.device("meta"):
         skeleton = made.model_class(made.source_config)
@@ -364,12 +365,12 @@ def _calibration_examples(
 
 def _spent(source: str, made: Plan, budget: str | int | float, examples: Any, given: dict[str, Any]) -> dict[str, int]:
     """The sizes that a plan's budget is spent on, by measured error; says why."""
+    from hf_learngene.hub.load import load_whole
     from hf_learngene.resizing import allocate
-    from hf_learngene.resizing.auto import load_whole
-    from hf_learngene.resizing.request import split_loading
+    from hf_learngene.resizing.spec import split_loading
 
     sizes, loading, _ = split_loading(given)
-    options = made.stages[0].method.options()
+    options = made.passes[0].method.options()
     with status("Measuring what each size is worth"):
         model = load_whole(source, made.model_class, **loading)
         found = allocate(model, budget, examples, seed=made.seed, **options, **sizes)
@@ -381,8 +382,9 @@ def _load_pair(
     source: str, grown: str, revision: str | None, token: str | None
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Both models by the class that both checkpoints fill: the common head, or the encoder alone."""
-    from hf_learngene.resizing.auto import AutoModel, class_of_checkpoint, load_whole
-    from hf_learngene.resizing.loading import load_config, pinned
+    from hf_learngene.hub.load import load_config, load_whole, pinned
+    from hf_learngene.hub.tasks import class_of_checkpoint
+    from hf_learngene.resizing.auto import AutoModel
 
     at_source = pinned(source, keywords(None, revision=revision, token=token))
     at_grown = pinned(grown, keywords(None, token=token))

@@ -62,7 +62,7 @@ def keywords(sizes: list[str] | None, **named: Any) -> dict[str, Any]:
     Raises:
         UnknownOptionError: a name that is no size, or one given twice.
     """
-    from hf_learngene.resizing.request import LABELS, LOADING, REFUSED
+    from hf_learngene.resizing.spec import LABELS, LOADING, REFUSED
 
     found = {name: value for name, value in named.items() if value is not None}
     for name, value in _pairs("--size", sizes, "num_attention_heads=6"):

@@ -85,8 +85,7 @@ def compare_command(
 
     from hf_learngene.comparing import compare
     from hf_learngene.comparing.folder import RESULTS
-    from hf_learngene.resizing.auto import load_whole
-    from hf_learngene.resizing.loading import pinned
+    from hf_learngene.hub.load import load_whole, pinned
     from hf_learngene.training.data import processor_of, training_data
 
     with status(f"Loading {source}"):

@@ -52,12 +52,11 @@ def build_command(
     token: Token = None,
 ) -> None:
     """Distil a learngene from a teacher: fitted in closed form, then trained on data."""
-    from hf_learngene.learngenes.fitting import fitted_learngene, origin_of, report
+    from hf_learngene.hub.load import load_whole, pinned
+    from hf_learngene.hub.provenance import public_name
+    from hf_learngene.hub.save import check_output, whole_or_absent
+    from hf_learngene.learngenes.from_ancestry import fitted_learngene, origin_of, report
     from hf_learngene.learngenes.validating import check_one_label
-    from hf_learngene.resizing.auto import load_whole
-    from hf_learngene.resizing.loading import pinned
-    from hf_learngene.resizing.provenance import public_name
-    from hf_learngene.resizing.saving import check_output, whole_or_absent
     from hf_learngene.training.data import processor_of, read_data, training_data
 
     path = check_output(output, overwrite)
@@ -210,10 +209,10 @@ def init_command(
     token: Token = None,
 ) -> None:
     """Make a model of any size from a learngene, as a plain transformers checkpoint."""
-    from hf_learngene.card import model_card
+    from hf_learngene.hub.card import model_card
+    from hf_learngene.hub.load import pinned
+    from hf_learngene.hub.save import check_output, save_resized
     from hf_learngene.learngenes import AutoLearngene
-    from hf_learngene.resizing.loading import pinned
-    from hf_learngene.resizing.saving import check_output, save_resized
 
     check_output(output, overwrite)
     given = keywords(size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers)

@@ -35,7 +35,7 @@ def push_command(
     token: Token = None,
 ) -> None:
     """Publish a resized model or a learngene on the Hub: all of its folder in one commit, or nothing."""
-    from hf_learngene.publishing import check_pushable, push_folder
+    from hf_learngene.hub.push import check_pushable, push_folder
 
     check_pushable(folder, repo_id)
     if not (folder / "README.md").exists():
@@ -57,11 +57,10 @@ def push_command(
 def _write_card(folder: Path, repo_id: str, token: str | None) -> None:
     from transformers import AutoConfig
 
-    from hf_learngene.card import model_card
-    from hf_learngene.card.resized import recorded_source
+    from hf_learngene.hub.card import model_card, recorded_source
+    from hf_learngene.hub.load import load_whole
     from hf_learngene.learngenes import AutoLearngene, LearngeneConfig
     from hf_learngene.learngenes.card import learngene_card
-    from hf_learngene.resizing.auto import load_whole
 
     if isinstance(AutoConfig.from_pretrained(folder), LearngeneConfig):
         text = learngene_card(AutoLearngene.from_pretrained(folder), repo_id)

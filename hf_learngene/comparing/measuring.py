@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from hf_learngene.comparing.asked import Asked
+from hf_learngene.comparing.spec import CompareSpec
 from hf_learngene.errors import CalibrationError, TrainingDataError, UnknownOptionError, nearest
-from hf_learngene.resizing.fresh import quiet
+from hf_learngene.state import quiet
 
 
 ACCURACY = "accuracy"
@@ -97,7 +97,7 @@ def accuracy(prediction: EvalPrediction) -> float:
     return float(np.equal(found, labels)[counted].mean()) if counted.any() else math.nan
 
 
-def base_arguments(given: TrainingArguments | None, asked: Asked, output_dir: Path, plain_columns: bool) -> Any:
+def base_arguments(given: TrainingArguments | None, asked: CompareSpec, output_dir: Path, plain_columns: bool) -> Any:
     """Arguments of every training; what a comparison sets itself stands above those given.
 
     Raises:

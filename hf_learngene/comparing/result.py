@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hf_learngene.errors import CheckpointError
-from hf_learngene.resizing.table import render
+from hf_learngene.tables import render
 
 
 FORMAT = 1

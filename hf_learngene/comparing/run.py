@@ -20,10 +20,8 @@ from transformers.utils.generic import find_labels
 from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene._version import __version__
-from hf_learngene.anatomy.fields import ALIASES
-from hf_learngene.calibrating import check_given
+from hf_learngene.anatomy.config_fields import ALIASES
 from hf_learngene.comparing import fingerprint, folder
-from hf_learngene.comparing.asked import Asked, Start, ask, check_data
 from hf_learngene.comparing.folder import SOURCE, Folder, job_name, write_text
 from hf_learngene.comparing.measuring import (
     ACCURACY,
@@ -35,6 +33,7 @@ from hf_learngene.comparing.measuring import (
     sample,
 )
 from hf_learngene.comparing.result import FORMAT, RANDOM, Comparison, Row, number, value_of
+from hf_learngene.comparing.spec import CompareSpec, Start, ask, check_data
 from hf_learngene.errors import (
     CalibrationError,
     InvalidSizeError,
@@ -42,13 +41,14 @@ from hf_learngene.errors import (
     UnknownOptionError,
     UnsupportedSourceError,
 )
+from hf_learngene.hub.load import load_whole
+from hf_learngene.hub.provenance import public_name
 from hf_learngene.methods import METHODS, Method
+from hf_learngene.pruning import check_given
 from hf_learngene.resizing import plan, resize
-from hf_learngene.resizing.auto import load_whole
-from hf_learngene.resizing.fresh import quiet
+from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.plan import Plan
-from hf_learngene.resizing.provenance import public_name
-from hf_learngene.resizing.run import check_source
+from hf_learngene.state import quiet
 
 
 # Sizes that say what goes in and comes out: where one differs, the data that fit one model do not fit the other.
@@ -166,7 +166,7 @@ def compare(
     return _finished(cells, asked, settings, kept)
 
 
-def _check_calibration(asked: Asked, train_dataset: Any, calibration: Any) -> None:
+def _check_calibration(asked: CompareSpec, train_dataset: Any, calibration: Any) -> None:
     takers = [start.label for start in asked.starts.values() if start.takes_calibration]
     if calibration is None and takers:
         sample(train_dataset, 0, 0)
@@ -211,7 +211,7 @@ def _settled(model: PreTrainedModel, size: Mapping[str, Any]) -> dict[str, Any]:
     return {**{n: found[n] for n in chosen}, **named}
 
 
-def _cells(model: PreTrainedModel, asked: Asked) -> list[Cell]:
+def _cells(model: PreTrainedModel, asked: CompareSpec) -> list[Cell]:
     """Every size by every method: what can be made, and why not what cannot.
 
     Raises:
@@ -256,7 +256,7 @@ def _check_alike(name: str, plans: Mapping[str, Plan]) -> None:
 def _settings(
     source: Any,
     model: PreTrainedModel,
-    asked: Asked,
+    asked: CompareSpec,
     task: Task,
     calibration: Any,
 ) -> dict[str, Any]:
@@ -291,7 +291,7 @@ def _settings(
 
 
 def _run(
-    model: PreTrainedModel, cells: Sequence[Cell], asked: Asked, task: Task, calibration: Any, kept: Folder
+    model: PreTrainedModel, cells: Sequence[Cell], asked: CompareSpec, task: Task, calibration: Any, kept: Folder
 ) -> dict[tuple[str, str], str]:
     """Every job that is not done yet. Methods alternate, so that what is done early can be compared.
 
@@ -318,7 +318,7 @@ def _run(
 
 
 def _started(
-    model: PreTrainedModel, cell: Cell, asked: Asked, task: Task, seed: int, calibration: Any
+    model: PreTrainedModel, cell: Cell, asked: CompareSpec, task: Task, seed: int, calibration: Any
 ) -> tuple[PreTrainedModel, float]:
     """A model, and the seconds it took to make it. Drawing the examples is part of that."""
     set_seed(seed)  # a data set may draw too, such as a crop
@@ -335,7 +335,7 @@ def _started(
 def _trained(
     made: PreTrainedModel,
     cell: Cell,
-    asked: Asked,
+    asked: CompareSpec,
     task: Task,
     seed: int,
     seconds: float,
@@ -357,7 +357,7 @@ def _trained(
     }
 
 
-def _finished(cells: Sequence[Cell], asked: Asked, settings: Mapping[str, Any], kept: Folder) -> Comparison:
+def _finished(cells: Sequence[Cell], asked: CompareSpec, settings: Mapping[str, Any], kept: Folder) -> Comparison:
     """The comparison from what is on disk, written beside it."""
     rows = []
     for cell in cells:

@@ -1,10 +1,10 @@
 """Learngenes: compact parts, fitted or distilled once from an ancestry model, that initialise models of every size."""
 
 from hf_learngene.learngenes.auto import AutoLearngene, AutoLearngeneConfig
+from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.fine import FineConfig, FineLearngene
 from hf_learngene.learngenes.lets import LetsConfig, LetsLearngene
-from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.registry import register_learngene, registered_learngenes
 from hf_learngene.learngenes.sws import SwsConfig, SwsLearngene
 from hf_learngene.learngenes.tleg import TlegConfig, TlegLearngene

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from hf_learngene.learngenes.model import Learngene
+from hf_learngene.learngenes.base import Learngene
 from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
 
 
@@ -21,7 +21,7 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
     options = {k: v for k, v in given.items() if k in fields}
     passed = {k: v for k, v in given.items() if k in _TRAINER}
     sizes = {k: v for k, v in given.items() if k not in fields and k not in _TRAINER}
-    other = learngene.at(**sizes)
+    other = learngene.for_size(**sizes)
     with tempfile.TemporaryDirectory(prefix="learngene_adapt_") as folder:
         defaults: dict[str, Any] = {
             "output_dir": folder,

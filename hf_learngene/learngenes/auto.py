@@ -9,11 +9,11 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from hf_learngene.errors import CheckpointError
+from hf_learngene.hub.load import pinned
+from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.config import LearngeneConfig
-from hf_learngene.learngenes.fitting import fitted_learngene
-from hf_learngene.learngenes.model import Learngene
+from hf_learngene.learngenes.from_ancestry import fitted_learngene
 from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
-from hf_learngene.resizing.loading import pinned
 
 
 class AutoLearngeneConfig:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_learngene._version import __version__
-from hf_learngene.card import Result, parts
+from hf_learngene.hub import card_parts as parts
+from hf_learngene.hub.card_parts import Result
 
 
 if TYPE_CHECKING:
-    from hf_learngene.learngenes.model import Learngene
+    from hf_learngene.learngenes.base import Learngene
 
 
 def learngene_card(learngene: Learngene, name: str | None = None, tags: Sequence[str] = ()) -> str:

@@ -16,7 +16,7 @@ from hf_learngene.errors import TrainingDataError
 
 
 if TYPE_CHECKING:
-    from hf_learngene.learngenes.model import Learngene
+    from hf_learngene.learngenes.base import Learngene
 
 IGNORED = -100
 _NOT_MEASURED = ("epoch", "eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",

@@ -1,11 +1,11 @@
 """How does one axis of one size become another size, and how is that applied to a state dict?
 
-Knows tensors, not models: a `Recipe` says from which source tensors a target tensor comes and by which steps.
+Knows tensors, not models: a `TensorRecipe` says from which source tensors a target tensor comes and by which steps.
 """
 
-from hf_learngene.maps.depth import Layer, LayerMap
-from hf_learngene.maps.recipe import Recipe, apply, compute_dtype
-from hf_learngene.maps.steps import Fill, Matrix, Scale, Split, Step, Take, Weigh
+from hf_learngene.maps.layer_map import Layer, LayerMap
+from hf_learngene.maps.ops import Fill, Matrix, Op, Scale, Split, Take, Weigh
+from hf_learngene.maps.recipe import TensorRecipe, apply, compute_dtype
 
 
 __all__ = [
@@ -13,11 +13,11 @@ __all__ = [
     "Layer",
     "LayerMap",
     "Matrix",
-    "Recipe",
+    "Op",
     "Scale",
     "Split",
-    "Step",
     "Take",
+    "TensorRecipe",
     "Weigh",
     "apply",
     "compute_dtype",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_learngene.maps.steps import Context, Step
+from hf_learngene.maps.ops import Context, Op
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TensorRecipe:
     """How one target tensor is made.
 
     Attributes:
@@ -26,11 +26,11 @@ class Recipe:
     name: str
     shape: tuple[int, ...]
     sources: tuple[tuple[str, float], ...] = ()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Op, ...] = ()
     reason: str = ""
 
     @property
-    def fate(self) -> str:
+    def origin(self) -> str:
         """What becomes of the tensor, in a few words: `kept`, `selected 384 of 768`, `duplicated x2`, `fresh`."""
         if not self.sources:
             return f"fresh ({self.reason})" if self.reason else "fresh"
@@ -46,13 +46,13 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def apply(
-    source: Mapping[str, Tensor], recipes: Iterable[Recipe], seed: int = 0, share: bool = False
+    source: Mapping[str, Tensor], recipes: Iterable[TensorRecipe], seed: int = 0, share: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """Makes the target tensors, one at a time; fresh ones are left out.
 
     Args:
         source (`Mapping[str, Tensor]`): the source's state dict.
-        recipes (`Iterable[Recipe]`): one for each target tensor.
+        recipes (`Iterable[TensorRecipe]`): one for each target tensor.
         seed (`int`): for every random number that is drawn.
         share (`bool`): whether the first tensor kept as it is may share the source's memory, for a source that nobody else
             holds.
@@ -61,7 +61,7 @@ def apply(
         (name, tensor) in the source's dtype, on the source's device.
 
     Example:
-        >>> dict(apply({"w": torch.ones(2)}, [Recipe("w", (2,), (("w", 1.0),))]))
+        >>> dict(apply({"w": torch.ones(2)}, [TensorRecipe("w", (2,), (("w", 1.0),))]))
         {'w': tensor([1., 1.])}
     """
     shared: set[str] = set()

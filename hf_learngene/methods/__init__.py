@@ -1,20 +1,21 @@
 """How each method fills the maps. One file per method; `register_method` makes it known by its name."""
 
-from hf_learngene.methods.base import Method, Paper, Request
+from hf_learngene.maps.task import ResizeTask
+from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.calibrated import Calibrated
-from hf_learngene.methods.choices import Choices
-from hf_learngene.methods.chosen import Chosen
 from hf_learngene.methods.front import Front
 from hf_learngene.methods.l2 import L2
 from hf_learngene.methods.layers import Layers
 from hf_learngene.methods.lemon import Lemon
 from hf_learngene.methods.minitron import Minitron
+from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.random import Random
 from hf_learngene.methods.recipes import recipes_for
 from hf_learngene.methods.registry import METHODS, make_method, register_method, registered_methods
 from hf_learngene.methods.shortgpt import ShortGPT
 from hf_learngene.methods.taylor import Taylor
 from hf_learngene.methods.weight_selection import WeightSelection
+from hf_learngene.pruning.selection import Selection
 
 
 for _method in (WeightSelection, Lemon, Layers, Random, Front, Calibrated, Minitron, ShortGPT, L2, Taylor):
@@ -24,16 +25,16 @@ __all__ = [
     "L2",
     "METHODS",
     "Calibrated",
-    "Choices",
-    "Chosen",
     "Front",
     "Layers",
     "Lemon",
     "Method",
     "Minitron",
     "Paper",
+    "PruningMethod",
     "Random",
-    "Request",
+    "ResizeTask",
+    "Selection",
     "ShortGPT",
     "Taylor",
     "WeightSelection",

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_learngene.anatomy import TensorInfo
+from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.errors import UnknownOptionError
-from hf_learngene.maps import Fill, Matrix, Step, Take, Weigh
-from hf_learngene.methods.base import HIDDEN, Request
-from hf_learngene.methods.chosen import Chosen, in_stream
+from hf_learngene.maps import Fill, Matrix, Op, Take, Weigh
+from hf_learngene.maps.task import ResizeTask, in_stream
+from hf_learngene.methods.pruning_method import PruningMethod
 
 
 @dataclass(frozen=True)
-class Calibrated(Chosen):
+class Calibrated(PruningMethod):
     """Keeps the heads, units and directions that matter on calibration examples, and refits the rest around them.
 
     It needs `calibration=`: a few hundred unlabelled examples. Widths of pre-norm models turn to the stream's principal
@@ -35,12 +36,12 @@ class Calibrated(Chosen):
         if not (isinstance(self.ridge, (int, float)) and self.ridge > 0):
             raise UnknownOptionError(f"ridge is a number above 0, such as 0.001; it was {self.ridge!r}.")
 
-    def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
-        steps: list[Step] = []
+    def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
+        steps: list[Op] = []
         rotation = self.choices.rotation if self.choices is not None else None
-        for dim, axis, side, old, new in request.width_dims(tensor):
-            blocks = request.blocks(tensor, dim)
-            taken = Take(blocks, self.index(axis, tensor, request, old, new), f"selected {new} of {old}")
+        for dim, axis, side, old, new in task.width_dims(tensor):
+            blocks = task.blocks(tensor, dim)
+            taken = Take(blocks, self.index(axis, tensor, task, old, new), f"selected {new} of {old}")
             if axis != HIDDEN or rotation is None or not in_stream(tensor, side):
                 steps.append(taken)
             elif tensor.kind in ("norm", "norm_bias", "scale"):
@@ -48,7 +49,7 @@ class Calibrated(Chosen):
                 steps += [taken, Fill(0.0 if tensor.kind == "norm_bias" else 1.0)]
             else:
                 if tensor.scaled_by and side != "in":
-                    layer = request.layer_map[tensor.layer].index if tensor.layer is not None else None
+                    layer = task.layer_map[tensor.layer].index if tensor.layer is not None else None
                     steps.append(Weigh(dim, tensor.scaled_by.format(layer)))
                 factor = old / new if side == "in" else 1.0
                 steps.append(Matrix(blocks, rotation.T * factor, f"turned to {new} of {old}"))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.maps import LayerMap, Matrix, Step
-from hf_learngene.maps.steps import dct_matrix
-from hf_learngene.methods.base import Method, Paper, Request
+from hf_learngene.maps import LayerMap, Matrix, Op
+from hf_learngene.maps.ops import dct_matrix
+from hf_learngene.maps.task import ResizeTask
+from hf_learngene.methods.base import Method, Paper
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class Front(Method):
             return LayerMap.pick(range(depth))
         return LayerMap.mix(dct_matrix(source.num_layers, depth).tolist())
 
-    def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
+    def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         return [
-            Matrix(
-                request.blocks(tensor, dim), dct_matrix(old, new), f"frequencies {min(old, new)} of {max(old, new)}"
-            )
-            for dim, _, _, old, new in request.width_dims(tensor)
+            Matrix(task.blocks(tensor, dim), dct_matrix(old, new), f"frequencies {min(old, new)} of {max(old, new)}")
+            for dim, _, _, old, new in task.width_dims(tensor)
         ]

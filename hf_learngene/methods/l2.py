@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_learngene.methods.base import Paper
-from hf_learngene.methods.chosen import Chosen
+from hf_learngene.methods.pruning_method import PruningMethod
 
 
 @dataclass(frozen=True)
-class L2(Chosen):
+class L2(PruningMethod):
     """Keeps the entries, units, heads and layers whose weights have the largest norm. It looks at no examples.
 
     The weights of a unit are those of all matrices it runs through: its row in the one and its column in the other.

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap
-from hf_learngene.methods.base import Method, Paper, changes, shown
+from hf_learngene.maps.task import changes, shown
+from hf_learngene.methods.base import Method, Paper
 
 
 @dataclass(frozen=True)

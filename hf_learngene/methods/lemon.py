@@ -19,8 +19,9 @@ from torch import Tensor
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import UnknownOptionError
-from hf_learngene.maps import Fill, LayerMap, Scale, Split, Step, Take
-from hf_learngene.methods.base import Method, Paper, Request
+from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
+from hf_learngene.maps.task import ResizeTask
+from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.lemon_rules import check_growth, eta_of
 
 
@@ -83,8 +84,8 @@ class Lemon(Method):
             return {}
         return {source.eps_field: config[source.eps_field] * eta**2}
 
-    def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
-        return _Growth(self, request).steps(tensor)
+    def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
+        return _Growth(self, task).ops(tensor)
 
 
 def scales_epsilon(source: Anatomy) -> bool:
@@ -98,10 +99,10 @@ def scales_epsilon(source: Anatomy) -> bool:
 class _Growth:
     """The steps of one growth."""
 
-    def __init__(self, method: Lemon, request: Request) -> None:
-        self.method, self.request, self.source = method, request, request.source
-        self.noise = request.std if method.symmetry == "proj" else 0.0
-        old, new = request.axis_sizes[HIDDEN]
+    def __init__(self, method: Lemon, task: ResizeTask) -> None:
+        self.method, self.task, self.source = method, task, task.source
+        self.noise = task.std if method.symmetry == "proj" else 0.0
+        old, new = task.axis_sizes[HIDDEN]
         self.eta, self.multiple = eta_of(old, new), new // old
         self.lossy = self.eta != 1.0 and bool(self.source.norms_that_need_multiples())
         self.centred = all(n.centred for n in self.source.norms if n.axis == HIDDEN)
@@ -111,11 +112,11 @@ class _Growth:
         }
         self.closing = {t for t, n in self.norm_of.items() if n is not None and n.closes_layer}
 
-    def steps(self, tensor: TensorInfo) -> list[Step]:
-        layer = self.request.layer_map[tensor.layer] if tensor.layer is not None else None
+    def ops(self, tensor: TensorInfo) -> list[Op]:
+        layer = self.task.layer_map[tensor.layer] if tensor.layer is not None else None
         inserted = layer is not None and layer.inserted
-        steps: list[Step] = []
-        for dim, axis, side, old, new in self.request.width_dims(tensor):
+        steps: list[Op] = []
+        for dim, axis, side, old, new in self.task.width_dims(tensor):
             steps.append(self.widen(tensor, dim, axis, side, old, new, inserted))
         steps += self.rescale(tensor)
         if tensor.layer is not None:
@@ -124,8 +125,8 @@ class _Growth:
 
     # ---- width
 
-    def widen(self, tensor: TensorInfo, dim: int, axis: str, side: str, old: int, new: int, inserted: bool) -> Step:
-        blocks = self.request.blocks(tensor, dim)
+    def widen(self, tensor: TensorInfo, dim: int, axis: str, side: str, old: int, new: int, inserted: bool) -> Op:
+        blocks = self.task.blocks(tensor, dim)
         index = self.index(axis, old, new)
         label = _label(old, new)
         if side == "in":
@@ -137,7 +138,7 @@ class _Growth:
                 "random" if inside else "zero"
             )  # they read exact zeros, or the mean that must not count twice
             return Split(
-                blocks, index, label, self.request.std if cancel else self.noise, new_columns, self.request.std, cancel
+                blocks, index, label, self.task.std if cancel else self.noise, new_columns, self.task.std, cancel
             )
         if axis == HIDDEN:
             return self.widen_stream(tensor, blocks, index, label, side)
@@ -146,12 +147,12 @@ class _Growth:
             fresh = "random" if tensor.role in ("q", "v") and len(tensor.dims) > 1 else "zero"
             if tensor.role == "qkv":
                 return _FusedHeads(
-                    blocks, index, label, std=self.request.std, matrix=len(tensor.dims) > 1, q_scale=self.q_scale
+                    blocks, index, label, std=self.task.std, matrix=len(tensor.dims) > 1, q_scale=self.q_scale
                 )
-            return Take(blocks, index, label, fresh, self.request.std)
+            return Take(blocks, index, label, fresh, self.task.std)
         return Take(blocks, index, label)
 
-    def widen_stream(self, tensor: TensorInfo, blocks, index: Tensor, label: str, side: str) -> Step:
+    def widen_stream(self, tensor: TensorInfo, blocks, index: Tensor, label: str, side: str) -> Op:
         if side == "each":
             if tensor.kind == "norm":
                 return Take(blocks, index, label, "mean", scale=self.eta)
@@ -164,10 +165,10 @@ class _Growth:
             scaled = tensor.scaled_by.format(self.source_layer(tensor)) if tensor.scaled_by else ""
             # a norm that subtracts no mean wants zeros there: its length must not grow
             return Take(blocks, index, label, "mean" if self.centred else "zero", weights=scaled)
-        return Take(blocks, index, label, "random" if len(tensor.dims) > 1 else "zero", self.request.std)
+        return Take(blocks, index, label, "random" if len(tensor.dims) > 1 else "zero", self.task.std)
 
     def source_layer(self, tensor: TensorInfo) -> int:
-        return self.request.layer_map[tensor.layer].index if tensor.layer is not None else 0
+        return self.task.layer_map[tensor.layer].index if tensor.layer is not None else 0
 
     def index(self, axis: str, old: int, new: int) -> Tensor:
         """Source entry of each target entry; -1 where there is none."""
@@ -175,7 +176,7 @@ class _Growth:
             place = torch.arange(new)
             return torch.where(place < self.multiple * old, place % old, -1)
         if axis in (HEADS, KV_HEADS):
-            (heads, size), (new_heads, new_size) = self.request.heads
+            (heads, size), (new_heads, new_size) = self.task.heads
             if axis == KV_HEADS:
                 heads, new_heads = old // size, new // new_size
             head = torch.arange(new_heads) % heads
@@ -188,11 +189,11 @@ class _Growth:
 
     @property
     def q_scale(self) -> float:
-        (_, size), (_, new_size) = self.request.heads
+        (_, size), (_, new_size) = self.task.heads
         return math.sqrt(new_size / size)
 
-    def rescale(self, tensor: TensorInfo) -> list[Step]:
-        steps: list[Step] = []
+    def rescale(self, tensor: TensorInfo) -> list[Op]:
+        steps: list[Op] = []
         if tensor.role == "q" and self.q_scale != 1.0 and any(d.axis == HEADS for d in tensor.dims):
             steps.append(Scale(self.q_scale))  # scores are divided by the root of the larger head size
         if (
@@ -204,18 +205,18 @@ class _Growth:
             steps.append(Scale(1.0 / self.eta))
         norm = self.norm_of.get(tensor.template)
         if norm is not None and norm.name in self.source.tied_readers:
-            old, new = self.request.axis_sizes[tensor.dims[0].axis]
+            old, new = self.task.axis_sizes[tensor.dims[0].axis]
             if new != old:
                 steps.append(Scale(old / (new // old * old)))  # the tied decoder sums over the copies
         return steps
 
     # ---- depth
 
-    def deepen(self, tensor: TensorInfo, inserted: bool) -> list[Step]:
+    def deepen(self, tensor: TensorInfo, inserted: bool) -> list[Op]:
         norm = self.norm_of.get(tensor.template)
         is_norm = tensor.kind.startswith("norm")
         if self.source.post_norm:
-            layers = self.request.layer_map
+            layers = self.task.layer_map
             followed = (
                 tensor.layer is not None and tensor.layer + 1 < len(layers) and layers[tensor.layer + 1].inserted
             )
@@ -230,7 +231,7 @@ class _Growth:
             return [Fill(0.0, "new layer")]
         if self.writes_residual(tensor):
             cancels = self.method.depth == "cancelzero" and len(tensor.dims) > 1
-            grown = {d[1] for d in self.request.width_dims(tensor) if d[2] == "in"}
+            grown = {d[1] for d in self.task.width_dims(tensor) if d[2] == "in"}
             return [] if cancels and grown else [Fill(0.0, "new layer")]
         return []
 
@@ -240,7 +241,7 @@ class _Growth:
 
 
 @dataclass(frozen=True, eq=False)
-class _FusedHeads(Step):
+class _FusedHeads(Op):
     """Heads of a fused q, k, v: each part is widened as its own role asks."""
 
     blocks: Any

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, LossyGrowthError
-from hf_learngene.methods.base import GEOMETRY, WIDTHS, changes, shown
+from hf_learngene.maps.task import GEOMETRY, WIDTHS, changes, shown
 
 
 def eta_of(old: int, new: int) -> float:

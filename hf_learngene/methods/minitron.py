@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_learngene.methods.base import Paper
-from hf_learngene.methods.chosen import Chosen
+from hf_learngene.methods.pruning_method import PruningMethod
 
 
 @dataclass(frozen=True)
-class Minitron(Chosen):
+class Minitron(PruningMethod):
     """Keeps the entries, units and heads whose activations are largest on the examples, and the layers that turn the stream most.
 
     It needs `calibration=`, unlabelled. One order of the stream serves all layers; heads stay whole; nothing is refitted.

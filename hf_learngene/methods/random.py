@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_learngene.anatomy import TensorInfo
-from hf_learngene.methods.base import Method, Request
+from hf_learngene.maps.task import ResizeTask
+from hf_learngene.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -18,5 +19,5 @@ class Random(Method):
     shrinks: ClassVar[bool] = True
     summary: ClassVar[str] = "the family's own initialisation (control)"
 
-    def keeps(self, tensor: TensorInfo, request: Request) -> bool:
+    def keeps(self, tensor: TensorInfo, task: ResizeTask) -> bool:
         return False

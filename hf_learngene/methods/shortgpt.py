@@ -8,12 +8,13 @@ from typing import ClassVar
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.errors import DirectionError
-from hf_learngene.methods.base import Paper, changes, shown
-from hf_learngene.methods.chosen import Chosen
+from hf_learngene.maps.task import changes, shown
+from hf_learngene.methods.base import Paper
+from hf_learngene.methods.pruning_method import PruningMethod
 
 
 @dataclass(frozen=True)
-class ShortGPT(Chosen):
+class ShortGPT(PruningMethod):
     """Keeps the layers of most influence, as they are. Depth only.
 
     It needs `calibration=`, unlabelled.

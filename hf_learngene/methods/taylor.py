@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_learngene.methods.base import Paper
-from hf_learngene.methods.chosen import Chosen
+from hf_learngene.methods.pruning_method import PruningMethod
 
 
 @dataclass(frozen=True)
-class Taylor(Chosen):
+class Taylor(PruningMethod):
     """Keeps what the loss would miss most, by its first-order expansion: |weight x gradient|, summed over what leaves together.
 
     It needs `calibration=` **with labels**, and a backward pass over it: the one method here that does.

@@ -11,22 +11,12 @@ import torch
 from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy.types import HEAD_COUNT, HEAD_DIM, HEADS, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
-from hf_learngene.maps import LayerMap, Step, Take
-from hf_learngene.maps.steps import uniform_indices
-from hf_learngene.methods.base import (
-    FFN,
-    HEAD_COUNT,
-    HEAD_DIM,
-    HEADS,
-    KV_HEADS,
-    WIDTHS,
-    Method,
-    Paper,
-    Request,
-    changes,
-    shown,
-)
+from hf_learngene.maps import LayerMap, Op, Take
+from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, flat_heads, shown, source_axes
+from hf_learngene.methods.base import Method, Paper
 
 
 ELEMENT_SELECTIONS = ("uniform", "consecutive", "random", "random_inconsistent")
@@ -90,21 +80,21 @@ class WeightSelection(Method):
             else LayerMap.spread(source.num_layers, depth)
         )
 
-    def steps(self, tensor: TensorInfo, request: Request) -> list[Step]:
-        steps: list[Step] = []
-        for dim, axis, _, old, new in request.width_dims(tensor):
+    def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
+        steps: list[Op] = []
+        for dim, axis, _, old, new in task.width_dims(tensor):
             if axis in (HEADS, KV_HEADS, HEAD_COUNT, HEAD_DIM) and self.head_selection == "headwise":
-                index = self._headwise(axis, tensor, request)
+                index = self._headwise(axis, tensor, task)
             else:
-                index = self._index(old, new, f"{axis}", tensor, dim, request.seed)
-            steps.append(Take(request.blocks(tensor, dim), index, f"selected {new} of {old}"))
-        if self.head_selection == "headwise" and not any(d[1] == HEADS for d in request.width_dims(tensor)):
-            steps += self._reshaped_heads(tensor, request)
+                index = self._index(old, new, f"{axis}", tensor, dim, task.seed)
+            steps.append(Take(task.blocks(tensor, dim), index, f"selected {new} of {old}"))
+        if self.head_selection == "headwise" and not any(d[1] == HEADS for d in task.width_dims(tensor)):
+            steps += self._reshaped_heads(tensor, task)
         return steps
 
-    def _reshaped_heads(self, tensor: TensorInfo, request: Request) -> list[Step]:
+    def _reshaped_heads(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         """Heads x head size may stay while heads and head size change; then heads cannot be kept whole."""
-        (heads, size), (new_heads, new_size) = request.heads
+        (heads, size), (new_heads, new_size) = task.heads
         if (heads, size) != (new_heads, new_size) and any(d.axis == HEADS for d in tensor.dims):
             raise InvalidSizeError(
                 f"head_selection='headwise' keeps heads whole: {heads} heads of {size} cannot become {new_heads} of "
@@ -112,19 +102,19 @@ class WeightSelection(Method):
             )
         return []
 
-    def _headwise(self, axis: str, tensor: TensorInfo, request: Request) -> Tensor:
-        (heads, size), (new_heads, new_size) = request.heads
+    def _headwise(self, axis: str, tensor: TensorInfo, task: ResizeTask) -> Tensor:
+        (heads, size), (new_heads, new_size) = task.heads
         if new_heads > heads or new_size > size:
             raise DirectionError(
                 f"head_selection='headwise' keeps heads whole: {heads} heads of {size} cannot become {new_heads} of "
                 f"{new_size}. Ask for at most {heads} heads of at most {size}, or use head_selection='flat'."
             )
-        (groups, group), (new_groups, new_group) = request.groups
-        picked = self._index(groups, new_groups, HEAD_COUNT, tensor, 0, request.seed)
+        (groups, group), (new_groups, new_group) = task.groups
+        picked = self._index(groups, new_groups, HEAD_COUNT, tensor, 0, task.seed)
         if axis != KV_HEADS:  # queries stay with the key and the value they share
-            within = self._index(group, new_group, "group", tensor, 0, request.seed)
+            within = self._index(group, new_group, "group", tensor, 0, task.seed)
             picked = (picked[:, None] * group + within).flatten()
-        inside = self._index(size, new_size, HEAD_DIM, tensor, 0, request.seed)
+        inside = self._index(size, new_size, HEAD_DIM, tensor, 0, task.seed)
         if axis == HEAD_COUNT:
             return picked
         return inside if axis == HEAD_DIM else (picked[:, None] * size + inside[None]).flatten()
@@ -138,14 +128,3 @@ class WeightSelection(Method):
         digest = hashlib.sha256(f"{seed}|{of}|{old}|{new}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         return torch.randperm(old, generator=generator)[:new].sort().values
-
-
-def flat_heads(sizes: Mapping[str, int]) -> int:
-    """Heads x head size."""
-    return sizes.get("num_attention_heads", 1) * sizes.get("head_dim", 1)
-
-
-def source_axes(source: Anatomy) -> list[str]:
-    """Width axes that only this family has (`embedding_size`, `output_embedding_size`)."""
-    axes = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"}
-    return sorted(a for a in axes if a in source.sizes and a not in (*WIDTHS, HEADS, FFN, "num_channels"))

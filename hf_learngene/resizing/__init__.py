@@ -1,6 +1,5 @@
-"""The user's verbs: `plan`, `allocate`, `resize`, `verify`, `from_pretrained_resized`; `trim_tokenizer`, `save_resized`."""
+"""The user's verbs: `plan`, `allocate`, `resize`, `verify`, `from_pretrained_resized`."""
 
-from hf_learngene.resizing.allocation import Allocation
 from hf_learngene.resizing.auto import (
     AutoModel,
     AutoModelForImageClassification,
@@ -9,17 +8,14 @@ from hf_learngene.resizing.auto import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from hf_learngene.resizing.execute import resize
 from hf_learngene.resizing.mixin import ResizableMixin
 from hf_learngene.resizing.plan import Plan
-from hf_learngene.resizing.run import resize
-from hf_learngene.resizing.saving import save_resized
-from hf_learngene.resizing.trimming import trim_tokenizer
 from hf_learngene.resizing.verbs import allocate, plan
 from hf_learngene.resizing.verify import Report, verify
 
 
 __all__ = [
-    "Allocation",
     "AutoModel",
     "AutoModelForImageClassification",
     "AutoModelForMaskedLM",
@@ -32,7 +28,5 @@ __all__ = [
     "allocate",
     "plan",
     "resize",
-    "save_resized",
-    "trim_tokenizer",
     "verify",
 ]

@@ -8,9 +8,9 @@ from typing import Any
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.errors import CheckpointError, UnsupportedFamilyError
+from hf_learngene.hub.tasks import class_for
 from hf_learngene.methods import Method
-from hf_learngene.resizing.loading import load_config, load_resized, read_model
+from hf_learngene.resizing.from_pretrained import load_resized
 
 
 class _ResizableAuto:
@@ -25,11 +25,7 @@ class _ResizableAuto:
         Raises:
             UnsupportedFamilyError: the mapping has none.
         """
-        for candidate in (config, getattr(config, "vision_config", None)):
-            if isinstance(candidate, PreTrainedConfig) and type(candidate) in cls._model_mapping:
-                found = cls._model_mapping[type(candidate)]
-                return found[0] if isinstance(found, (tuple, list)) else found
-        raise UnsupportedFamilyError(f"{cls.__name__} knows no class for `{config.model_type}` checkpoints.")
+        return class_for(cls, config)
 
     @classmethod
     def from_pretrained_resized(
@@ -96,37 +92,3 @@ BY_TASK: dict[str, type[_ResizableAuto]] = {
     "token-classification": AutoModelForTokenClassification,
     "question-answering": AutoModelForQuestionAnswering,
 }
-
-
-def class_of_checkpoint(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class a checkpoint was saved from (`config.architectures`), or the family's base model."""
-    for name in config.architectures or []:
-        found = getattr(transformers, name, None)
-        if isinstance(found, type) and issubclass(found, PreTrainedModel):
-            return found
-    return AutoModel.class_for(config)
-
-
-def load_whole(
-    source: str | os.PathLike, model_class: type[PreTrainedModel] | None = None, **loading: Any
-) -> PreTrainedModel:
-    """The model of a checkpoint with nothing in it drawn at random: a teacher, or what is to be compared.
-
-    Args:
-        source: a Hub id or a folder.
-        model_class: the class to fill; default: the one that the checkpoint was saved from.
-        **loading: keywords of `from_pretrained`.
-
-    Raises:
-        CheckpointError: it cannot be read, or does not fill the class.
-    """
-    config = load_config(source, loading)
-    cls = model_class if model_class is not None else class_of_checkpoint(config)
-    model, info = read_model(source, cls, config, loading)
-    if info["missing_keys"] and all("pooler" in name for name in info["missing_keys"]):
-        model, info = read_model(source, cls, config, {**loading, "add_pooling_layer": False})
-    if info["missing_keys"]:
-        raise CheckpointError(
-            f"`{source}` holds no {min(info['missing_keys'])!r}: what {cls.__name__} gives would be random."
-        )
-    return model

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.fields import changed
+from hf_learngene.anatomy.config_fields import changed
+from hf_learngene.state import quiet, seeded
 
 
 def drawn(
@@ -43,25 +41,3 @@ def _built(
         except Exception:  # a family that refuses one layer is built whole
             pass
     return model_class(config)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Fresh tensors are drawn under the seed, and the caller's random state is as it was afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too, for good
-        yield
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences what transformers says while it loads: what is newly initialised is said once, in the plan's words."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

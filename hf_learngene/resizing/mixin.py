@@ -6,7 +6,7 @@ import os
 from typing import Any, Self
 
 from hf_learngene.methods import Method
-from hf_learngene.resizing.loading import load_resized
+from hf_learngene.resizing.from_pretrained import load_resized
 
 
 class ResizableMixin:

@@ -9,46 +9,46 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_like, anatomy_of
-from hf_learngene.anatomy.fields import as_pair, section
+from hf_learngene.anatomy.config_fields import as_pair, section
+from hf_learngene.budget import count as budget
 from hf_learngene.errors import DirectionError, InvalidSizeError, LearngeneError, UnknownOptionError
-from hf_learngene.maps import Recipe
-from hf_learngene.methods import METHODS, Calibrated, Lemon, Method, Request, WeightSelection, make_method, recipes_for
-from hf_learngene.methods.base import WIDTHS, changes
+from hf_learngene.hub import provenance
+from hf_learngene.maps import TensorRecipe
+from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, flat_heads, source_axes
+from hf_learngene.methods import METHODS, Calibrated, Lemon, Method, WeightSelection, make_method, recipes_for
 from hf_learngene.methods.recipes import COMPUTED
-from hf_learngene.methods.weight_selection import flat_heads, source_axes
-from hf_learngene.resizing import budget
 from hf_learngene.resizing.sizes import check_names, complete, describe, target_config
 from hf_learngene.resizing.table import plan_table
-from hf_learngene.resizing.vocabulary import KeptTokens, Vocabulary, check_padding, read_vocabulary, renumbered
+from hf_learngene.vocabulary.rows import KeptTokens, Vocabulary, check_padding, read_vocabulary, renumbered
 
 
 @dataclass(frozen=True)
-class Stage:
+class Pass:
     """One method from one size to another. A mixed resize has two."""
 
     method: Method
-    request: Request
+    task: ResizeTask
     config: PreTrainedConfig
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[TensorRecipe, ...]
     sizes: Mapping[str, Any]
     missing: frozenset[str] = frozenset()
     vocabulary: Vocabulary | None = None
 
 
 @dataclass(frozen=True)
-class TensorFate:
+class TensorOrigin:
     """What becomes of one tensor.
 
     Attributes:
         name: the target tensor.
         shape: its shape, and `source_shape` that of the tensor it comes from (None if fresh).
-        fate: `kept`, `selected 384 of 768`, `duplicated ×2`, `interpolated 14×14 → 16×16`, `fresh (...)`, ...
+        origin: `kept`, `selected 384 of 768`, `duplicated ×2`, `interpolated 14×14 → 16×16`, `fresh (...)`, ...
     """
 
     name: str
     shape: tuple[int, ...]
     source_shape: tuple[int, ...] | None
-    fate: str
+    origin: str
 
     @property
     def fresh(self) -> bool:
@@ -62,7 +62,7 @@ class Plan:
     Attributes:
         target_config: the config of the result.
         num_parameters: its parameters, tied ones counted once; `source_parameters` those of the source.
-        tensors: one `TensorFate` for each tensor of the result.
+        tensors: one `TensorOrigin` for each tensor of the result.
         method: name of the method, both names joined by `+` for a mixed resize.
         seed: for every random number.
         asked: sizes that the caller gave, by canonical name.
@@ -72,18 +72,18 @@ class Plan:
     target_config: PreTrainedConfig
     source_config: PreTrainedConfig
     model_class: type[PreTrainedModel]
-    stages: tuple[Stage, ...] = field(repr=False)
+    passes: tuple[Pass, ...] = field(repr=False)
     seed: int = 0
     asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
     budget: str | int | float | None = None
 
     @property
     def source(self) -> Anatomy:
-        return self.stages[0].request.source
+        return self.passes[0].task.source
 
     @property
     def target(self) -> Anatomy:
-        return self.stages[-1].request.target
+        return self.passes[-1].task.target
 
     @property
     def num_parameters(self) -> int:
@@ -96,40 +96,54 @@ class Plan:
     @property
     def vocabulary(self) -> Vocabulary | None:
         """Which tokens stay; None where the caller did not say."""
-        return self.stages[-1].vocabulary
+        return self.passes[-1].vocabulary
 
     @property
     def method(self) -> str:
-        return "+".join(stage.method.name for stage in self.stages)
+        return "+".join(stage.method.name for stage in self.passes)
 
     @property
     def changes(self) -> str:
         """The sizes that change, in a line."""
-        sizes = self.stages[-1].sizes
+        sizes = self.passes[-1].sizes
         return describe(sizes, {**self.source.sizes, **_raw(self.source_config, self.source, sizes)})
 
     @property
-    def tensors(self) -> list[TensorFate]:
-        fates: dict[str, TensorFate] = {}
-        for stage in self.stages:
-            previous, fates = fates, {}
+    def tensors(self) -> list[TensorOrigin]:
+        origins: dict[str, TensorOrigin] = {}
+        for stage in self.passes:
+            previous, origins = origins, {}
             for recipe in stage.recipes:
                 first = recipe.sources[0][0] if recipe.sources else None
                 before = previous.get(first) if first else None
                 if first is None or (before is not None and before.fresh):
-                    fates[recipe.name] = TensorFate(
-                        recipe.name, recipe.shape, None, before.fate if before else recipe.fate
+                    origins[recipe.name] = TensorOrigin(
+                        recipe.name, recipe.shape, None, before.origin if before else recipe.origin
                     )
                     continue
-                shape = before.source_shape if before else stage.request.source.tensors[first].shape
-                words = [w for w in ((before.fate if before else "kept"), recipe.fate) if w != "kept"]
-                fates[recipe.name] = TensorFate(recipe.name, recipe.shape, shape, ", then ".join(words) or "kept")
-        return list(fates.values())
+                shape = before.source_shape if before else stage.task.source.tensors[first].shape
+                words = [w for w in ((before.origin if before else "kept"), recipe.origin) if w != "kept"]
+                origins[recipe.name] = TensorOrigin(recipe.name, recipe.shape, shape, ", then ".join(words) or "kept")
+        return list(origins.values())
 
     @property
     def fresh(self) -> list[str]:
         """Names of the tensors that the result's own initialisation draws, not those that it computes."""
-        return [t.name for t in self.tensors if t.fresh and t.fate != COMPUTED]
+        return [t.name for t in self.tensors if t.fresh and t.origin != COMPUTED]
+
+    def record(self, source: str | None, commit: str | None) -> dict[str, Any]:
+        """The entry of `config.learngene`. Of a local source only the folder's name is kept."""
+        sizes = self.passes[-1].sizes
+        made = provenance.entry(
+            source=provenance.public_name(source) if source else None,
+            commit=commit,
+            passes=[(s.method.name, s.method.options()) for s in self.passes],
+            seed=self.seed,
+            sizes={n: v for n, v in sizes.items() if self.source.sizes.get(n, v) != v},
+            fresh=[] if self.method == "random" else self.fresh,
+            before=self.source_config,
+        )
+        return made if self.vocabulary is None else {**made, "kept_tokens": self.vocabulary.record()}
 
     def __str__(self) -> str:
         return plan_table(self)
@@ -176,7 +190,7 @@ def make_plan(
     stages = [(chosen, full)] if chosen is not None else _auto(source, config, full, calibrated)
     if vocabulary is not None:
         stages = [(KeptTokens(), full)] if alone else _vocabulary_last(stages, source.sizes, vocabulary)
-    built: list[Stage] = []
+    built: list[Pass] = []
     start = config
     for number, (one, stage_sizes) in enumerate(stages, 1):
         absent = frozenset() if built else missing
@@ -231,7 +245,7 @@ def make_stage(
     seed: int,
     missing: frozenset[str],
     vocabulary: Vocabulary | None = None,
-) -> Stage:
+) -> Pass:
     """One method from the size of `config` to `sizes`, and to the tokens of a vocabulary."""
     source = anatomy_of(config, model_class)
     method.check(source, sizes)
@@ -255,9 +269,9 @@ def make_stage(
         patches = as_pair(part.patch_size), as_pair(new_part.patch_size)
     std = float(getattr(part, "initializer_range", 0.02) or 0.02)
     tokens, positions = (None, {}) if vocabulary is None else (vocabulary.rows, vocabulary.position_rows)
-    request = Request(source, target, layer_map, seed, std, patches, tokens, positions)
-    recipes = tuple(recipes_for(request, method, missing))
-    return Stage(method, request, new_config, recipes, sizes, missing, vocabulary)
+    task = ResizeTask(source, target, layer_map, seed, std, patches, tokens, positions)
+    recipes = tuple(recipes_for(task, method, missing))
+    return Pass(method, task, new_config, recipes, sizes, missing, vocabulary)
 
 
 def _auto(

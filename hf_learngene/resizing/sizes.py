@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.fields import ALIASES, as_pair, changed, per_layer_lists, section
+from hf_learngene.anatomy.config_fields import ALIASES, as_pair, changed, per_layer_lists, section
 from hf_learngene.anatomy.types import POSITIONS, RELATIVE_LINE
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, nearest
 from hf_learngene.maps import LayerMap
-from hf_learngene.methods.weight_selection import flat_heads
+from hf_learngene.maps.task import flat_heads
 
 
 _FIXED_SIZES = ("num_labels",)

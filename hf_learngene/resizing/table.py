@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from hf_learngene.tables import render
 
 
 if TYPE_CHECKING:
-    from hf_learngene.resizing.plan import Plan, TensorFate
-
-
-def render(table: Table, width: int = 120) -> str:
-    """A rich table as plain text, for `print` and for files."""
-    out = io.StringIO()
-    # in a notebook rich would show the table at once, and what is returned here would be empty
-    Console(file=out, width=width, no_color=True, highlight=False, force_jupyter=False, force_terminal=False).print(
-        table
-    )
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    from hf_learngene.resizing.plan import Plan, TensorOrigin
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:
@@ -30,13 +20,13 @@ def shape_text(shape: tuple[int, ...] | None) -> str:
     return "–" if shape is None else "×".join(map(str, shape)) or "1"
 
 
-def grouped(tensors: Iterable[TensorFate]) -> list[tuple[str, TensorFate, int]]:
-    """Tensors of all layers that share a fate, in one row: (name with the layer range, one of them, how many)."""
-    rows: dict[tuple, list[tuple[int | None, TensorFate]]] = {}
+def grouped(tensors: Iterable[TensorOrigin]) -> list[tuple[str, TensorOrigin, int]]:
+    """Tensors of all layers that share a origin, in one row: (name with the layer range, one of them, how many)."""
+    rows: dict[tuple, list[tuple[int | None, TensorOrigin]]] = {}
     for tensor in tensors:
         match = re.search(r"\.(\d+)\.", tensor.name)
         template = f"{tensor.name[: match.start()]}.*.{tensor.name[match.end() :]}" if match else tensor.name
-        key = (template, tensor.shape, tensor.source_shape, tensor.fate)
+        key = (template, tensor.shape, tensor.source_shape, tensor.origin)
         rows.setdefault(key, []).append((int(match[1]) if match else None, tensor))
     named = []
     for (template, *_), members in rows.items():
@@ -68,5 +58,5 @@ def plan_table(plan: Plan) -> str:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("what becomes of it", overflow="fold")
     for name, tensor, _ in grouped(plan.tensors):
-        table.add_row(name, shape_text(tensor.source_shape), shape_text(tensor.shape), tensor.fate)
+        table.add_row(name, shape_text(tensor.source_shape), shape_text(tensor.shape), tensor.origin)
     return f"{head}\n\n{render(table)}"

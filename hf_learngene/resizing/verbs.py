@@ -7,16 +7,16 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.calibrating import Examples
+from hf_learngene.budget.search import Allocation
 from hf_learngene.errors import InvalidSizeError, UnsupportedSourceError
+from hf_learngene.hub import provenance
+from hf_learngene.hub.tasks import class_of_checkpoint
 from hf_learngene.methods import Method
-from hf_learngene.resizing import provenance
-from hf_learngene.resizing.allocation import Allocation
-from hf_learngene.resizing.auto import class_of_checkpoint
-from hf_learngene.resizing.loading import plan_checkpoint
+from hf_learngene.pruning import Examples
+from hf_learngene.resizing.execute import check_source, within_budget
+from hf_learngene.resizing.from_pretrained import plan_checkpoint
 from hf_learngene.resizing.plan import Plan, make_plan
-from hf_learngene.resizing.request import split_options
-from hf_learngene.resizing.run import check_source, within_budget
+from hf_learngene.resizing.spec import split_options
 
 
 def allocate(

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.fields import as_pair
+from hf_learngene.anatomy.config_fields import as_pair
 from hf_learngene.errors import TeacherError
-from hf_learngene.resizing.auto import load_whole
+from hf_learngene.hub.load import load_whole
 
 
 LABELS = ("labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label")

@@ -345,7 +345,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         """Drawn anew for each optimizer step, the same in every process and micro-batch."""
         generator = torch.Generator().manual_seed(hash((self.args.seed, self.state.global_step)) % 2**63)
         depths = self.args.sandwich_min_layers, self.args.sandwich_max_layers
-        return self.student.another(generator, depths, self.args.sandwich_widths)  # type: ignore[operator]
+        return self.student.sample_target(generator, depths, self.args.sandwich_widths)  # type: ignore[operator]
 
     def _stop_at(self, loss: Tensor) -> None:
         folder = str(self.args.output_dir)

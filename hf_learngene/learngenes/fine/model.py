@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hf_learngene.anatomy import TensorInfo
+from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.fine.config import FineConfig
-from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.parts import Target, along_depth, path_of, principal, stage_of_each_layer
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS, Dim
 from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
+from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.lets.config import LetsConfig
-from hf_learngene.learngenes.model import Learngene
 from hf_learngene.learngenes.parts import Target
 from hf_learngene.maps import LayerMap
 

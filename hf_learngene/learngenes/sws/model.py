@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.model import Learngene
+from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.parts import Target, picked_layers, stage_of_each_layer
 from hf_learngene.learngenes.sws.config import SwsConfig
 

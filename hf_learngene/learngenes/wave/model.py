@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.errors import InvalidSizeError
+from hf_learngene.learngenes.base import Learngene, logger
 from hf_learngene.learngenes.fine.model import draw_mixture, fit_mixture, is_matrix
-from hf_learngene.learngenes.model import Learngene, logger
 from hf_learngene.learngenes.parts import (
     Target,
     along_depth,

@@ -1,0 +1,142 @@
+"""From the probes' effects to a named axis for every dimension."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+from hf_learngene.anatomy.config_fields import as_pair
+from hf_learngene.anatomy.probe import Effect, Prober
+from hf_learngene.anatomy.trace import is_norm
+from hf_learngene.anatomy.types import (
+    FFN,
+    FIXED,
+    HEAD_COUNT,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    KERNEL,
+    KV_HEADS,
+    LABELS,
+    PATCHES,
+    POSITIONS,
+    RELATIVE,
+    RELATIVE_LINE,
+    VOCAB,
+    Dim,
+)
+
+
+UNKNOWN = "unknown"
+NAMED_AXES = {
+    FFN, FIXED, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE, RELATIVE_LINE,
+    VOCAB, UNKNOWN,
+}  # fmt: skip
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def layer_of(name: str, containers: Iterable[str]) -> tuple[int | None, str]:
+    """Layer index and template of a parameter's name."""
+    for container in containers:
+        match = re.match(rf"^{re.escape(container)}\.(\d+)(\..*)$", name)
+        if match:
+            return int(match.group(1)), f"{container}.{{}}{match.group(2)}"
+    return None, name
+
+
+def axes_of(name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module, product: str) -> tuple[Dim, ...]:
+    """The dimensions of one parameter; `product` is the function it enters as a weight."""
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    sides = _sides(module, parameter, product)
+    effects = prober.effects[name]
+    dims = []
+    for i, (size, effect) in enumerate(zip(parameter.shape, effects, strict=True)):
+        axis, parts, prefix = _axis(size, effect, prober, spatial=isinstance(module, _CONVS) and i >= 2)
+        if axis == POSITIONS and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            prefix = module.padding_idx + 1
+        # a product over the heads (DeBERTa's talking heads) sums over them; a table of them does not
+        feature = _is_feature(axis) or (axis == HEAD_COUNT and sides[i] == "in")
+        dims.append(Dim(axis, int(size), sides[i] if feature else "-", parts, False, prefix))
+    return tuple(dims)
+
+
+def _is_feature(axis: str) -> bool:
+    return axis not in (VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED, HEAD_COUNT, RELATIVE_LINE)
+
+
+def _sides(module: nn.Module, parameter: nn.Parameter, product: str) -> list[str]:
+    rank = parameter.dim()
+    if is_norm(module):
+        return ["each"] * rank
+    if isinstance(module, nn.Embedding) or (product == "embedding" and rank == 2):
+        return ["-", "out"]
+    # a class of the family's own may call the function itself (I-BERT's QuantLinear)
+    matrix = product in ("linear", "conv") or isinstance(module, (nn.Linear, nn.MultiheadAttention, *_CONVS))
+    if matrix and rank >= 2:
+        return ["out", "in", *["-"] * (rank - 2)]
+    # a bias, a token, a table: its last dimension is the vector it adds
+    return ["out"] * rank
+
+
+def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -> tuple[str, int, int]:
+    """Axis, fused parts and prefix of one dimension."""
+    part, fields = prober.part, prober.fields
+    hidden = getattr(part, fields["hidden_size"])
+    heads = getattr(part, fields["num_attention_heads"], 0) if "num_attention_heads" in fields else 0
+    if not effect:
+        return FIXED, 1, 0
+    if "num_labels" in effect:
+        return (LABELS, 1, 0) if set(effect) == {"num_labels"} else (UNKNOWN, 1, 0)
+    if spatial and set(effect) == {"patch_size"}:
+        return KERNEL, 1, 0
+    if "image_size" in effect and "num_channels" not in effect:
+        return _grid_axis(size, effect, prober)
+    for field, axis in (("vocab_size", VOCAB), ("max_position_embeddings", POSITIONS)):
+        if field in effect and "hidden_size" not in effect:
+            if effect[field].delta != effect[field].step:
+                return RELATIVE_LINE, 1, 0  # a table of distances both ways (DeBERTa)
+            table = getattr(part, fields[field])
+            return axis, 1, max(0, size - table)
+    if "head_dim" in effect:
+        head_dim = getattr(part, "head_dim", None) or hidden // heads
+        if "num_attention_heads" not in effect and "num_key_value_heads" not in effect:
+            return (HEAD_DIM, 1, 0) if size == head_dim else (UNKNOWN, 1, 0)
+        kv = getattr(part, "num_key_value_heads", heads)
+        if size % (heads * head_dim) == 0 and "num_key_value_heads" not in effect:
+            return HEADS, size // (heads * head_dim), 0
+        return (KV_HEADS, 1, 0) if size == kv * head_dim else (UNKNOWN, 1, 0)
+    if "intermediate_size" in effect or "mlp_ratio" in effect:
+        width = effect.get("intermediate_size")
+        if width is not None:
+            parts = width.delta / width.step
+            return (FFN, int(parts), 0) if parts.is_integer() and parts >= 1 else (UNKNOWN, 1, 0)
+        return FFN, 1, 0
+    if "hidden_size" in effect:
+        parts = effect["hidden_size"].delta / effect["hidden_size"].step
+        if "num_attention_heads" in effect:
+            return (HEAD_DIM, 1, 0) if heads and size == hidden // heads else (UNKNOWN, 1, 0)
+        if parts.is_integer() and size == parts * hidden:
+            return HIDDEN, int(parts), 0
+        return UNKNOWN, 1, 0
+    if "num_attention_heads" in effect:
+        return (HEAD_COUNT, 1, 0) if size == heads else (UNKNOWN, 1, 0)
+    if not set(effect) & {"hidden_size", "head_dim", "num_attention_heads"}:
+        return "+".join(sorted(effect)), 1, 0  # `encoder_stride+num_channels`: the pixels a decoder gives back
+    return UNKNOWN, 1, 0
+
+
+def _grid_axis(size: int, effect: dict[str, Effect], prober: Prober) -> tuple[str, int, int]:
+    image, patch = (as_pair(getattr(prober.part, prober.fields[f])) for f in ("image_size", "patch_size"))
+    rows, columns = image[0] // patch[0], image[1] // patch[1]
+    bigger = size + effect["image_size"].delta
+    twice = (2 * image[0] // patch[0], 2 * image[1] // patch[1])
+    prefix = size - rows * columns
+    if prefix >= 0 and bigger == twice[0] * twice[1] + prefix:
+        return PATCHES, 1, prefix
+    prefix = size - (2 * rows - 1) * (2 * columns - 1)
+    if prefix >= 0 and bigger == (2 * twice[0] - 1) * (2 * twice[1] - 1) + prefix:
+        return RELATIVE, 1, prefix
+    return UNKNOWN, 1, 0

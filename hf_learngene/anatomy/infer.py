@@ -1,0 +1,333 @@
+"""`anatomy_of`: shapes, flow and name rules put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy.admit import admit_config, admit_tensors
+from hf_learngene.anatomy.axes import NAMED_AXES, axes_of, layer_of
+from hf_learngene.anatomy.config_fields import as_pair, changed, native_name, section, section_name
+from hf_learngene.anatomy.probe import Prober, build, layer_containers
+from hf_learngene.anatomy.registry import Declaration, declaration_of
+from hf_learngene.anatomy.roles import Flow, settle
+from hf_learngene.anatomy.trace import Trace, is_norm, record, subtracts_mean
+from hf_learngene.anatomy.types import HEAD_DIM, HIDDEN, Anatomy, NormInfo, TensorInfo
+from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
+
+
+_CACHE: OrderedDict[tuple, Anatomy] = OrderedDict()
+_CACHE_SIZE = 64
+
+
+def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Anatomy:
+    """Axes, roles, layers and ties of every parameter of `model_class(config)`, without weights.
+
+    Builds the model on `meta` at its own config and again with one size changed at a time, and runs one recorded
+    forward pass on `meta`. Cached per class, config and declaration.
+
+    Args:
+        config (`PreTrainedConfig`): the model's config. It is not changed.
+        model_class (`type[PreTrainedModel]`): the native class, with its head.
+
+    Returns:
+        `Anatomy`: what is known of every parameter.
+
+    Raises:
+        UnsupportedFamilyError: the family is no isotropic encoder, or a tensor of it stays unknown.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> config = BertConfig(hidden_size=8, num_attention_heads=2, intermediate_size=16, vocab_size=30)
+        >>> anatomy = anatomy_of(config, BertModel)
+        >>> [d.axis for d in anatomy.tensors["encoder.layer.0.attention.self.query.weight"].dims]
+        ['heads', 'hidden']
+    """
+    declared = declaration_of(config.model_type)
+    key = (model_class, config.to_json_string(use_diff=False), config.num_labels, declared)
+    if key not in _CACHE:
+        try:
+            with _defaults():
+                _CACHE[key] = _anatomy(config, model_class, declared)
+        except LearngeneError:
+            raise
+        except Exception as error:  # a class of another kind may fail anywhere, in its constructor for one
+            raise UnsupportedFamilyError(
+                f"{model_class.__name__} cannot be built and probed from its config alone: {error or type(error).__name__}"
+            ) from error
+        while len(_CACHE) > _CACHE_SIZE:
+            _CACHE.popitem(last=False)
+    _CACHE.move_to_end(key)
+    return _CACHE[key]
+
+
+@contextmanager
+def _defaults() -> Iterator[None]:
+    """Torch's own device and dtype: a model that is being loaded may ask for its anatomy under `meta` and float64."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration) -> Anatomy:
+    section_of = section_name(config, model_class.main_input_name)
+    part = section(config, section_of)
+    admit_config(config, part, model_class)
+    full = build(model_class, config)
+    depth = part.num_hidden_layers
+    short_depth = 2 if depth != 2 else 3
+    short_config = changed(config, section_of, {_native_depth(part): short_depth})
+    short = build(model_class, short_config)
+    containers = layer_containers(full, depth, short, short_depth)
+    if containers and _templates(full, containers) - _templates(short, containers):
+        short, short_config = full, config  # layers differ in kind along the depth: only the whole depth shows all
+    trace = _trace(short, short_config, model_class, containers)
+    if short_depth < depth and short_config is not config and _whole_layers_unseen(short, trace):
+        short, short_config = full, config  # ALBERT's groups of shared layers: a short model uses only some of them
+        trace = _trace(short, short_config, model_class, containers)
+    prober = Prober(model_class, short_config, section_of, short)
+    prober.run()
+    eps_field, eps_followers = prober.eps_field()
+    flow = Flow(trace, containers)
+    tensors = {}
+    for name, parameter in short.named_parameters(remove_duplicate=False):
+        dims = axes_of(name, parameter, prober, short, flow.product_kind(name))
+        info = TensorInfo(name, dims, *layer_of(name, containers), module=name.rpartition(".")[0])
+        tensors[name] = info
+    sizes = _sizes(part, prober)
+    tensors = settle(tensors, short, flow, sizes, declared, honoured := _honours_head_dim(prober))
+    ties = dict(short.all_tied_weights_keys)
+    norms = _every_layer(_norms(short, flow, containers, tensors, eps_followers), full, containers)
+    by_template: dict[str, TensorInfo] = {}
+    for info in tensors.values():
+        scale = layer_of(info.scaled_by, containers)[1] if info.scaled_by else ""
+        by_template.setdefault(info.template, dataclasses.replace(info, scaled_by=scale))
+    whole = _spread(full, containers, by_template, ties)
+    anatomy = Anatomy(
+        model_type=config.model_type,
+        model_class=model_class.__name__,
+        tensors=whole,
+        ties=_full_ties(full),
+        norms=tuple(norms),
+        fields={**prober.fields, **_axis_fields(whole)},
+        sizes={**sizes, "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
+        section=section_of,
+        shared_layers=not containers,
+        rotary=_rotary(short, tensors.values()),
+        normalised_heads=trace.heads_are_normalised() or trace.queries_are_learnt(),
+        head_dim_honoured=honoured,
+        eps_field=eps_field,
+        tied_readers=flow.tied_readers(ties),
+        grid=_grid(part),
+        linked=prober.linked,
+    )
+    admit_tensors(anatomy)
+    return anatomy
+
+
+def _whole_layers_unseen(model: nn.Module, trace: Trace) -> bool:
+    """Whether a member of some module list took no part in the pass while another did."""
+    for name, module in model.named_modules():
+        members = [f"{name}.{i}." for i in range(len(module))] if isinstance(module, nn.ModuleList) else []
+        used = [any(touched.startswith(member) for touched in trace.touched) for member in members]
+        if any(used) and not all(used):
+            return True
+    return False
+
+
+def _native_depth(part: PreTrainedConfig) -> str:
+    name = native_name(part, "num_hidden_layers")
+    if name is None:
+        raise UnsupportedFamilyError(f"`{part.model_type}` has no field for its depth.")
+    return name
+
+
+def _templates(model: nn.Module, containers: Iterable[str]) -> set[str]:
+    return {layer_of(n, containers)[1] for n, _ in model.named_parameters(remove_duplicate=False)}
+
+
+def _sizes(part: PreTrainedConfig, prober: Prober) -> dict[str, int]:
+    sizes = {c: v for c, n in prober.fields.items() if isinstance(v := getattr(part, n), int)}
+    heads = sizes.get("num_attention_heads")
+    if heads:
+        sizes.setdefault("head_dim", sizes["hidden_size"] // heads)
+    return sizes
+
+
+def _honours_head_dim(prober: Prober) -> bool:
+    return any("head_dim" in e for effects in prober.effects.values() for e in effects)
+
+
+def _grid(part: PreTrainedConfig) -> tuple[int, int] | None:
+    if getattr(part, "image_size", None) is None or getattr(part, "patch_size", None) is None:
+        return None
+    image, patch = as_pair(part.image_size), as_pair(part.patch_size)
+    return image[0] // patch[0], image[1] // patch[1]
+
+
+def _axis_fields(tensors: dict[str, TensorInfo]) -> dict[str, str]:
+    axes = {d.axis for t in tensors.values() for d in t.dims}
+    return {axis: axis for axis in axes - NAMED_AXES}
+
+
+def _rotary(model: nn.Module, tensors: Iterable[TensorInfo]) -> bool:
+    by_buffer = any("inv_freq" in name for name, _ in model.named_buffers())
+    return by_buffer or any(t.computed and t.dims[-1].axis == HEAD_DIM for t in tensors)
+
+
+def _trace(
+    model: PreTrainedModel, config: PreTrainedConfig, model_class: type[PreTrainedModel], containers: list[str]
+) -> Trace:
+    layers = {f"{c}.{i}" for c in containers for i in range(len(cast(nn.ModuleList, model.get_submodule(c))))}
+    error: Exception | None = None
+    real: PreTrainedModel | None = None
+    for tokens in (10, 64, 16):  # some attentions take only certain lengths
+        try:
+            return record(model, example_inputs(model, config, "meta", tokens), layers)
+        except Exception as failure:
+            error = failure
+        try:  # a model that looks at values cannot run on meta; only the flow is read either way
+            real = real if real is not None else build(model_class, config, "cpu")
+            return record(real, example_inputs(real, config, "cpu", tokens), layers)
+        except Exception as failure:
+            error = failure
+        if model.main_input_name == "pixel_values":
+            break
+    raise UnsupportedFamilyError(
+        f"A forward pass of {model_class.__name__} with plain inputs failed, so its flow stays unknown: {error}"
+    ) from error
+
+
+def example_inputs(
+    model: PreTrainedModel, config: PreTrainedConfig, device: str = "cpu", tokens: int = 10
+) -> dict[str, torch.Tensor]:
+    """One small input of the model's main kind: an image of its own size, or a few tokens."""
+    part = section(config, section_name(config, model.main_input_name))
+    if model.main_input_name == "pixel_values":
+        height, width = as_pair(part.image_size)
+        return {"pixel_values": torch.zeros(1, getattr(part, "num_channels", 3), height, width, device=device)}
+    tokens = max(4, min(tokens, getattr(part, "max_position_embeddings", tokens) - 4))
+    ids = torch.full((1, tokens), min(5, part.vocab_size - 1), dtype=torch.long)
+    separator = getattr(part, "sep_token_id", None)
+    if separator is not None:  # question answering may ask for a question, a context and their separators
+        ids[:, -3:] = separator
+    return {"input_ids": ids.to(device)}
+
+
+def _norms(
+    model: nn.Module, flow: Flow, containers: list[str], tensors: dict[str, TensorInfo], followers: set[str]
+) -> list[NormInfo]:
+    norms = []
+    closing = flow.closing_norms()
+    centred: dict[type, bool] = {}
+    for name, node in flow.trace.norms.items():
+        weight = tensors.get(f"{name}.weight") or next((t for t in tensors.values() if t.module == name), None)
+        module = model.get_submodule(name)
+        if type(module) not in centred:
+            centred[type(module)] = subtracts_mean(module)
+        norms.append(
+            NormInfo(
+                name=name,
+                layer=layer_of(f"{name}.weight", containers)[0],
+                axis=weight.dims[0].axis if weight is not None else HIDDEN,
+                reads=flow.kinds_into(node),
+                closes_layer=name in closing,
+                writes_stream=name in flow.stream_norms,
+                eps_follows_config=name in followers,
+                centred=centred[type(module)],
+            )
+        )
+    return norms
+
+
+def anatomy_like(known: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Anatomy:
+    """The anatomy of another size of a model whose anatomy is known: one build, no probes.
+
+    Falls back to probing where the other size has tensors that the known one lacks (ELECTRA's `embeddings_project`).
+    """
+    part = section(config, known.section)
+    full = build(model_class, config)
+    depth = getattr(part, _native_depth(part))
+    containers = _known_containers(known, full)
+    tied = _full_ties(full)
+    tensors = {}
+    for name, parameter in full.named_parameters(remove_duplicate=False):
+        if name in tied:
+            continue
+        layer, template = layer_of(name, containers)
+        like = known.templates.get(template)
+        if like is None or len(like.dims) != parameter.dim():
+            return anatomy_of(config, model_class)
+        dims = tuple(dataclasses.replace(d, size=int(n)) for d, n in zip(like.dims, parameter.shape, strict=True))
+        tensors[name] = dataclasses.replace(like, name=name, dims=dims, layer=layer, module=name.rpartition(".")[0])
+    sizes = {c: v for c, n in known.fields.items() if isinstance(v := getattr(part, n, None), int)}
+    if sizes.get("num_attention_heads"):
+        sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
+    return dataclasses.replace(
+        known,
+        tensors=tensors,
+        ties=tied,
+        sizes={**sizes, "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
+        grid=_grid(part),
+    )
+
+
+def _known_containers(known: Anatomy, model: nn.Module) -> list[str]:
+    prefixes = {t.partition(".{}.")[0] for t in known.templates if ".{}." in t}
+    return [p for p in prefixes if isinstance(dict(model.named_modules()).get(p), nn.ModuleList)]
+
+
+def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) -> list[NormInfo]:
+    """The norms seen at the short depth, repeated for the whole depth, still in order of execution."""
+    own = {n for n, m in full.named_modules() if is_norm(m)}
+    if {n.name for n in norms} >= own or not containers:
+        return [n for n in norms if n.name in own]  # a model of one layer was seen with two
+    seen = [n for n in norms if n.layer is not None]
+    last = max(n.layer for n in seen if n.layer is not None)
+    pattern = [n for n in seen if n.layer == last]
+    first, end = norms.index(seen[0]), norms.index(seen[-1]) + 1
+    before, after = norms[:first], norms[end:]
+    middle = [n for n in norms[first:end] if n.layer != last]
+    depth = max(len(cast(nn.ModuleList, full.get_submodule(c))) for c in containers)
+    for index in range(last, depth):
+        for norm in pattern:
+            container = next(c for c in containers if norm.name.startswith(f"{c}.{last}."))
+            name = f"{container}.{index}{norm.name[len(f'{container}.{last}') :]}"
+            middle.append(dataclasses.replace(norm, name=name, layer=index))
+    return [*before, *middle, *after]
+
+
+def _spread(
+    full: PreTrainedModel, containers: list[str], known: dict[str, TensorInfo], ties: dict[str, str]
+) -> dict[str, TensorInfo]:
+    """What was found at the short depth, for every layer of the whole depth."""
+    tensors = {}
+    tied = set(_full_ties(full))
+    for name, parameter in full.named_parameters(remove_duplicate=False):
+        if name in tied:
+            continue
+        layer, template = layer_of(name, containers)
+        info = known[template]
+        if tuple(parameter.shape) != info.shape:
+            raise UnsupportedFamilyError(
+                f"`{name}` has shape {tuple(parameter.shape)} where other layers have {info.shape}: the layers are not "
+                "all of one size, and only models of one width throughout can be resized."
+            )
+        tensors[name] = dataclasses.replace(info, name=name, layer=layer, module=name.rpartition(".")[0])
+    return tensors
+
+
+def _full_ties(model: PreTrainedModel) -> dict[str, str]:
+    names = {n for n, _ in model.named_parameters(remove_duplicate=False)}
+    return {k: v for k, v in model.all_tied_weights_keys.items() if k in names and v in names and k != v}

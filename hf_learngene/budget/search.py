@@ -1,0 +1,323 @@
+"""A parameter budget spent where it costs least: widths, heads, ffn and layers by the error each leaves on examples."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.utils.logging import is_progress_bar_enabled
+
+from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy.types import FFN
+from hf_learngene.budget.count import parameter_count, parse_budget
+from hf_learngene.errors import CalibrationError, InvalidSizeError
+from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.maps.task import WIDTHS
+from hf_learngene.pruning import Examples
+from hf_learngene.pruning.activations import Runner
+from hf_learngene.pruning.examples import BatchesOf, rows_of, tokens_shown
+from hf_learngene.pruning.moments import Moments
+from hf_learngene.pruning.select import output_of, writer
+from hf_learngene.tables import render
+
+
+SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured
+TRIED = 3  # allocations that are made in full before one is chosen
+FITTED, MEASURED = 6, 3  # batches that a trial is fitted on at least, and others that its error is measured on
+STEPS = 24  # a size is looked for in so many steps
+
+Sizes = dict[str, int]
+Shrink = Callable[[Mapping[str, int], Any], PreTrainedModel]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One shrunk model.
+
+    Attributes:
+        sizes: what was shrunk, by canonical name.
+        parameters: of the result.
+        error: mean squared distance of its output to the source's, as a share of the output's spread, on examples that it was
+            not fitted on. Without a head: of what a linear readout makes of its output.
+    """
+
+    sizes: Sizes
+    parameters: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What a budget is spent on, and why. `print` shows both.
+
+    Attributes:
+        sizes: what was chosen; `full` adds what goes with it (heads that follow the width, their size), for `resize`.
+        axes: each size shrunk alone.
+        tried: allocations of the whole budget, best first.
+        source: the source's sizes, and its parameters.
+    """
+
+    sizes: Sizes
+    full: Sizes
+    axes: tuple[Trial, ...]
+    tried: tuple[Trial, ...]
+    source: Trial
+
+    def __str__(self) -> str:
+        alone = Table(box=None, pad_edge=False, title="one size alone", title_justify="left")
+        for name in ("size", "saves", "error", "error per million saved"):
+            alone.add_column(name, justify="left" if name == "size" else "right")
+        for trial in self.axes:
+            saved = (self.source.parameters - trial.parameters) / 1e6
+            alone.add_row(self._said(trial), f"{saved:.2f} M", f"{trial.error:.4f}", f"{trial.error / saved:.4f}")
+        whole = Table(box=None, pad_edge=False, title="the whole budget", title_justify="left")
+        for name in ("sizes", "parameters", "error", ""):
+            whole.add_column(name, justify="left" if name in ("sizes", "") else "right")
+        for trial in self.tried:
+            chosen = "chosen" if trial.sizes == self.sizes else ""
+            whole.add_row(self._said(trial), f"{trial.parameters / 1e6:.2f} M", f"{trial.error:.4f}", chosen)
+        return f"{render(alone)}\n\n{render(whole)}"
+
+    def _said(self, trial: Trial) -> str:
+        old = self.source.sizes
+        changed = [f"{n} {old[n]} → {v}" for n, v in trial.sizes.items() if v != old.get(n, v)]
+        return ", ".join(changed) or "unchanged"
+
+
+def allocated(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    params: str | int | float,
+    examples: Examples,
+    fixed: Mapping[str, int],
+    shrink: Shrink,
+) -> Allocation:
+    """The sizes of at most `params` parameters that leave the least error, within what a stock config can say.
+
+    Each size is shrunk alone to three shares and its error measured; the errors of a combination are taken to add up. The most
+    promising combinations are then made in full, and the best of them is chosen by its own error.
+
+    Args:
+        model: the source.
+        anatomy: its own.
+        params: the budget.
+        examples: calibration examples; some batches fit, others measure.
+        fixed: sizes by canonical name that the caller gave; they stay.
+        shrink: makes a model of given sizes on given examples.
+
+    Raises:
+        InvalidSizeError: no combination is that small; names the smallest.
+        CalibrationError: too few tokens to fit a trial on.
+    """
+    budget = parse_budget(params, anatomy.num_parameters)
+    count = parameter_count(anatomy)
+    base = {n: v for n, v in anatomy.sizes.items() if n in _axes(anatomy)} | dict(fixed)
+    free = {n: options for n, options in _axes(anatomy).items() if n not in fixed and len(options) > 1}
+    combinations = [
+        _whole(anatomy, dict(zip(free, c, strict=True)) | dict(fixed)) for c in itertools.product(*free.values())
+    ]
+    least = min((count(_full(anatomy, c)) for c in combinations), default=anatomy.num_parameters)
+    if least > budget:
+        raise InvalidSizeError(
+            f"A quarter of every size of `{anatomy.model_type}` leaves {least:,} parameters (embeddings count), more than the "
+            f"{budget:,} asked for. The smallest budget for calibration is {least:,}; sizes given by name go further down."
+        )
+    rest, places = _split(sum(1 for _ in examples.batches()))
+    fitting, held = _Fitting(model, anatomy, examples, rest), examples.part(places)
+    wanted = [output_of(model, batch) for batch in held.batches()]
+
+    counted = {n: v for n, v in fixed.items() if n not in (*WIDTHS, "mlp_ratio", "num_hidden_layers")}
+
+    def measured(sizes: Sizes, fit: BatchesOf) -> Trial:
+        # other labels or another vocabulary would give an output that cannot be compared
+        made = shrink(_full(anatomy, {n: v for n, v in sizes.items() if n not in counted}), fit)
+        found = [output_of(made, batch) for batch in held.batches()]
+        if found[0].shape != wanted[0].shape:  # a model without a head: what a linear one could not recover
+            readout = Moments()
+            for batch in fit.batches():
+                readout.add(output_of(made, batch), output_of(model, batch))
+            weight, bias = readout.solve(torch.zeros(wanted[0].shape[-1], found[0].shape[-1]), True)
+            found = [f @ weight.T + cast(Tensor, bias) for f in found]
+        return Trial(sizes, count(_full(anatomy, sizes)), _distance(found, wanted))
+
+    hidden = not is_progress_bar_enabled()
+    levels = {n: _levels(options, anatomy.sizes[n]) for n, options in free.items()}
+    alone = {name: [_whole(anatomy, {**fixed, name: size}) for size in steps] for name, steps in levels.items()}
+    given = _whole(anatomy, fixed)
+    shrunk = any(v != anatomy.sizes.get(n) for n, v in fixed.items() if n not in counted)
+    total = sum(map(len, alone.values())) + shrunk + TRIED
+    fit = fitting.on(max(_rank(anatomy, s) for s in (given, *itertools.chain(*alone.values()))))
+    axes: list[Trial] = []
+    curves: dict[str, list[tuple[int, float]]] = {}
+    with tqdm(total=total, desc="measuring sizes", disable=hidden) as bar:
+        # what is given by name costs in every trial: counted anew for each size, it would favour shrinking one alone
+        least_error = 0.0
+        if shrunk:
+            least_error = measured(given, fit).error
+            bar.update()
+        for name, trials in alone.items():
+            curves[name] = [(anatomy.sizes[name], 0.0)]
+            for sizes in trials:
+                axes.append(measured(sizes, fit))
+                curves[name].append((sizes[name], max(0.0, axes[-1].error - least_error)))
+                bar.update()
+        affordable = [c for c in combinations if count(_full(anatomy, c)) <= budget]
+
+        def promise(sizes: Sizes) -> tuple[float, int]:
+            return sum(_between(curve, sizes[n]) for n, curve in curves.items()), -count(_full(anatomy, sizes))
+
+        promising = _different(sorted(affordable, key=promise), list(free), anatomy.sizes)
+        fit = fitting.on(max(_rank(anatomy, s) for s in promising))
+        tried: list[Trial] = []
+        for sizes in promising:
+            tried.append(measured(sizes, fit))
+            bar.update()
+    tried.sort(key=lambda t: t.error)
+    best = tried[0].sizes
+    return Allocation(best, _full(anatomy, best), tuple(axes), tuple(tried), Trial(base, anatomy.num_parameters, 0.0))
+
+
+def _axes(anatomy: Anatomy) -> dict[str, list[int]]:
+    """Sizes that can be chosen, each with what it may be, the source's first."""
+    sizes = anatomy.sizes
+    width, head = sizes["hidden_size"], sizes.get("head_dim", 1)
+    own_heads = anatomy.head_dim_honoured and not anatomy.rotary
+    step = max(1, width // STEPS) if own_heads else head
+    found = {"hidden_size": _down(width, step)}
+    if own_heads and "num_attention_heads" in sizes:
+        heads = sizes["num_attention_heads"]
+        found["num_attention_heads"] = _down(heads, heads // (sizes.get("num_key_value_heads") or heads))
+    ffn = "mlp_ratio" if "mlp_ratio" in sizes else "intermediate_size"
+    if ffn in sizes:
+        found[ffn] = _down(sizes[ffn], max(1, sizes[ffn] // STEPS))
+    if not anatomy.shared_layers:
+        found["num_hidden_layers"] = _down(anatomy.num_layers, 1)
+    return found
+
+
+def _down(size: int, step: int) -> list[int]:
+    """From `size` down to a quarter of it."""
+    least = max(1, math.ceil(size * min(SHARES)))
+    return [size, *(n for n in range(size - size % step, 0, -step) if least <= n < size)]
+
+
+def _levels(options: Sequence[int], size: int) -> list[int]:
+    """The options nearest to the shares at which errors are measured."""
+    return sorted({min(options[1:], key=lambda n: abs(n - share * size)) for share in SHARES}, reverse=True)
+
+
+def _whole(anatomy: Anatomy, chosen: Mapping[str, int]) -> Sizes:
+    """Every size that a budget sees to, so that nothing follows another's change by proportion."""
+    return {n: int(chosen.get(n, anatomy.sizes[n])) for n in _axes(anatomy)} | dict(chosen)
+
+
+def _full(anatomy: Anatomy, sizes: Mapping[str, int]) -> Sizes:
+    """With heads that follow the width, or their size where they do not."""
+    head = anatomy.sizes.get("head_dim", 1)
+    full = dict(sizes)
+    if "num_attention_heads" not in full and "num_attention_heads" in anatomy.sizes:
+        full["num_attention_heads"] = max(1, full["hidden_size"] // head)
+    if anatomy.head_dim_honoured:
+        full.setdefault("head_dim", head)
+    return full
+
+
+def _rank(anatomy: Anatomy, sizes: Mapping[str, int]) -> int:
+    """How many entries of one kind are to be told apart to shrink to these sizes: so many tokens are needed at least."""
+    units = next((d.size // d.parts for t in anatomy.tensors.values() for d in t.dims if d.axis == FFN), 0)
+    head = anatomy.sizes.get("head_dim", 1)
+
+    def ranks(of: Mapping[str, int]) -> tuple[int, int, int]:
+        ffn = of["hidden_size"] * of["mlp_ratio"] if "mlp_ratio" in of else of.get("intermediate_size", 0)
+        return of["hidden_size"], of.get("num_attention_heads", 0) * head, ffn
+
+    old, new = ranks(anatomy.sizes), ranks({**anatomy.sizes, **_full(anatomy, sizes)})
+    scale = 1, 1, units / max(1, old[2])  # a gated ffn has fewer units than the ratio says
+    return max((round(n * s) for o, n, s in zip(old, new, scale, strict=True) if n < o), default=0)
+
+
+def _split(count: int) -> tuple[list[int], list[int]]:
+    """Batches that may be fitted on, and others to measure on, spread over all: data sets are often sorted. Of one batch both."""
+    if count == 1:
+        return [0], [0]
+    held = uniform_indices(count, max(1, min(MEASURED, count // 3))).tolist()
+    return [n for n in range(count) if n not in held], held
+
+
+class _Fitting:
+    """Batches to fit on, as many as it takes.
+
+    Args:
+        model, anatomy: the source, which says what is a token.
+        examples: calibration examples.
+        numbers: batches that may be fitted on.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, numbers: list[int]) -> None:
+        self.model, self.anatomy, self.examples, self.numbers = model, anatomy, examples, numbers
+        self._counted: dict[int, int] = {}
+
+    def on(self, rank: int) -> BatchesOf:
+        """At least `FITTED` batches, spread evenly; more until they hold `rank` tokens.
+
+        Raises:
+            CalibrationError: all of them hold fewer.
+        """
+        info = writer(self.anatomy, 0, "ffn_out")
+        for count in range(min(FITTED, len(self.numbers)), len(self.numbers) + 1):
+            chosen = [self.numbers[i] for i in uniform_indices(len(self.numbers), count).tolist()]
+            if info is None or (found := sum(self._tokens(info.module, n) for n in chosen)) >= rank:
+                return self.examples.part(chosen)
+        raise CalibrationError(
+            f"Sizes are tried out on part of the calibration examples, and measured on the others: {found} tokens to fit on "
+            f"cannot tell {rank} units or directions apart. Give more examples, so that {rank} tokens at least are fitted on (a "
+            "few thousand are better), or sizes by name: those are fitted on all examples."
+        )
+
+    def _tokens(self, module: str, number: int) -> int:
+        """That reach a layer in one batch, padding left out."""
+        if number not in self._counted:
+            batch = next(self.examples.batches([number]))
+            seen = Runner(self.model, self.anatomy)
+            try:
+                values = seen.capture(number, batch, inputs=[module]).inputs[module]
+            finally:
+                seen.close()
+            self._counted[number] = sum(len(rows_of(v, tokens_shown(batch))) for v in values)
+        return self._counted[number]
+
+
+def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    a, b = torch.cat(list(found)), torch.cat(list(wanted))
+    return float((a - b).pow(2).sum() / (b - b.mean(0)).pow(2).sum().clamp_min(1e-30))
+
+
+def _between(curve: Sequence[tuple[int, float]], size: int) -> float:
+    """The error at a size between two measured ones, on the line in log size."""
+    for (high, above), (low, below) in itertools.pairwise(curve):
+        if size >= low:
+            place = math.log(high / size) / math.log(high / low)
+            return above + place * (below - above)
+    return curve[-1][1]
+
+
+def _different(candidates: Sequence[Sizes], names: Sequence[str], old: Mapping[str, int]) -> list[Sizes]:
+    """The first few that differ from one another by more than an eighth of some size."""
+    chosen: list[Sizes] = []
+    for sizes in candidates:
+        if all(any(abs(sizes[n] - c[n]) > old[n] / 8 for n in names) for c in chosen):
+            chosen.append(sizes)
+        if len(chosen) == TRIED:
+            break
+    return chosen
+
+
+__all__ = ["Allocation", "Trial", "allocated"]

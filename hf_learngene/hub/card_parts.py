@@ -1,0 +1,179 @@
+"""What every card has: metadata, licence, links, papers and measured figures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig, PreTrainedModel
+from yaml import YAMLError
+
+from hf_learngene.errors import UnsupportedFamilyError
+from hf_learngene.hub.save import source_files
+from hf_learngene.hub.tasks import TASKS, class_for
+from hf_learngene.methods import METHODS, Paper
+from hf_learngene.vocabulary.rows import KeptTokens
+
+
+logger = logging.getLogger(__name__)
+_LICENSE_FIELDS = ("license", "license_name", "license_link")
+_MARK = "<!-- Written by hf_learngene"
+OURS = f"{_MARK} and written anew at the next save or push: remove this line to keep what you change. -->"
+_LOADED = re.compile(r'(\.from_pretrained\(")[^"\n]*')
+
+# What made a model, beside the methods: name -> what it is, and its paper. Learngenes enter themselves.
+DESCRIBED: dict[str, tuple[str, Paper | None]] = {KeptTokens.name: (KeptTokens.summary, None)}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a model, for its card.
+
+    Args:
+        dataset (`str`): Hub id of the data set, or its name.
+        metrics (`Mapping[str, float]`): name of the metric -> value.
+        split (`str`, *optional*, defaults to `"test"`): of the data set.
+        sizes (`Mapping[str, Any]`, *optional*): of the model that was measured, where the card is of several.
+    """
+
+    dataset: str
+    metrics: Mapping[str, float]
+    split: str = "test"
+    sizes: Mapping[str, Any] | None = None
+
+    @property
+    def shown_sizes(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in (self.sizes or {}).items())
+
+
+def card_text(data: ModelCardData, sections: Sequence[str]) -> str:
+    """The text of README.md."""
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(s for s in (*sections, OURS) if s) + "\n"))
+
+
+def is_ours(card: str) -> bool:
+    """Whether a card was written here, and nobody has taken it over."""
+    return any(line.startswith(_MARK) for line in card.splitlines())
+
+
+def renamed(card: str, name: str) -> str:
+    r"""A card of ours for another repository: title, `model-index` and the code to load it by. All else stays.
+
+    Example:
+        >>> print(renamed('# small\n\n```python\nmodel = BertModel.from_pretrained("small")\n```', "me/tiny"))
+        # tiny
+        <BLANKLINE>
+        ```python
+        model = BertModel.from_pretrained("me/tiny")
+        ```
+    """
+    title = os.path.basename(name)
+    card = re.sub(r"(?m)^(model-index:\r?\n- name: )[^\r\n]*", rf"\g<1>{json.dumps(title)}", card, count=1)
+    card = re.sub(r"(?m)^# [^\r\n]*", f"# {title}", card, count=1)
+    return re.sub(r"(?s)```python\r?\n.*?```", lambda found: _LOADED.sub(rf"\g<1>{name}", found[0]), card, count=1)
+
+
+def metadata(
+    *,
+    name: str,
+    base_model: str | None,
+    task: str | None,
+    library: str,
+    tags: Sequence[str],
+    license: Mapping[str, Any],
+    results: Sequence[Result],
+) -> ModelCardData:
+    """Metadata of a card; measured figures become its model-index."""
+    measured = [
+        EvalResult(
+            task_type=task or "other", dataset_type=r.dataset, dataset_name=r.dataset, dataset_split=r.split, metric_type=metric,
+            metric_value=value, metric_name=f"{metric} ({r.shown_sizes})" if r.sizes else metric,
+        )
+        for r in results
+        for metric, value in r.metrics.items()
+    ]  # fmt: skip
+    found: dict[str, Any] = dict(license)
+    if measured:
+        found |= {"model_name": name, "eval_results": measured}
+        found["datasets"] = list(dict.fromkeys(r.dataset for r in results))
+        found["metrics"] = list(dict.fromkeys(m for r in results for m in r.metrics))
+    return ModelCardData(
+        base_model=base_model, library_name=library, pipeline_tag=task, tags=list(dict.fromkeys(tags)), **found
+    )
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """Measured figures, a row for each."""
+    if not results:
+        return ""
+    lines = ["## Measured", "", "| model | data | metric | value |", "| --- | --- | --- | ---: |"]
+    for r in results:
+        for metric, value in r.metrics.items():
+            lines.append(f"| {r.shown_sizes or 'this'} | {r.dataset}, {r.split} | {metric} | {value:.4g} |")
+    return "\n".join(lines)
+
+
+def license_of(source: str | os.PathLike | None, loading: Mapping[str, Any]) -> dict[str, Any]:
+    """The licence of a source: it goes with the weights."""
+    if source is None:
+        return {}
+    for file in source_files(source, ("README.md",), loading):
+        try:
+            # A licence that this version of the Hub client does not know is carried all the same.
+            data = ModelCard.load(file, ignore_metadata_errors=True).data
+        except (ValueError, YAMLError) as error:
+            logger.warning("README.md of the source cannot be read, so its licence is not carried over: %s", error)
+            return {}
+        return {k: getattr(data, k) for k in _LICENSE_FIELDS if getattr(data, k, None)}
+    return {}
+
+
+def pipeline_tag(config: PreTrainedConfig, cls: type[PreTrainedModel]) -> str | None:
+    """The Hub's name for what models of a class do."""
+    for task, auto in TASKS.items():
+        try:
+            found = class_for(auto, config) is cls
+        except UnsupportedFamilyError:
+            continue
+        if found and task != "base":
+            return task
+        if found:
+            return "image-feature-extraction" if cls.main_input_name == "pixel_values" else "feature-extraction"
+    return None
+
+
+def link(name: str, commit: str | None, on_hub: bool) -> str:
+    """A model by name; a link where the Hub has it."""
+    text = f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{name}`"
+    return text + (f" (commit `{commit}`)" if commit else "")
+
+
+def method_text(name: str, options: Mapping[str, Any]) -> str:
+    """A method with its options, and its paper as BibTeX."""
+    method = METHODS.get(name)
+    summary, paper = (method.summary, method.paper) if method else DESCRIBED.get(name, ("", None))
+    given = ", ".join(f"`{k}={v!r}`" for k, v in options.items())
+    text = f"**{name}**{f': {summary}' if summary else ''}{f' ({given})' if given else ''}."
+    return text if paper is None else f"{text} [{paper.title}]({paper.url}).\n\n```bibtex\n{_bibtex(paper)}\n```"
+
+
+def _bibtex(paper: Paper) -> str:
+    fields = {
+        "title": f"{{{paper.title}}}",  # the second pair of braces keeps capitals as they are
+        "year": f"20{paper.arxiv[:2]}",
+        "eprint": paper.arxiv,
+        "archivePrefix": "arXiv",
+        "url": paper.url,
+    }
+    return f"@misc{{arxiv{paper.arxiv},\n" + ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items()) + "\n}"
+
+
+def code(text: str) -> str:
+    """A section that says how to use it."""
+    return f"## Use\n\n```python\n{text}\n```"

@@ -1,0 +1,429 @@
+"""`Learngene`: a `PreTrainedModel` whose parameters are only what the sizes share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.utils import logging
+
+from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
+from hf_learngene.errors import InvalidSizeError, UnfittedError, UnknownOptionError, UnsupportedFamilyError
+from hf_learngene.learngenes import growth
+from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.learngenes.hub_mixin import HubMixin
+from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, resized_tensor
+from hf_learngene.resizing import resize
+
+
+logger = logging.get_logger("transformers")
+
+
+class Learngene(HubMixin, ABC):
+    """Base of every learngene.
+
+    Its parameters stand in three trees: `shared` (what all layers and sizes share), `scalers` (what belongs to one size,
+    where there is any) and `outside` (embeddings, final norm, head). `weights(config)` makes the weights of a model of any
+    size it supports, differentiably; `forward` runs the auxiliary model on them; `initialize(**sizes)` gives a plain
+    transformers model, a "descendant".
+
+    A subclass says, for one component (one tensor of every layer), how its parameters are made (`make`), drawn (`draw`),
+    fitted (`fit`) and turned into weights (`materialise`).
+
+    Args:
+        config (`LearngeneConfig`): which model it makes.
+
+    Raises:
+        UnsupportedFamilyError: a family that is not understood, or whose layers share one set of weights already.
+    """
+
+    config_class = LearngeneConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = False
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    changes_width: ClassVar[bool] = False
+    has_stages: ClassVar[bool] = False
+
+    def __init__(self, config: LearngeneConfig) -> None:
+        super().__init__(config)
+        self.base: PreTrainedConfig = config.base
+        self.base_class = config.model_class
+        self.main_input_name = self.base_class.main_input_name
+        self.anatomy = anatomy_of(self.base, self.base_class)
+        if self.anatomy.shared_layers:
+            raise UnsupportedFamilyError(
+                f"The layers of `{self.anatomy.model_type}` share one set of weights already: there is nothing for a "
+                "learngene to share. Take a family with layers of their own, such as BERT."
+            )
+        self.components = {t.template: t for t in self.anatomy.tensors.values() if t.layer is not None}
+        self.shared, self.scalers, self.outside = Tree(), Tree(), Tree()
+        self.residuals: dict[str, float] = {}
+        self._models: dict[str, PreTrainedModel] = {}
+        self._targets: dict[str, Target] = {}
+        for name, info in self.anatomy.tensors.items():
+            if info.layer is None:
+                shape = self.outside_shape(info)
+                self.outside.put(name, nn.Parameter(torch.empty(shape), requires_grad=not info.computed))
+        for template, info in self.components.items():
+            self.make(template, info)
+        self.post_init()
+        if not any(p.is_meta for p in self.parameters()):
+            self.reset_parameters()
+
+    # ---- for subclasses
+
+    @abstractmethod
+    def make(self, template: str, info: TensorInfo) -> None:
+        """Adds the parameters of one component to `shared` and `scalers`."""
+
+    @abstractmethod
+    def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        """Fills them at random; `stack`, `(layers, *shape)`, is the component of a freshly initialised model."""
+
+    @abstractmethod
+    def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        """Fills them in closed form, so that `materialise` comes near `stack`, `(layers, *shape)`."""
+
+    @abstractmethod
+    def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
+        """The component's tensor in each layer of the target. Differentiable."""
+
+    def outside_shape(self, info: TensorInfo) -> tuple[int, ...]:
+        """Shape in which a tensor outside the layers is kept."""
+        return info.shape
+
+    def fill_outside(self, name: str, info: TensorInfo, tensor: Tensor) -> None:
+        """Takes a tensor outside the layers from a model of the auxiliary size."""
+        self.outside.take(name).copy_(tensor)
+
+    def prepare_fit(self, stacks: dict[str, Tensor]) -> None:
+        """Fits what all components share, before they are fitted one by one; `stacks` holds each one's layers."""
+
+    def picked(self) -> list[int] | None:
+        """For each layer, the one of the ancestry whose place it takes in a fit to whole layers; None fits every layer.
+
+        Layers that stay whole still work together. A least-squares compromise between all of them is nearer in every entry
+        and further away in what it computes (measured in docs/learngenes.md); the papers fit nothing.
+        """
+        return None
+
+    def rounded(self, sizes: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Sizes that were not asked for, moved to the nearest that this learngene can make."""
+        return sizes
+
+    def check_target(self, target: Target) -> None:
+        """Refuses sizes that this learngene cannot make, naming those it can."""
+
+    # ---- parameters
+
+    def add_shared(self, template: str, part: str, *shape: int) -> None:
+        self._add("shared", f"{path_of(template)}.{part}", shape)
+
+    def add_scaler(self, template: str, part: str, *shape: int) -> None:
+        self._add("scalers", f"{path_of(template)}.{part}", shape)
+
+    def _add(self, tree: str, path: str, shape: Sequence[int]) -> None:
+        pinned = (self.config.shapes or {}).get(f"{tree}.{path}", shape)
+        getattr(self, tree).put(path, nn.Parameter(torch.empty(tuple(pinned))))
+
+    def part(self, template: str, name: str) -> nn.Parameter:
+        """A shared part of a component."""
+        return self.shared.take(f"{path_of(template)}.{name}")
+
+    def scaler(self, template: str, name: str) -> nn.Parameter:
+        """A scaler of a component."""
+        return self.scalers.take(f"{path_of(template)}.{name}")
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws every parameter anew, on the scale on which the family initialises its own."""
+        self._fill(self.base_class(self.base), self.draw, fitting=False)
+
+    def _fill(self, model: PreTrainedModel, how: Any, fitting: bool) -> dict[str, Tensor]:
+        tensors = dict(model.named_parameters(remove_duplicate=False))
+        stacks = {template: self._stack(template, tensors) for template in self.components}
+        wanted = stacks
+        if fitting:
+            picked = self.picked()
+            wanted = {t: s[picked] for t, s in stacks.items()} if picked else stacks
+            self.prepare_fit(wanted)
+        for path in self.outside.paths():
+            self.fill_outside(path, self.anatomy.tensors[path], tensors[path])
+        for template, info in self.components.items():
+            how(template, info, wanted[template])
+        return stacks
+
+    def _stack(self, template: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """(layers, *shape); a layer that lacks the tensor (ModernBERT's first norm) lends its neighbour's."""
+        layers = [tensors.get(template.format(i)) for i in range(self.anatomy.num_layers)]
+        known = [i for i, t in enumerate(layers) if t is not None]
+        dtype = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
+        near = [min(known, key=lambda k: abs(k - i)) for i in range(len(layers))]
+        return torch.stack([layers[k].detach().to(self.device, dtype) for k in near])  # type: ignore[union-attr]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Transformers calls this for parameters that a checkpoint lacks."""
+        for parameter in module.parameters(recurse=False):
+            if not getattr(parameter, "_is_hf_initialized", False):
+                nn.init.normal_(parameter, std=0.02)
+
+    @torch.no_grad()
+    def fit_to(self, model: PreTrainedModel) -> dict[str, float]:
+        """Fits every component to a model of the auxiliary size, in closed form and without data.
+
+        Returns:
+            component -> relative Frobenius residual; also kept as `residuals`.
+        """
+        stacks = self._fill(model, self.fit, fitting=True)
+        target = self.target()
+        for template, info in self.components.items():
+            made = [tensor.to(stacks[template]) for tensor in self.materialise(template, info, target)]
+            self.residuals[path_of(template)] = residual(stacks[template], made)
+        self.config.fitted = True
+        return self.residuals
+
+    # ---- targets
+
+    def target(self, config: PreTrainedConfig | None = None, stages: Sequence[int] | None = None) -> Target:
+        """The size that `config` asks for; without one, the auxiliary model's own.
+
+        Raises:
+            InvalidSizeError: a size that this learngene cannot make.
+        """
+        config = config if config is not None else self.base
+        key = f"{config.to_json_string(use_diff=False)}|{stages}"
+        if key not in self._targets:
+            anatomy = anatomy_like(self.anatomy, config, self.base_class) if config is not self.base else self.anatomy
+            made = Target(config, anatomy, self.anatomy, tuple(stages) if stages is not None else None)
+            self._check_target(made)
+            self._targets[key] = made
+        return self._targets[key]
+
+    def _check_target(self, target: Target) -> None:
+        sizes, own = target.anatomy.sizes, self.anatomy.sizes
+        kind = self.config.learngene_type
+        if target.stages is not None and not self.has_stages:
+            raise UnknownOptionError(f"`{kind}` has no stages; `sws` has. Give num_hidden_layers instead.")
+        if sizes.get("head_dim") != own.get("head_dim"):
+            raise InvalidSizeError(
+                f"A learngene keeps heads whole: head_dim {own.get('head_dim')} → {sizes.get('head_dim')} is not possible. "
+                f"Let num_attention_heads follow hidden_size."
+            )
+        if not target.same_width and not self.changes_width:
+            widths = [n for n in ("hidden_size", "intermediate_size", "mlp_ratio") if sizes.get(n) != own.get(n)]
+            asked = ", ".join(f"{n}={sizes.get(n)}" for n in widths) or "other shapes"
+            raise InvalidSizeError(
+                f"`{kind}` makes models of every depth at hidden_size={own['hidden_size']}; it cannot make {asked}. "
+                "`wave` and `lets` change width; or initialise at this width and resize() the result."
+            )
+        self.check_target(target)
+
+    # ---- weights
+
+    def weights(self, config: PreTrainedConfig | None = None, *, target: Target | None = None) -> dict[str, Tensor]:
+        """The weights of a model: the function that a learngene is.
+
+        Args:
+            config (`PreTrainedConfig`, *optional*): of the model; default: the auxiliary model's.
+            target (`Target`, *optional*): the same, made by `target()`.
+
+        Returns:
+            `dict[str, Tensor]`: parameter name -> tensor, tied ones once, differentiable in the learngene's parameters.
+        """
+        target = target if target is not None else self.target(config)
+        state: dict[str, Tensor] = {}
+        made: dict[str, Sequence[Tensor]] = {}
+        for name, info in target.anatomy.tensors.items():
+            if info.layer is None:
+                state[name] = self._outside(name, info, target)
+                continue
+            if info.template not in made:
+                tensors = self.materialise(info.template, self.components[info.template], target)
+                scale = self.depth_scale(info, target)
+                made[info.template] = tensors if scale == 1.0 else [t * scale for t in tensors]
+            state[name] = made[info.template][info.layer]
+        return state
+
+    def depth_scale(self, info: TensorInfo, target: Target) -> float:
+        """A layer is one step along a path; more layers take shorter steps (none of the papers does this)."""
+        ratio = self.anatomy.num_layers / target.depth
+        if ratio >= 1 or not self.config.depth_scale or not info.writes_stream or info.kind.startswith("norm"):
+            return 1.0
+        return ratio**0.5 if self.anatomy.post_norm else ratio
+
+    def _outside(self, name: str, info: TensorInfo, target: Target) -> Tensor:
+        tensor = self.outside.take(name)
+        if target.same_width:
+            return tensor
+        scale = 1.0
+        if name.rpartition(".")[0] in self.anatomy.tied_readers:
+            # the decoder sums over copies
+            scale = min(1.0, self.anatomy.tensors[name].dims[0].size / info.dims[0].size)
+        return resized_tensor(tensor, self.anatomy.tensors[name], info, scale)
+
+    # ---- running
+
+    def skeleton(self, target: Target) -> PreTrainedModel:
+        """The native model of a target without weights, on `meta`, with its buffers in place."""
+        key = target.config.to_json_string(use_diff=False)
+        if key not in self._models:
+            with torch.device("cpu"), no_init_weights(), init_empty_weights(include_buffers=False):
+                model = self.base_class(target.config)
+            # in a plain dict, so that no parameter of it is one of the learngene's
+            self._models[key] = model
+        model = self._models[key]
+        for name, buffer in model.named_buffers():
+            if buffer.device != self.device:
+                module, _, leaf = name.rpartition(".")
+                model.get_submodule(module)._buffers[leaf] = buffer.to(self.device)
+        return model.train(self.training)
+
+    def run(self, target: Target, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model of a target on the weights made for it."""
+        weights = self.weights(target=target)
+        tied = {name: weights[first] for name, first in target.anatomy.ties.items()}
+        return functional_call(self.skeleton(target), {**weights, **tied}, args, kwargs, tie_weights=False)
+
+    def forward(self, *args: Any, also: Target | None = None, **kwargs: Any) -> Any:
+        """The auxiliary model's own forward: the same inputs, the same output.
+
+        With `also`, a pair: its output and that of the model of another size, in one call (distributed wrappers want one).
+        """
+        own = self.run(self.target(), *args, **kwargs)
+        return own if also is None else (own, self.run(also, *args, **kwargs))
+
+    def sample_target(
+        self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: Sequence[int] | None
+    ) -> Target:
+        """A random descendant of another depth, and of one of `widths`: what sandwich training trains beside the whole.
+
+        Args:
+            generator: draws it.
+            depths: least and largest depth; by default a third of the auxiliary model's, and one less than it.
+            widths: to draw from; None keeps the width.
+
+        Raises:
+            InvalidSizeError: depths or widths that cannot be made.
+        """
+        own = self.anatomy.num_layers
+        least, most = depths
+        least = least if least is not None else max(1, round(own / 3))
+        most = most if most is not None else max(least, own - 1)
+        if not 1 <= least <= most:
+            raise InvalidSizeError(
+                f"sandwich_min_layers lies between 1 and sandwich_max_layers ({most}, by default one less than the auxiliary "
+                f"model's {own}); it was {least}."
+            )
+        sizes = {"num_hidden_layers": int(torch.randint(least, most + 1, (), generator=generator))}
+        if widths:
+            sizes["hidden_size"] = int(widths[int(torch.randint(len(widths), (), generator=generator))])
+        return self.target(growth.target_config(self, sizes))
+
+    def decay_parameter_names(self) -> list[str]:
+        """What weight decay is for: the parts that make matrices and tables, neither scalers nor biases nor norms."""
+        flat = {path_of(t) for t, i in self.components.items() if len(i.dims) < 2}
+        flat |= {n for n, i in self.anatomy.tensors.items() if i.layer is None and len(i.dims) < 2}
+        return [
+            name
+            for name, _ in self.named_parameters()
+            if not name.startswith("scalers.")
+            and name.removeprefix("shared.").rpartition(".")[0] not in flat
+            and name.removeprefix("outside.") not in flat
+        ]
+
+    def adapt(self, train_dataset: Any, *, teacher: Any = None, steps: int = 200, **kwargs: Any) -> Self:
+        """The scalers of a new size, learnt on a little data with everything shared frozen: `for_size(**sizes)`, trained.
+
+        Args:
+            train_dataset: as for `LearngeneTrainer`.
+            teacher (`PreTrainedModel` or `str`, *optional*): teaches beside the labels.
+            steps (`int`, *optional*, defaults to 200): optimizer steps of AdamW without decay: a tenth of warm-up, then a
+                cosine from 1e-3.
+            **kwargs: sizes of the target; fields of `LearngeneTrainingArguments` (`learning_rate`, `seed`, ...); and
+                `data_collator` or `processing_class`.
+
+        Returns:
+            This learngene at that size, in eval mode. Its `initialize()` gives the plain model.
+
+        Raises:
+            InvalidSizeError: a size that it cannot make, or a learngene without scalers.
+        """
+        from hf_learngene.learngenes.adapting import adapted  # the Trainer takes long to import
+
+        return adapted(self, train_dataset, teacher, steps, kwargs)
+
+    # ---- the user's verbs
+
+    def initialize(self, *, stages: Sequence[int] | None = None, seed: int = 0, **sizes: Any) -> PreTrainedModel:
+        """A descendant: a plain transformers model of any size that this learngene can make.
+
+        Args:
+            stages (`Sequence[int]`, *optional*): for `sws`, the stage of each layer.
+            seed (`int`, *optional*, defaults to 0): for what has to start anew (a head for other labels).
+            **sizes: by the config's own field names. Depth, and width where the learngene allows, are its own; all others
+                (`num_labels`, `image_size`, `max_position_embeddings`, ...) are left to `resize`.
+
+        Returns:
+            `PreTrainedModel` of the auxiliary model's class, in eval mode, with `config.learngene` telling where it comes from.
+
+        Raises:
+            UnfittedError: nothing was fitted or trained yet.
+            InvalidSizeError: a size that it cannot make, with those it can.
+
+        Example:
+            >>> from transformers import BertConfig, BertModel
+            >>> from hf_learngene import AutoLearngene
+            >>> config = BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=4)
+            >>> learngene = AutoLearngene.from_ancestry(BertModel(config), learngene_type="tleg")
+            >>> learngene.initialize(num_hidden_layers=7).config.num_hidden_layers
+            7
+        """
+        if not self.config.fitted:
+            raise UnfittedError(
+                f"This `{self.config.learngene_type}` was neither fitted nor trained, so what it makes is random. Start from a "
+                "model with AutoLearngene.from_ancestry(model, ...), train it with LearngeneTrainer, or load a trained one."
+            )
+        own, rest = growth.split_sizes(self, sizes, stages)
+        target = self.target(growth.target_config(self, own), stages)
+        with torch.no_grad():
+            state = {name: tensor.detach().clone() for name, tensor in self.weights(target=target).items()}
+        model = growth.assemble(self, target, state, own, seed)
+        return resize(model, seed=seed, **rest) if rest else model
+
+    def for_size(self, **sizes: Any) -> Self:
+        """This learngene at another auxiliary size: the same shared parts, frozen, and scalers of that size to be trained.
+
+        The scalers start as straight lines through depth. What stands outside the layers stays as it is at the same width,
+        and is trained with the scalers at another.
+
+        Raises:
+            InvalidSizeError: a size that it cannot make, or a learngene without scalers.
+            UnfittedError: nothing was fitted or trained yet.
+        """
+        if next(self.scalers.paths(), None) is None:
+            raise InvalidSizeError(
+                f"`{self.config.learngene_type}` has no scalers: it makes every size at once. Call initialize() and fine-tune."
+            )
+        if not self.config.fitted:
+            raise UnfittedError("Fit or train this learngene before it is taken to another size.")
+        own, rest = growth.split_sizes(self, sizes, None)
+        if rest:
+            raise InvalidSizeError(f"{', '.join(rest)} cannot change here; give them to initialize() afterwards.")
+        return cast(Self, growth.taken_to(self, self.target(growth.target_config(self, own))))
+
+    def scaler_rows(self, target: Target) -> dict[str, Tensor]:
+        """Scalers of another size, by path, before they are trained."""
+        return {}
+
+    @property
+    def stored_share(self) -> float:
+        """Parameters kept (all but the scalers), as a share of the dense auxiliary model's."""
+        kept = sum(p.numel() for tree in (self.shared, self.outside) for p in tree.parameters())
+        return kept / self.anatomy.num_parameters

@@ -1,0 +1,129 @@
+"""`from_ancestry`: a pretrained model brought to the auxiliary size, and a learngene fitted to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from rich.table import Table
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from hf_learngene.anatomy import anatomy_of
+from hf_learngene.errors import UnknownOptionError
+from hf_learngene.hub import provenance
+from hf_learngene.hub.card_parts import license_of
+from hf_learngene.hub.load import load_whole, pinned
+from hf_learngene.learngenes.base import Learngene
+from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
+from hf_learngene.resizing import resize
+from hf_learngene.resizing.execute import check_source
+from hf_learngene.resizing.sizes import canonical
+from hf_learngene.resizing.spec import LOADING
+from hf_learngene.state import quiet
+from hf_learngene.tables import render
+
+
+logger = logging.get_logger("transformers")
+
+
+def fitted_learngene(
+    model: PreTrainedModel | str | os.PathLike[str],
+    learngene_type: str,
+    options: Mapping[str, Any],
+    seed: int,
+    origin: Mapping[str, Any] | None = None,
+) -> Learngene:
+    """See `AutoLearngene.from_ancestry`; `origin` (as of `origin_of`) is where a model in memory comes from."""
+    config_class = config_class_of(learngene_type)
+    loading = {n: v for n, v in options.items() if n in LOADING}
+    if isinstance(model, PreTrainedModel):
+        _check_no_loading(model, loading)
+        origin = origin_in_memory(model) if origin is None else origin
+    else:
+        source, loading = os.fspath(model), pinned(model, loading)
+        model = load_whole(source, **loading)
+        origin = origin_of(source, loading)
+    check_source(model)
+    own = {n: v for n, v in options.items() if n in config_class.option_names()}
+    sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING}
+    anatomy = anatomy_of(model.config, type(model))
+    config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
+    auxiliary = at_auxiliary_size(model, sizes, seed)
+    config = config_class(
+        base_config=auxiliary.config.to_dict(),
+        base_architecture=type(model).__name__,
+        **origin,
+        **own,
+    )
+    learngene = cast(Any, LEARNGENE_MAPPING[config_class])(config)
+    dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
+    learngene.to(device=model.device, dtype=dtype)
+    learngene.fit_to(auxiliary)
+    logger.info(report(learngene))
+    return learngene.eval()
+
+
+def origin_of(source: str, loading: Mapping[str, Any], commit: str | None = None) -> dict[str, Any]:
+    """What a learngene's config tells of its ancestry: name, commit, and licence, which goes with the weights.
+
+    Args:
+        source: a Hub id or a folder.
+        loading: keywords it was loaded with, `pinned`; README.md is fetched with them.
+        commit: where it is known otherwise.
+    """
+    return {
+        "ancestry": provenance.public_name(source),
+        "ancestry_commit": commit or getattr(loading.get("revision"), "resolved", None),
+        "license": license_of(source, loading),
+    }
+
+
+def origin_in_memory(model: PreTrainedModel) -> dict[str, Any]:
+    """The same of a model that somebody else loaded, as far as its config tells."""
+    name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
+    if not name:
+        return {}
+    # without a commit, it may be the name of a folder that is gone, and the Hub's model of that name another's
+    return origin_of(name, {"revision": commit} if commit else {"local_files_only": True}, commit)
+
+
+def _check_no_loading(model: PreTrainedModel, loading: Mapping[str, Any]) -> None:
+    given = [name for name, value in loading.items() if value is not None]
+    if given:
+        raise UnknownOptionError(
+            f"{given[0]!r} says how a checkpoint is loaded, and this {type(model).__name__} is loaded already: give the "
+            "checkpoint's id or folder, or load the model with it."
+        )
+
+
+def at_auxiliary_size(model: PreTrainedModel, sizes: Mapping[str, Any], seed: int) -> PreTrainedModel:
+    """The ancestry model itself, or resized: fewer layers are picked evenly, new ones change nothing."""
+    if not sizes:
+        return model
+    with quiet():
+        depth = sizes.get("num_hidden_layers")
+        old = anatomy_of(model.config, type(model)).num_layers
+        if set(sizes) == {"num_hidden_layers"} and isinstance(depth, int) and 0 < depth < old:
+            return resize(model, method="weight_selection", layer_selection="uniform", seed=seed, **sizes)
+        return resize(model, seed=seed, **sizes)
+
+
+def report(learngene: Learngene) -> str:
+    """A table of what is kept of each component, and how far the fit is from it."""
+    config, anatomy = learngene.config, learngene.anatomy
+    table = Table(box=None, pad_edge=False)
+    for column in ("component", "in all layers", "kept", "residual"):
+        table.add_column(column, justify="left" if column == "component" else "right")
+    for template, info in learngene.components.items():
+        path = template.replace(".{}", "")
+        dense = info.numel * sum(t.template == template for t in anatomy.tensors.values())
+        kept = sum(p.numel() for n, p in learngene.shared.named_parameters() if n.startswith(f"{path}."))
+        table.add_row(path, f"{dense:,}", f"{kept:,}", f"{learngene.residuals.get(path, float('nan')):.3f}")
+    head = (
+        f"{type(learngene).__name__} of {config.base_architecture} ({anatomy.num_layers} layers, width "
+        f"{anatomy.sizes['hidden_size']}): stores {learngene.stored_share:.1%} of the dense model's parameters"
+    )
+    return f"{head}\n\n{render(table)}"

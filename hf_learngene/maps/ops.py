@@ -1,0 +1,352 @@
+"""Steps: what is done to one tensor along one dimension.
+
+A step is a small frozen object with a call and a label. `Context` gives it the random numbers of its tensor and the
+other source tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Context:
+    """What a step may use besides the tensor: the source's other tensors, and random numbers of its own.
+
+    Attributes:
+        read: name -> source tensor.
+        seed: the caller's seed.
+        name: the target tensor, so that every tensor draws its own numbers whatever the order.
+    """
+
+    read: Callable[[str], Tensor]
+    seed: int = 0
+    name: str = ""
+    draws: int = 0
+
+    def normal(self, shape: tuple[int, ...] | torch.Size, std: float, dtype: torch.dtype) -> Tensor:
+        """Normal numbers that depend on nothing but the seed, the tensor's name and the number of earlier draws.
+
+        They are read from one pool of random numbers, round and round from a random place. Growing a base-size model
+        needs hundreds of millions, and drawing each anew took longer than all the rest. The pool's length is prime, so no
+        two rows of a matrix start at the same place.
+        """
+        self.draws += 1
+        digest = hashlib.sha256(f"{self.seed}|{self.name}|{self.draws}".encode()).digest()
+        start = int.from_bytes(digest[:7], "big") % _POOL
+        pool = _pool(self.seed)
+        flat = torch.empty(math.prod(shape), dtype=dtype)
+        done = 0
+        while done < len(flat):
+            count = min(len(flat) - done, _POOL - start)
+            torch.mul(pool[start : start + count], std, out=flat[done : done + count])
+            done, start = done + count, 0
+        return flat.reshape(tuple(shape))
+
+
+_POOL = 1_000_003
+
+
+@functools.lru_cache(maxsize=2)
+def _pool(seed: int) -> Tensor:
+    # float32: the noise has no digits worth keeping
+    return torch.empty(_POOL).normal_(generator=torch.Generator().manual_seed(seed))
+
+
+class Op:
+    """Turns a tensor into a tensor. `label` is what the report says; an empty label says nothing."""
+
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        raise TypeError(f"{type(self).__name__} does not say what it does")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a dimension is fused of equal parts, and how to see it as (parts, rest)."""
+
+    dim: int
+    parts: int = 1
+    by_head: bool = False
+    heads: tuple[int, int] = (1, 1)  # source and target number of heads, where the parts lie inside each head
+
+    def apply(self, tensor: Tensor, act: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Runs `act(tensor, dim)` on each part alike: on one more dimension before `dim`."""
+        if self.parts == 1:
+            return act(tensor, self.dim)
+        before, after = tensor.shape[: self.dim], tensor.shape[self.dim + 1 :]
+        if self.by_head:
+            opened = tensor.reshape(*before, self.heads[0], self.parts, -1, *after).transpose(self.dim, self.dim + 1)
+            opened = opened.reshape(*before, self.parts, -1, *after)
+        else:
+            opened = tensor.reshape(*before, self.parts, -1, *after)
+        done = act(opened, self.dim + 1)
+        if self.by_head:
+            done = done.reshape(*before, self.parts, self.heads[1], -1, *after).transpose(self.dim, self.dim + 1)
+        return done.reshape(*before, -1, *after)
+
+
+def _along(vector: Tensor, tensor: Tensor, dim: int) -> Tensor:
+    """`vector` shaped to multiply `tensor` along `dim`."""
+    return vector.reshape([-1 if i == dim else 1 for i in range(tensor.dim())])
+
+
+def _progression(index: Tensor) -> slice | None:
+    """The slice that picks `index`, if it is an ascending progression: slices are copied several times faster."""
+    if len(index) == 0:
+        return slice(0, 0)
+    step = int(index[1] - index[0]) if len(index) > 1 else 1
+    first = int(index[0])
+    if step <= 0 or not torch.equal(index, torch.arange(len(index)) * step + first):
+        return None
+    return slice(first, first + step * (len(index) - 1) + 1, step)
+
+
+def _stretches(flags: Tensor) -> list[tuple[int, int, bool]]:
+    """(start, length, flag) of each stretch of equal flags."""
+    values, lengths = torch.unique_consecutive(flags, return_counts=True)
+    starts = (lengths.cumsum(0) - lengths).tolist()
+    return list(zip(starts, lengths.tolist(), values.tolist(), strict=True))
+
+
+def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    """`tensor.index_select(dim, index)`, as a view where a slice can say it."""
+    span = _progression(index)
+    return tensor.index_select(dim, index) if span is None else tensor[(slice(None),) * dim + (span,)]
+
+
+def gather(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    """`tensor.index_select(dim, index)` in new memory; copied piece by piece where `index` starts over regularly."""
+    restart = (index == index[0]).nonzero().flatten().tolist() if len(index) else []
+    bounds = [*restart, len(index)]
+    if 0 < len(restart) <= 16:
+        slices = [_progression(index[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        if all(s is not None for s in slices):
+            pieces = [tensor[(slice(None),) * dim + (s,)] for s in slices]
+            return (
+                torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0].clone(memory_format=torch.contiguous_format)
+            )
+    return tensor.index_select(dim, index)
+
+
+def put(
+    target: Tensor, dim: int, places: Tensor, values: Tensor, factor: float = 1.0, more: Tensor | None = None
+) -> None:
+    """Writes `values` x `factor` (+ `more`) to `places` of `target` along `dim`."""
+    span = _progression(places)
+    if span is None:
+        scaled = values * factor if more is None else torch.add(more, values, alpha=factor)
+        target.index_copy_(dim, places, scaled.contiguous())
+        return
+    view = target[(slice(None),) * dim + (span,)]
+    if more is not None:
+        torch.add(more, values, alpha=factor, out=view)
+    elif factor == 1.0:
+        view.copy_(values)
+    else:
+        torch.mul(values, factor, out=view)
+
+
+@dataclass(frozen=True, eq=False)
+class Take(Op):
+    """Picks entries along a dimension; an index of -1 is a new entry.
+
+    Attributes:
+        index: (target size,) source entry of each target entry, int64.
+        new: what a new entry is: `zero`, `mean` (of all source entries), `random` (normal, `std`).
+        weights: with `mean`: name of a source vector that weighs the entries first (a LayerScale).
+        scale: factor for every entry.
+    """
+
+    blocks: Blocks
+    index: Tensor
+    label: str = ""
+    new: str = "zero"
+    std: float = 0.02
+    weights: str = ""
+    scale: float = 1.0
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        taken = self.blocks.apply(tensor, lambda part, dim: self._take(part, dim, context))
+        return taken.mul_(self.scale) if self.scale != 1.0 else taken
+
+    def _take(self, tensor: Tensor, dim: int, context: Context) -> Tensor:
+        is_new = self.index < 0
+        if not bool(is_new.any()):
+            return gather(tensor, dim, self.index)
+        pieces = []
+        for start, length, new in _stretches(is_new):
+            piece = self.index[start : start + length]
+            pieces.append(self._new(tensor, dim, length, context) if new else gather(tensor, dim, piece))
+        return torch.cat(pieces, dim)
+
+    def _new(self, tensor: Tensor, dim: int, count: int, context: Context) -> Tensor:
+        shape = [count if i == dim else n for i, n in enumerate(tensor.shape)]
+        if self.new == "mean":
+            weighed = tensor * _along(context.read(self.weights).to(tensor), tensor, dim) if self.weights else tensor
+            return weighed.mean(dim, keepdim=True).expand(shape)
+        if self.new == "random":
+            return context.normal(torch.Size(shape), self.std, tensor.dtype)
+        return torch.full(shape, 1.0 if self.new == "one" else 0.0, dtype=tensor.dtype, device=tensor.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Split(Op):
+    """Splits each source column over its copies, so that the copies sum to it: W_j = R_j + (W - sum R) / n.
+
+    Attributes:
+        index: (target size,) source entry of each target entry; -1 is a new column.
+        std: standard deviation of R; 0 splits equally.
+        new: what a new column is: `zero` or `random`.
+        cancel: drop W: the copies sum to nothing, a column with one copy is zero (LEMON's `cancelzero`).
+    """
+
+    blocks: Blocks
+    index: Tensor
+    label: str = ""
+    std: float = 0.0
+    new: str = "zero"
+    new_std: float = 0.02
+    cancel: bool = False
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return self.blocks.apply(tensor, lambda part, dim: self._split(part, dim, context))
+
+    def _split(self, tensor: Tensor, dim: int, context: Context) -> Tensor:
+        target = tensor.new_empty([len(self.index) if i == dim else n for i, n in enumerate(tensor.shape)])
+        columns = torch.arange(tensor.shape[dim])
+        copies = torch.bincount(self.index[self.index >= 0], minlength=tensor.shape[dim])
+        # where the copies of each source column stand, the first copies first
+        order = torch.sort(torch.where(self.index < 0, tensor.shape[dim], self.index), stable=True).indices
+        starts = copies.cumsum(0) - copies
+        for count in copies.unique().tolist():
+            chosen = columns[copies == count]
+            part = select(tensor, dim, chosen)
+            noises = self._noises(part, count, context) if self.std and count > 1 else None
+            for copy in range(count):
+                places = order[starts[chosen] + copy]
+                share = torch.zeros_like(part) if self.cancel else part
+                noise = next(noises) if noises is not None else None
+                put(target, dim, places, share, 1.0 / count, noise)
+        places = (self.index < 0).nonzero().flatten()
+        if len(places):
+            shape = torch.Size([len(places) if i == dim else n for i, n in enumerate(target.shape)])
+            new = (
+                context.normal(shape, self.new_std, target.dtype) if self.new == "random" else target.new_zeros(shape)
+            )
+            put(target, dim, places, new)
+        return target
+
+    def _noises(self, part: Tensor, count: int, context: Context) -> Iterator[Tensor]:
+        """`count` random parts that sum to zero: R_j - mean R; for two, one draw and its negative are as good."""
+        if count == 2:
+            noise = context.normal(part.shape, self.std * math.sqrt(0.5), part.dtype)
+            yield noise
+            yield noise.neg_()
+            return
+        drawn = [context.normal(part.shape, self.std, part.dtype) for _ in range(count)]
+        mean = torch.stack(drawn).mean(0)
+        for noise in drawn:
+            yield noise.sub_(mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix(Op):
+    """Multiplies along a dimension by a dense (target, source) matrix."""
+
+    blocks: Blocks
+    matrix: Tensor
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        def act(part: Tensor, dim: int) -> Tensor:
+            moved = part.movedim(dim, -1)
+            return (moved @ self.matrix.to(part.dtype).T).movedim(-1, dim).contiguous()
+
+        return self.blocks.apply(tensor, act)
+
+
+@dataclass(frozen=True)
+class Weigh(Op):
+    """Multiplies along a dimension by a vector of the source (a LayerScale that the target does without).
+
+    Attributes:
+        dim: the dimension.
+        name: the source vector.
+    """
+
+    dim: int
+    name: str
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return tensor * _along(context.read(self.name).to(tensor), tensor, self.dim)
+
+
+@dataclass(frozen=True)
+class Scale(Op):
+    """Multiplies everything by one number."""
+
+    factor: float
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return tensor * self.factor
+
+
+@dataclass(frozen=True)
+class Fill(Op):
+    """Replaces every entry by one number."""
+
+    value: float
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return torch.full_like(tensor, self.value)
+
+
+def uniform_indices(old: int, new: int) -> Tensor:
+    """Evenly spaced entries: the index rule released with Weight Selection (arXiv 2311.18823).
+
+    A whole multiple takes every (old / new)-th entry from 0; any other size takes `round(linspace(0, old - 1, new))`,
+    half to even. The released code before its fix of September 2024 ran past the end there; this is the fixed rule.
+
+    Example:
+        >>> uniform_indices(6, 3).tolist(), uniform_indices(5, 3).tolist()
+        ([0, 2, 4], [0, 2, 4])
+    """
+    if old % new == 0:
+        return torch.arange(new) * (old // new)
+    return torch.linspace(0, old - 1, new, dtype=torch.float64).round().to(torch.int64)
+
+
+def dct_matrix(old: int, new: int) -> Tensor:
+    """Orthonormal DCT-II of size `old`, its low frequencies cut or zero-padded, inverse of size `new`, constants kept.
+
+    A constant vector stays that constant: an orthonormal transform alone would scale it by sqrt(old / new).
+
+    Returns:
+        `Tensor` of shape (new, old), float64.
+
+    Example:
+        >>> dct_matrix(4, 2).sum(1).round(decimals=6).tolist()
+        [1.0, 1.0]
+    """
+
+    def basis(size: int) -> Tensor:
+        frequency = torch.arange(size, dtype=torch.float64)[:, None]
+        place = torch.arange(size, dtype=torch.float64)[None]
+        rows = torch.cos(math.pi * frequency * (2 * place + 1) / (2 * size)) * math.sqrt(2 / size)
+        rows[0] *= math.sqrt(0.5)
+        return rows
+
+    kept = min(old, new)
+    return (basis(new)[:kept].T @ basis(old)[:kept]) * math.sqrt(new / old)

@@ -1,0 +1,134 @@
+"""One resize as the methods see it: from one anatomy to another, and which sizes change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.maps.layer_map import LayerMap
+from hf_learngene.maps.ops import Blocks
+
+
+WIDTHS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+# what a task changes besides widths and depth has no direction: it is interpolated, cut or drawn anew
+GEOMETRY = (
+    "image_size", "patch_size", "num_channels", "num_labels", "max_position_embeddings", "vocab_size", "type_vocab_size",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResizeTask:
+    """One resize: from one anatomy to another.
+
+    Attributes:
+        source, target: the two anatomies.
+        layer_map: where each target layer comes from.
+        seed: for every random number.
+        std: the family's initialiser range, the scale of every new entry.
+        patches: patch size (height, width) of source and target, for images.
+        tokens: source row of each target row of the tables over the vocabulary, -1 for a new one; None keeps the first rows.
+        position_rows: table over positions -> its rows that stay, where the first position moves.
+    """
+
+    source: Anatomy
+    target: Anatomy
+    layer_map: LayerMap
+    seed: int = 0
+    std: float = 0.02
+    patches: tuple[tuple[int, int], tuple[int, int]] | None = None
+    tokens: Tensor | None = None
+    position_rows: Mapping[str, slice] = field(default_factory=dict)
+
+    @cached_property
+    def axis_sizes(self) -> dict[str, tuple[int, int]]:
+        """Axis -> (source, target) size of one part of it, for every width axis."""
+        sizes: dict[str, tuple[int, int]] = {}
+        for old in self.source.templates.values():
+            new = self.target.templates.get(old.template)
+            if new is None or len(new.dims) != len(old.dims):
+                continue
+            for a, b in zip(old.dims, new.dims, strict=True):
+                if a.side != "-" or a.axis == HEAD_COUNT:
+                    sizes.setdefault(a.axis, (a.size // a.parts, b.size // b.parts))
+        return sizes
+
+    @property
+    def heads(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((source heads, head size), (target heads, head size))."""
+        pair = []
+        for index, anatomy in enumerate((self.source, self.target)):
+            count = anatomy.sizes["num_attention_heads"]
+            flat = self.axis_sizes.get(HEADS, (count, count))[index]
+            pair.append((count, flat // count))
+        return pair[0], pair[1]
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((source key and value heads, query heads of each), (the target's)); as many of both where none are shared.
+
+        Raises:
+            InvalidSizeError: a group of the target has more query heads than one of the source.
+        """
+        heads, shared = [], []
+        for anatomy in (self.source, self.target):
+            heads.append(anatomy.sizes["num_attention_heads"])
+            shared.append(anatomy.sizes.get("num_key_value_heads") or heads[-1])
+        old, new = heads[0] // shared[0], heads[1] // shared[1]
+        if new > old:
+            raise InvalidSizeError(
+                f"Query heads leave from the groups they share keys and values in: {heads[0]} heads over {shared[0]} cannot "
+                f"become {heads[1]} over {shared[1]}. The fewest num_key_value_heads for {heads[1]} heads are "
+                f"{-(-heads[1] // old)}."
+            )
+        return (shared[0], old), (shared[1], new)
+
+    def blocks(self, tensor: TensorInfo, dim: int) -> Blocks:
+        """How dimension `dim` of a tensor is fused."""
+        d = tensor.dims[dim]
+        return Blocks(dim, d.parts, d.by_head, (self.heads[0][0], self.heads[1][0]))
+
+    def width_dims(self, tensor: TensorInfo) -> list[tuple[int, str, str, int, int]]:
+        """(dimension, axis, side, source size, target size) of every width of `tensor` that changes."""
+        found = []
+        for i, d in enumerate(tensor.dims):
+            if (d.side == "-" and d.axis != HEAD_COUNT) or d.axis in GEOMETRY:
+                continue
+            old, new = self.axis_sizes.get(d.axis, (d.size // d.parts, d.size // d.parts))
+            if old != new:
+                found.append((i, d.axis, d.side, old, new))
+        return found
+
+
+def changes(source: Anatomy, sizes: Mapping[str, int], names: Iterable[str] = WIDTHS) -> dict[str, tuple[int, int]]:
+    """Which of the named sizes are not the source's: (source's, target's) by name."""
+    both = {n: (source.sizes[n], sizes[n]) for n in names if n in source.sizes and n in sizes}
+    return {n: (old, new) for n, (old, new) in both.items() if new != old}
+
+
+def shown(pairs: Mapping[str, tuple[int, int]]) -> str:
+    """What `changes` found, for a message."""
+    return ", ".join(f"{name} {old} → {new}" for name, (old, new) in pairs.items())
+
+
+def flat_heads(sizes: Mapping[str, int]) -> int:
+    """Heads x head size."""
+    return sizes.get("num_attention_heads", 1) * sizes.get("head_dim", 1)
+
+
+def source_axes(source: Anatomy) -> list[str]:
+    """Width axes that only this family has (`embedding_size`, `output_embedding_size`)."""
+    axes = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"}
+    return sorted(a for a in axes if a in source.sizes and a not in (*WIDTHS, HEADS, FFN, "num_channels"))
+
+
+def in_stream(tensor: TensorInfo, side: str) -> bool:
+    """Whether a width of a tensor is the stream's, and not that of a pooler's output."""
+    if tensor.kind in ("norm", "norm_bias", "scale"):
+        return True
+    return tensor.reads_norm if side == "in" else tensor.writes_stream

@@ -1,0 +1,100 @@
+"""Where a shrunk model is refitted: its matrices and norms, in order of execution, each beside the source's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy.types import HIDDEN
+from hf_learngene.pruning.activations import execution_order
+
+
+@dataclass(frozen=True)
+class RefitSite:
+    """One module of the target.
+
+    Attributes:
+        name: of the target's module.
+        source: of the source's module whose part it takes.
+        weight: the target's tensor.
+        layer: of the target, and `source_layer` of the source; None outside the layers.
+        norm_before: the source's norm (over the width) that ran last before it.
+        norm_after: for a writer of the stream, the next norm: (target's name, source's name).
+        after_layers: outside the layers, whether it comes after them.
+        skips: whether that norm of the source belongs to a later layer than the site: layers in between left.
+    """
+
+    name: str
+    source: str
+    weight: TensorInfo
+    layer: int | None
+    source_layer: int | None
+    norm_before: str | None = None
+    norm_after: tuple[str, str] | None = None
+    after_layers: bool = False
+    skips: bool = False
+
+    @property
+    def is_norm(self) -> bool:
+        return self.weight.kind == "norm"
+
+
+def sites_of(
+    model: PreTrainedModel, anatomy: Anatomy, layers: tuple[int, ...], depth: int, batch: Mapping[str, Tensor]
+) -> list[RefitSite]:
+    """Every matrix and every norm over the width that a pass of the target reaches, in order.
+
+    Args:
+        model: the target.
+        anatomy: its own.
+        layers: source layer of each target layer.
+        depth: the source's.
+        batch: one batch of its inputs.
+    """
+    weights: dict[str, TensorInfo] = {}
+    for info in anatomy.tensors.values():
+        module = model.get_submodule(info.module)
+        matrix = info.kind == "linear" and isinstance(module, nn.Linear)
+        if info.name == f"{info.module}.weight" and (matrix or (info.kind == "norm" and info.dims[0].axis == HIDDEN)):
+            weights[info.module] = info
+    closing = {n.name for n in anatomy.norms if n.closes_layer}
+    order = execution_order(model, batch, weights)
+    norms = [n for n in order if weights[n].kind == "norm"]
+    last = max((i for i, n in enumerate(order) if weights[n].layer is not None), default=-1)
+
+    def source_of(name: str) -> str:
+        info = weights[name]
+        if info.layer is None:
+            return name
+        layer = layers[info.layer]
+        if name in closing:  # what the next layer reads: layers that left in between are made up for
+            layer = layers[info.layer + 1] - 1 if info.layer + 1 < len(layers) else depth - 1
+        return info.template.format(layer).rpartition(".")[0]
+
+    def skips(layer: int | None) -> bool:
+        following = layers[layer + 1] if layer is not None and layer + 1 < len(layers) else depth
+        return layer is not None and following > layers[layer] + 1
+
+    found = []
+    for place, name in enumerate(order):
+        info = weights[name]
+        before = next((n for n in reversed(order[:place]) if n in norms), None)
+        after = next((n for n in order[place + 1 :] if n in norms), None) if info.writes_stream else None
+        found.append(
+            RefitSite(
+                name=name,
+                source=source_of(name),
+                weight=info,
+                layer=info.layer,
+                source_layer=layers[info.layer] if info.layer is not None else None,
+                norm_before=source_of(before) if before else None,
+                norm_after=(after, source_of(after)) if after and info.kind == "linear" else None,
+                after_layers=info.layer is None and place > last,
+                skips=after in closing and skips(weights[after].layer),
+            )
+        )
+    return found

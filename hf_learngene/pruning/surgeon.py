@@ -1,0 +1,192 @@
+"""Which units, coordinates and directions to keep: second-order costs from the statistics of the source."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_learngene.pruning.moments import RIDGE, damp
+
+
+UNIT_RIDGE = 10.0  # times the ridge of the refit: fewer tokens speak for a choice than for a fit
+FLOOR = 1e-7  # exact copies leave the matrix without an inverse
+PORTION = 64  # of the units that leave, this share leaves between two corrections
+
+
+def kept_units(
+    gram: Tensor, weight: Tensor, keep: int, size: int = 1, ridge: float = RIDGE, group: int = 0, least: int = 0
+) -> Tensor:
+    """The units whose loss the others can make up for least: optimal brain surgeon on one layer's least squares.
+
+    A unit (or block of `size` inputs, a head) costs tr(W_q ([G^-1]_qq)^-1 W_q^T) once the remaining inputs have been
+    refitted. The cheapest leave a few at a time; after each removal the others take over what they can.
+
+    Args:
+        gram: mean product of the inputs, (inputs, inputs), float64.
+        weight: the matrix that reads them, (outputs, inputs).
+        keep: how many units (or blocks) stay.
+        size: inputs of one block.
+        ridge: of the refit that follows.
+        group: if given, of each `group` units (or blocks) that follow one another, `least` stay.
+        least: see `group`.
+
+    Returns:
+        Indices of the kept units (or blocks), ascending.
+
+    Source: Hassibi & Stork 1993 (optimal brain surgeon), in blocks as Kurtic et al. 2023 (arXiv 2302.04089, section 3).
+
+    Example:
+        >>> gram = torch.eye(3, dtype=torch.float64)
+        >>> kept_units(gram, torch.tensor([[3.0, 0.1, 2.0]]), keep=2).tolist()
+        [0, 2]
+    """
+    blocks = len(gram) // size
+    alive = torch.arange(blocks)
+    weight = weight.double().clone()
+    inverse = torch.linalg.inv(damp(gram, max(UNIT_RIDGE * ridge, FLOOR)))
+    portion = max(1, blocks // PORTION) if size == 1 else 1
+    while len(alive) > keep:
+        costs = _costs(weight, inverse, size)
+        if group:
+            full = torch.bincount(alive // group) > least
+            costs = torch.where(full[alive // group], costs, torch.inf)
+        leave = costs.argsort()[: min(portion, len(alive) - keep)]
+        gone = (leave[:, None] * size + torch.arange(size)).flatten()
+        stay = torch.ones(len(inverse), dtype=torch.bool)
+        stay[gone] = False
+        cross = inverse[gone]
+        core = torch.linalg.solve(cross[:, gone], cross)  # ([G^-1]_qq)^-1 [G^-1]_q.
+        weight = (weight - weight[:, gone] @ core)[:, stay]
+        inverse = (inverse - cross.T @ core)[stay][:, stay]
+        remaining = torch.ones(len(alive), dtype=torch.bool)
+        remaining[leave] = False
+        alive = alive[remaining]
+    return alive
+
+
+def kept_heads(
+    gram: Tensor,
+    weight: Tensor,
+    size: int,
+    groups: tuple[tuple[int, int], tuple[int, int]],
+    ridge: float = RIDGE,
+) -> Tensor:
+    """The query heads whose loss the others can make up for least: whole groups that share keys and values, then in each.
+
+    Args:
+        gram: mean product of what the output matrix reads, (heads x head size, heads x head size), float64.
+        weight: the output matrix.
+        size: of one head.
+        groups: ((groups, query heads of each), (those that stay)).
+        ridge: of the refit that follows.
+
+    Returns:
+        Indices of the kept heads, ascending.
+    """
+    (_, each), (keep, most) = groups
+    kept = kept_units(gram, weight, keep, each * size, ridge)
+    heads = (kept[:, None] * each + torch.arange(each)).flatten()
+    if most == each:
+        return heads
+    entries = (heads[:, None] * size + torch.arange(size)).flatten()
+    inner = kept_units(gram[entries][:, entries], weight[:, entries], keep * most, size, ridge, each, most)
+    return heads[inner]
+
+
+def _costs(weight: Tensor, inverse: Tensor, size: int) -> Tensor:
+    if size == 1:
+        return weight.pow(2).sum(0) / inverse.diagonal().clamp_min(1e-30)
+    blocks = len(inverse) // size
+    index = torch.arange(blocks)
+    squares = inverse.reshape(blocks, size, blocks, size)[index, :, index]  # (blocks, size, size)
+    parts = weight.reshape(len(weight), blocks, size).permute(1, 2, 0)  # (blocks, size, outputs)
+    return (parts * torch.linalg.solve(squares, parts)).sum((1, 2))
+
+
+def principal_directions(covariance: Tensor, count: int, centred: bool) -> Tensor:
+    """The `count` directions that hold most of what the stream varies by, orthonormal, (width, count).
+
+    Args:
+        covariance: mean product of the normalised stream, (width, width).
+        count: how many.
+        centred: whether the stream's norms subtract the mean, so that the direction of ones says nothing.
+    """
+    width = len(covariance)
+    if centred:
+        basis = without_ones(width)
+        return basis @ torch.linalg.eigh(basis.T @ covariance @ basis).eigenvectors.flip(-1)[:, :count]
+    return torch.linalg.eigh(covariance).eigenvectors.flip(-1)[:, :count]
+
+
+def without_ones(width: int) -> Tensor:
+    """An orthonormal basis of all vectors with mean 0, (width, width - 1), float64.
+
+    Example:
+        >>> basis = without_ones(4)
+        >>> bool(basis.sum(0).abs().max() < 1e-12), torch.allclose(basis.T @ basis, torch.eye(3, dtype=torch.float64))
+        (True, True)
+    """
+    helmert = torch.ones(width, width, dtype=torch.float64).triu(0)[:, 1:]
+    steps = torch.arange(1, width, dtype=torch.float64)
+    helmert[torch.arange(1, width), torch.arange(width - 1)] = -steps
+    return helmert / (steps * (steps + 1)).sqrt()
+
+
+def stream_map(covariance: Tensor, width: int, centred: bool) -> Tensor:
+    """(source width, target width): what the stream is multiplied by, so that every norm keeps its variance and epsilon.
+
+    The target's stream holds the principal part of the source's in the vectors its own norms can see (those of mean 0, where
+    the norms subtract the mean).
+
+    Source: SliceGPT (arXiv 2401.15024, section 3) with one rotation for all sites; the directions of mean 0 are ours.
+    """
+    old = len(covariance)
+    if centred:
+        directions = principal_directions(covariance, min(width, old) - 1, True) @ without_ones(width)[:, : old - 1].T
+    else:
+        directions = principal_directions(covariance, width, False)
+    return directions * (width / old) ** 0.5
+
+
+def head_maps(queries: Tensor, keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Maps of one head's queries and keys to fewer dimensions that keep their products best.
+
+    Minimises |q (I - A B^T) k^T| over tokens, from the second moments of both.
+
+    Args:
+        queries: mean product over tokens, (head size, head size).
+        keys: the same of the keys.
+        size: the new head size.
+
+    Returns:
+        A and B, (head size, size): the new query is q @ A, the new key k @ B.
+    """
+    left, left_inverse = _roots(queries)
+    right, right_inverse = _roots(keys)
+    u, s, v = torch.linalg.svd(left @ right)
+    root = s[:size].sqrt()
+    return left_inverse @ u[:, :size] * root, right_inverse @ v[:size].T * root
+
+
+def value_map(values: Tensor, reader: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Map of one head's values to fewer dimensions that keep what is read of them best, and its way back.
+
+    Args:
+        values: mean product of the values as the output matrix reads them, (head size, head size).
+        reader: the output matrix's columns of this head, (width, head size).
+        size: the new head size.
+
+    Returns:
+        A (head size, size) and B (size, head size): the new value is v @ A, and v A B is near v where it is read.
+    """
+    root, inverse = _roots(values)
+    u, _, _ = torch.linalg.svd(root @ reader.double().T, full_matrices=False)
+    if u.shape[1] < size:
+        u = torch.linalg.qr(torch.cat([u, torch.eye(len(u), dtype=u.dtype)], 1)).Q
+    return inverse @ u[:, :size], u[:, :size].T @ root
+
+
+def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(gram)
+    values = values.clamp_min(1e-10 * values.max().clamp_min(1e-30))
+    return vectors * values.sqrt() @ vectors.T, vectors / values.sqrt() @ vectors.T
