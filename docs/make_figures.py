@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -31,9 +32,9 @@ from learngene_task import DATA, TASKS, teacher_of  # noqa: E402
 from hf_learngene import AutoLearngene, resize  # noqa: E402
 from hf_learngene.anatomy import anatomy_of  # noqa: E402
 from hf_learngene.maps import LayerMap  # noqa: E402
-from hf_learngene.methods import Layers, WeightSelection  # noqa: E402
-from hf_learngene.pruning import Examples, scored  # noqa: E402
+from hf_learngene.methods import Layers, WeightSelection, make_method  # noqa: E402
 from hf_learngene.pruning.criteria import Scores  # noqa: E402
+from hf_learngene.pruning.examples import Examples  # noqa: E402
 
 
 matplotlib.use("Agg")
@@ -261,12 +262,15 @@ def pictures(count: int, split: str = "train") -> list[dict[str, torch.Tensor]]:
     return [{"pixel_values": image, "labels": torch.tensor(y)} for image, y in zip(images, rows["label"], strict=True)]
 
 
-def scores_of(vit: Any, rankings: Sequence[str]) -> dict[str, Scores]:
+def scores_of(vit: Any, names: Sequence[str]) -> dict[str, Scores]:
+    """What each of some ranking methods scores, by the method's name."""
     anatomy, rows = anatomy_of(vit.config, type(vit)), pictures(64)
-    return {
-        r: scored(r, vit, anatomy, Examples(rows, vit, labels=r == "gradients"), disable_progress=True)
-        for r in rankings
-    }
+    found: dict[str, Scores] = {}
+    for name in names:
+        method: Any = make_method(name, {})
+        examples = Examples(rows, vit, labels=method.needs_labels)
+        found[name] = method.score(vit, anatomy, examples, disable_progress=True)
+    return found
 
 
 def falling(axis: Axes, scores: torch.Tensor, keep: int, title: str) -> None:
@@ -406,14 +410,11 @@ def overlap(found: dict[str, Scores]) -> None:
     def kept(scores: Scores, layer: int) -> set[int]:
         return set(scores.units[layer].argsort(descending=True)[: HALF["units"]].tolist())
 
-    names = {"activations": "minitron", "weights": "l2", "gradients": "taylor"}
-    for a, b in (("activations", "weights"), ("activations", "gradients"), ("weights", "gradients")):
+    for a, b in itertools.combinations(found, 2):
         shares = [len(kept(found[a], i) & kept(found[b], i)) / HALF["units"] for i in range(12)]
-        print(
-            f"units kept by both {names[a]} and {names[b]}: {np.mean(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
-        )
-    for r, scores in found.items():
-        print(f"layers kept by {r}: {scores.kept_layers(HALF['layers'])}")
+        print(f"units kept by both {a} and {b}: {np.mean(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})")
+    for name, scores in found.items():
+        print(f"layers kept by {name}: {scores.kept_layers(HALF['layers'])}")
 
 
 # ---- accuracy
@@ -466,10 +467,10 @@ def main() -> None:
         front(vit)
         random(vit)
         learngenes(vit)
-        found = scores_of(vit, ("activations", "weights", "gradients"))
-        for name, by in (("minitron", "activations"), ("l2", "weights"), ("taylor", "gradients")):
-            ranking(name, found[by])
-        shortgpt(found["activations"], 64 * 17)
+        found = scores_of(vit, ("minitron", "l2", "taylor"))
+        for name, scores in found.items():
+            ranking(name, scores)
+        shortgpt(found["minitron"], 64 * 17)
         overlap(found)
 
 

@@ -13,7 +13,7 @@ from hf_learngene import AutoModelForImageClassification, allocate, errors, resi
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.search import _between, _different, _Fitting, _split, allocated
-from hf_learngene.pruning import Examples
+from hf_learngene.pruning.examples import Examples
 from hf_learngene.resizing import allocation
 
 

@@ -13,11 +13,12 @@ from transformers import BertConfig, BertModel
 from hf_learngene import errors, plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.methods import Calibrated
-from hf_learngene.pruning import Examples, kept_layers
 from hf_learngene.pruning.activations import Runner, execution_order
+from hf_learngene.pruning.examples import Examples
+from hf_learngene.pruning.layers import kept_layers
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.surgeon import head_maps, kept_units, stream_map, value_map, without_ones
-from hf_learngene.resizing.calibration import fit_table, refitted
+from hf_learngene.resizing.table import fit_table
 
 
 CASES = [
@@ -259,13 +260,13 @@ def test_layers_are_chosen_on_examples_from_everywhere():
 
 def test_what_a_step_left_is_told_as_it_is(monkeypatch):
     source = model_of("vit", "ViTForImageClassification")
-    examples, fits = examples_for(source, 40), []
+    examples, fits, refine = examples_for(source, 40), [], Calibrated.refine
 
     def kept(*given):
-        fits.extend(refitted(*given))
+        fits.extend(refine(*given))
         return fits
 
-    monkeypatch.setattr("hf_learngene.resizing.execute.refitted", kept)
+    monkeypatch.setattr(Calibrated, "refine", kept)
     made = resize(source, calibration=examples, intermediate_size=20)
     inputs = []
     handle = made.classifier.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))

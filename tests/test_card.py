@@ -203,7 +203,7 @@ def test_every_method_with_a_paper_is_cited():
     model = tiny_model("bert", "BertForSequenceClassification", dtype=torch.float32)
     for name in registered_methods()[1:]:
         options = {"layer_map": [0, 1]} if name == "layers" else {"hidden_size": 48 if name == "lemon" else 16}
-        if METHODS[name].takes_calibration:
+        if METHODS[name].needs_examples:
             options = {"num_hidden_layers": 2} if name == "shortgpt" else {"intermediate_size": 20}
             options["calibration"] = [{"input_ids": [5, 6, 7], "labels": 1}] * 20
         card = model_card(resize(model, method=name, **options))

@@ -7,8 +7,8 @@ import torch
 from families import tiny_model
 
 from hf_learngene import errors, plan, resize
-from hf_learngene.pruning import Examples
 from hf_learngene.pruning.criteria import Scores
+from hf_learngene.pruning.examples import Examples
 
 
 def vit(**extra):

@@ -21,11 +21,11 @@ from hf_learngene.budget.count import parameter_count, parse_budget
 from hf_learngene.errors import CalibrationError, InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
-from hf_learngene.pruning import Examples
 from hf_learngene.pruning.activations import Runner
-from hf_learngene.pruning.examples import BatchesOf, rows_of, tokens_shown
+from hf_learngene.pruning.examples import BatchesOf, Examples, rows_of, tokens_shown
+from hf_learngene.pruning.layers import output_of
 from hf_learngene.pruning.moments import Moments
-from hf_learngene.pruning.select import output_of, writer
+from hf_learngene.pruning.targets import writer
 from hf_learngene.tables import render
 
 

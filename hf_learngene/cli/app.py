@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -40,8 +41,8 @@ from hf_learngene.errors import CheckpointError, LearngeneError, UnknownOptionEr
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hf_learngene.methods import Method
     from hf_learngene.resizing.plan import Plan
+    from hf_learngene.resizing.spec import ResizeSpec
 
 
 USER_ERROR = 2  # also what the parser gives for an option that does not exist
@@ -125,6 +126,8 @@ def plan_command(
     token: Token = None,
 ) -> None:
     """Show what a resize would do. Only the config is fetched, no weights."""
+    from hf_learngene.resizing.spec import ResizeSpec
+
     chosen = method_with_options(method, option)
     given = keywords(
         size,
@@ -135,7 +138,8 @@ def plan_command(
         token=token,
     )
     kept = None if corpus is None else _trimmed(source, corpus, given)[1]
-    typer.echo(str(_plan(source, chosen, params, 0, given, task, kept_tokens=kept)))
+    spec = ResizeSpec.parse(given, method=chosen, params=params, kept_tokens=kept, loads=True)
+    typer.echo(str(_plan(source, spec, task)))
 
 
 @app.command(
@@ -176,6 +180,7 @@ def resize_command(
     """Make a model of another size, and save it with tokenizer or image processor."""
     from hf_learngene.hub.load import pinned
     from hf_learngene.hub.save import check_output
+    from hf_learngene.resizing.spec import ResizeSpec
 
     check_output(output, overwrite)
     chosen = method_with_options(method, option)
@@ -191,13 +196,16 @@ def resize_command(
     )
     given = pinned(source, given)  # one state of the Hub for plan, weights, tokenizer and card
     tokenizer, kept = (None, None) if corpus is None else _trimmed(source, corpus, given)
-    made = _plan(source, chosen, params, seed, given, task, calibration is not None, kept)
-    examples = None
+    spec = ResizeSpec.parse(
+        given, method=chosen, params=params, seed=seed, calibration=calibration, kept_tokens=kept, loads=True
+    )
+    made = _plan(source, spec, task)
     if calibration is not None:
         examples = _calibration_examples(calibration, made, source, given, calibration_examples, seed)
+        spec = dataclasses.replace(spec, calibration=examples)
         if made.budget is not None:
-            given, params = {**given, **_spent(source, made, made.budget, examples, given)}, None
-            made = _plan(source, chosen, None, seed, given, task, True, kept)
+            spec = spec.with_sizes({**spec.sizes, **_spent(source, made, made.budget, spec)})
+            made = _plan(source, spec, task)
     typer.echo(str(made))
 
     from hf_learngene.hub.card import model_card
@@ -206,18 +214,7 @@ def resize_command(
 
     tables: list[str] = []
     with status(f"Loading and resizing {source}"):
-        model = load_resized(
-            source,
-            None,
-            method=chosen,
-            params=params,
-            seed=seed,
-            choose_class=lambda _: made.model_class,
-            calibration=examples,
-            kept_tokens=kept,
-            tell=tables.append,
-            **given,
-        )
+        model = load_resized(source, spec, choose_class=lambda _: made.model_class, tell=tables.append)
     for table in tables:
         typer.echo(f"\n{table}")
     loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
@@ -286,16 +283,7 @@ def demo_command(
     run_demo(image_model, text_model, output, steps=steps, seeds=seeds, console=Console())
 
 
-def _plan(
-    source: str,
-    method: Method | str,
-    params: str | None,
-    seed: int,
-    given: dict[str, Any],
-    task: str | None,
-    calibrated: bool = False,
-    kept_tokens: list[int] | None = None,
-) -> Plan:
+def _plan(source: str, spec: ResizeSpec, task: str | None) -> Plan:
     from hf_learngene.hub.tasks import class_of_checkpoint
     from hf_learngene.resizing.auto import BY_TASK
     from hf_learngene.resizing.from_pretrained import plan_checkpoint
@@ -304,18 +292,7 @@ def _plan(
         raise UnknownOptionError(f"--task is one of {', '.join(BY_TASK)}; it was {task!r}.{nearest(task, BY_TASK)}")
     choose = BY_TASK[task].class_for if task else class_of_checkpoint
     with status(f"Reading the config of {source}"):
-        made, _, _ = plan_checkpoint(
-            source,
-            None,
-            method=method,
-            params=params,
-            seed=seed,
-            given=given,
-            choose_class=choose,
-            calibrated=calibrated,
-            kept_tokens=kept_tokens,
-        )
-    return made
+        return plan_checkpoint(source, spec, choose_class=choose)[0]
 
 
 def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrainedTokenizerBase, list[int]]:
@@ -363,17 +340,15 @@ def _calibration_examples(
     return [{k: v[i] for k, v in batch.items()} for batch in batches for i in range(len(batch["labels"]))]
 
 
-def _spent(source: str, made: Plan, budget: str | int | float, examples: Any, given: dict[str, Any]) -> dict[str, int]:
+def _spent(source: str, made: Plan, budget: str | int | float, spec: ResizeSpec) -> dict[str, int]:
     """The sizes that a plan's budget is spent on, by measured error; says why."""
     from hf_learngene.hub.load import load_whole
     from hf_learngene.resizing import allocate
-    from hf_learngene.resizing.spec import split_loading
 
-    sizes, loading, _ = split_loading(given)
     options = made.passes[0].method.options()
     with status("Measuring what each size is worth"):
-        model = load_whole(source, made.model_class, **loading)
-        found = allocate(model, budget, examples, seed=made.seed, **options, **sizes)
+        model = load_whole(source, made.model_class, **spec.loading)
+        found = allocate(model, budget, spec.calibration, seed=made.seed, **options, **spec.sizes)
     typer.echo(f"{found}\n")
     return found.full
 

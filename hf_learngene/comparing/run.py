@@ -44,7 +44,7 @@ from hf_learngene.errors import (
 from hf_learngene.hub.load import load_whole
 from hf_learngene.hub.provenance import public_name
 from hf_learngene.methods import METHODS, Method
-from hf_learngene.pruning import check_given
+from hf_learngene.pruning.examples import check_given
 from hf_learngene.resizing import plan, resize
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.plan import Plan
@@ -167,11 +167,11 @@ def compare(
 
 
 def _check_calibration(asked: CompareSpec, train_dataset: Any, calibration: Any) -> None:
-    takers = [start.label for start in asked.starts.values() if start.takes_calibration]
+    takers = [start.label for start in asked.starts.values() if start.needs_examples]
     if calibration is None and takers:
         sample(train_dataset, 0, 0)
     if calibration is not None and not takers:
-        known = [name for name, method in METHODS.items() if method.takes_calibration]
+        known = [name for name, method in METHODS.items() if method.needs_examples]
         raise UnknownOptionError(
             f"None of the methods looks at examples, so calibration= would do nothing; {', '.join(known)} would. Leave it out."
         )
@@ -262,7 +262,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What the results depend on: with the same settings a job gives the same result."""
     name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name_or_path", None)
-    drawn = calibration is None and any(start.takes_calibration for start in asked.starts.values())
+    drawn = calibration is None and any(start.needs_examples for start in asked.starts.values())
     found = {
         "format": FORMAT,
         "source": {
@@ -324,7 +324,7 @@ def _started(
     set_seed(seed)  # a data set may draw too, such as a crop
     began = time.perf_counter()
     examples: dict[str, Any] = {}
-    if cell.start.takes_calibration:
+    if cell.start.needs_examples:
         own = sample(task.train_dataset, asked.calibration_examples, seed) if calibration is None else calibration
         examples = {"calibration": own, "processing_class": task.processing_class}
     with quiet():  # what is newly initialised would be said once for each job

@@ -28,8 +28,8 @@ class Start:
         return self.method if self.method is not None else AUTO
 
     @property
-    def takes_calibration(self) -> bool:
-        return self.method is not None and self.method.takes_calibration
+    def needs_examples(self) -> bool:
+        return self.method is not None and self.method.needs_examples
 
     @property
     def described(self) -> dict[str, Any]:

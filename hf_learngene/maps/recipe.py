@@ -19,14 +19,14 @@ class TensorRecipe:
         name: the target tensor.
         shape: its shape.
         sources: (source tensor, weight) pairs to be summed; none leaves the tensor to the model's own initialisation.
-        steps: what is done to the sum, in order.
+        ops: what is done to the sum, in order.
         reason: why it is fresh, if it is.
     """
 
     name: str
     shape: tuple[int, ...]
     sources: tuple[tuple[str, float], ...] = ()
-    steps: tuple[Op, ...] = ()
+    ops: tuple[Op, ...] = ()
     reason: str = ""
 
     @property
@@ -34,7 +34,7 @@ class TensorRecipe:
         """What becomes of the tensor, in a few words: `kept`, `selected 384 of 768`, `duplicated x2`, `fresh`."""
         if not self.sources:
             return f"fresh ({self.reason})" if self.reason else "fresh"
-        labels = list(dict.fromkeys(step.label for step in self.steps if step.label))
+        labels = list(dict.fromkeys(op.label for op in self.ops if op.label))
         if len(self.sources) > 1:
             labels.insert(0, f"mixed of {len(self.sources)} layers")
         return ", ".join(labels) or "kept"
@@ -69,7 +69,7 @@ def apply(
         if not recipe.sources:
             continue
         first = source[recipe.sources[0][0]]
-        if len(recipe.sources) == 1 and recipe.sources[0][1] == 1.0 and not recipe.steps:
+        if len(recipe.sources) == 1 and recipe.sources[0][1] == 1.0 and not recipe.ops:
             once = share and recipe.sources[0][0] not in shared
             shared.add(recipe.sources[0][0])
             yield recipe.name, first.detach() if once else first.detach().clone()
@@ -77,8 +77,8 @@ def apply(
         dtype = compute_dtype(first.dtype)
         context = Context(source.__getitem__, seed, recipe.name)
         tensor = _mixed(source, recipe.sources, dtype)
-        for step in recipe.steps:
-            tensor = step(tensor, context)
+        for op in recipe.ops:
+            tensor = op(tensor, context)
         yield recipe.name, tensor.to(first.dtype).contiguous()
 
 

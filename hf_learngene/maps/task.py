@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.layer_map import LayerMap
 from hf_learngene.maps.ops import Blocks
+from hf_learngene.maps.selection import Selection
 
 
 WIDTHS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
@@ -20,6 +22,23 @@ WIDTHS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim
 GEOMETRY = (
     "image_size", "patch_size", "num_channels", "num_labels", "max_position_embeddings", "vocab_size", "type_vocab_size",
 )  # fmt: skip
+
+
+class WidthChange(NamedTuple):
+    """One dimension of a tensor whose width changes.
+
+    Attributes:
+        dim: the dimension.
+        axis: what it counts.
+        side: as in `Dim`.
+        old, new: size of one fused part of it, in source and target.
+    """
+
+    dim: int
+    axis: str
+    side: str
+    old: int
+    new: int
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,9 @@ class ResizeTask:
         std: the family's initialiser range, the scale of every new entry.
         patches: patch size (height, width) of source and target, for images.
         tokens: source row of each target row of the tables over the vocabulary, -1 for a new one; None keeps the first rows.
-        position_rows: table over positions -> its rows that stay, where the first position moves.
+        position_rows: table over positions -> its rows that are kept, where the first position moves.
+        missing: source tensors that the checkpoint did not hold: nothing is taken from them.
+        selection: what is kept, where a method chose it by weights or examples; None before it did.
     """
 
     source: Anatomy
@@ -44,6 +65,8 @@ class ResizeTask:
     patches: tuple[tuple[int, int], tuple[int, int]] | None = None
     tokens: Tensor | None = None
     position_rows: Mapping[str, slice] = field(default_factory=dict)
+    missing: frozenset[str] = frozenset()
+    selection: Selection | None = None
 
     @cached_property
     def axis_sizes(self) -> dict[str, tuple[int, int]]:
@@ -93,15 +116,15 @@ class ResizeTask:
         d = tensor.dims[dim]
         return Blocks(dim, d.parts, d.by_head, (self.heads[0][0], self.heads[1][0]))
 
-    def width_dims(self, tensor: TensorInfo) -> list[tuple[int, str, str, int, int]]:
-        """(dimension, axis, side, source size, target size) of every width of `tensor` that changes."""
+    def width_changes(self, tensor: TensorInfo) -> list[WidthChange]:
+        """Every width of `tensor` that changes."""
         found = []
         for i, d in enumerate(tensor.dims):
             if (d.side == "-" and d.axis != HEAD_COUNT) or d.axis in GEOMETRY:
                 continue
             old, new = self.axis_sizes.get(d.axis, (d.size // d.parts, d.size // d.parts))
             if old != new:
-                found.append((i, d.axis, d.side, old, new))
+                found.append(WidthChange(i, d.axis, d.side, old, new))
         return found
 
 

@@ -1,6 +1,5 @@
-"""How each method fills the maps. One file per method; `register_method` makes it known by its name."""
+"""How each method makes a target from a source. One file per method; `register_method` makes it known by its name."""
 
-from hf_learngene.maps.task import ResizeTask
 from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.calibrated import Calibrated
 from hf_learngene.methods.front import Front
@@ -10,16 +9,11 @@ from hf_learngene.methods.lemon import Lemon
 from hf_learngene.methods.minitron import Minitron
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.random import Random
-from hf_learngene.methods.recipes import recipes_for
 from hf_learngene.methods.registry import METHODS, make_method, register_method, registered_methods
 from hf_learngene.methods.shortgpt import ShortGPT
 from hf_learngene.methods.taylor import Taylor
 from hf_learngene.methods.weight_selection import WeightSelection
-from hf_learngene.pruning.selection import Selection
 
-
-for _method in (WeightSelection, Lemon, Layers, Random, Front, Calibrated, Minitron, ShortGPT, L2, Taylor):
-    register_method(_method)
 
 __all__ = [
     "L2",
@@ -33,13 +27,10 @@ __all__ = [
     "Paper",
     "PruningMethod",
     "Random",
-    "ResizeTask",
-    "Selection",
     "ShortGPT",
     "Taylor",
     "WeightSelection",
     "make_method",
-    "recipes_for",
     "register_method",
     "registered_methods",
 ]

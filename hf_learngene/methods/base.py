@@ -1,19 +1,25 @@
-"""What a method is: its options, its paper, and what it answers about a task."""
+"""What a method is: its options, its paper, and what it answers about a resize."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from transformers import PreTrainedModel
+
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.maps import LayerMap, Op
+from hf_learngene.maps import LayerMap, Op, TensorRecipe
+from hf_learngene.maps.geometry import geometry_ops
+from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask
+from hf_learngene.pruning.examples import Examples
+from hf_learngene.pruning.refit import Fitted
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a method comes from."""
+    """The paper that a method comes from."""
 
     title: str
     arxiv: str
@@ -25,29 +31,49 @@ class Paper:
 
 @dataclass(frozen=True)
 class Method:
-    """Base of every method: a frozen dataclass whose fields are its options.
+    """The base of every method: a frozen dataclass whose fields are its options.
 
-    A method says which sizes it can make (`check`), where each target layer comes from (`depth_map`), what is done to
-    the widths of one tensor (`steps`), and what it edits in the config (`edits`).
+    A resize asks a method, in this order: which sizes it can make (`check`), where each target layer comes from (`depth_map`),
+    what it edits in the config (`edits`), what it keeps where weights or examples decide that (`select`), how each target
+    tensor is made (`recipes`, from `keeps` and `ops`), and what it does to the finished model (`refine`).
+
+    Class variables:
+        name: what callers give as `method=`.
+        paper: where it comes from; None where it is ours or nobody's.
+        summary: a line for tables and cards.
+        grows, shrinks: the directions it can go.
+        lossless: whether what it makes has the source's function.
+        selects: whether weights or examples decide what is kept (`select`).
+        keeps_buffers: whether saved buffers come from the source too.
+        needs_examples: whether it needs `calibration=`, and `needs_labels`: with labels.
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
+    summary: ClassVar[str] = ""
     grows: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     lossless: ClassVar[bool] = False
-    takes_calibration: ClassVar[bool] = False
-    needs_labels: ClassVar[bool] = False  # of the calibration examples
-    refits: ClassVar[bool] = False  # what is left to what the source computes
-    summary: ClassVar[str] = ""
+    keeps_buffers: ClassVar[bool] = True
+    selects: ClassVar[bool] = False
+    needs_examples: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+
+    @property
+    def refits(self) -> bool:
+        """Whether `refine` fits weights to what the source computes on the calibration examples."""
+        return False
 
     @classmethod
     def option_names(cls) -> list[str]:
+        """Names of the options, in order."""
         return [f.name for f in fields(cls)]
 
     def options(self) -> dict[str, Any]:
         """The options as plain data, for provenance."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: getattr(self, name) for name in self.option_names()}
+
+    # ---- before any weight is read
 
     def implied_sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Sizes that the options themselves ask for, given the source's."""
@@ -64,17 +90,70 @@ class Method:
         """Config fields that the target needs beyond its sizes. `config` is the size section as plain data."""
         return {}
 
+    # ---- what is kept, where weights or examples decide it
+
+    def select(
+        self, task: ResizeTask, model: PreTrainedModel, examples: Examples | None, disable_progress: bool = False
+    ) -> Selection | None:
+        """What is kept of `model`, the source; None where the task alone says it."""
+        return None
+
+    # ---- the target's tensors
+
+    def recipes(self, task: ResizeTask) -> Iterator[TensorRecipe]:
+        """One recipe for each tensor of the target, in its order."""
+        for name, tensor in task.target.tensors.items():
+            sources, reason = self._sources(tensor, task)
+            ops: list[Op] = []
+            if sources:
+                source = task.source.tensors[sources[0][0]]
+                geometry, reason = geometry_ops(source, tensor, task, self.repeats_positions())
+                if geometry is None:
+                    sources = ()
+                else:
+                    ops = [*geometry, *self.ops(tensor, task)]
+            yield TensorRecipe(name, tensor.shape, sources, tuple(ops), reason)
+
     def keeps(self, tensor: TensorInfo, task: ResizeTask) -> bool:
         """Whether `tensor` comes from the source at all."""
         return True
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        """What is done to one target tensor after its source layer was taken and its geometry fitted."""
+        """What is done to the widths of one target tensor, once its source layer was taken and its geometry fitted."""
         return []
 
     def repeats_positions(self) -> bool:
-        """Whether a longer text table keeps its rows and starts over, instead of being interpolated."""
+        """Whether a longer table over text positions keeps its rows and starts over, instead of being interpolated."""
         return False
+
+    def _sources(self, tensor: TensorInfo, task: ResizeTask) -> tuple[tuple[tuple[str, float], ...], str]:
+        """(source tensor, weight) pairs that a target tensor is summed from, or none and why."""
+        if not self.keeps(tensor, task):
+            return (), "initialised"
+        if tensor.computed:
+            return (), "computed"
+        if tensor.layer is None:
+            names = [(tensor.name, 1.0)]
+        else:
+            layer = task.layer_map[tensor.layer]
+            names = [(tensor.template.format(i), weight) for i, weight in layer.sources]
+        present = tuple((n, w) for n, w in names if n in task.source.tensors and n not in task.missing)
+        if not present:
+            return (), "not in the checkpoint" if any(n in task.missing for n, _ in names) else "not in the source"
+        return present, ""
+
+    # ---- the finished model
+
+    def refine(
+        self,
+        task: ResizeTask,
+        source: PreTrainedModel,
+        target: PreTrainedModel,
+        examples: Examples | None,
+        disable_progress: bool = False,
+    ) -> list[Fitted]:
+        """Changes the finished `target` in place, and says what each step left of its distance to the source."""
+        return []
 
 
 __all__ = ["Method", "Paper"]

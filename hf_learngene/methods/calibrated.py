@@ -1,24 +1,33 @@
-"""Calibrated shrink: what stays is chosen, and refitted, on a few hundred unlabelled examples. Ours."""
+"""Calibrated shrink: what is kept is chosen, and refitted, on a few hundred unlabelled examples. Ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from transformers import PreTrainedModel
+
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import Fill, Matrix, Op, Take, Weigh
-from hf_learngene.maps.task import ResizeTask, in_stream
-from hf_learngene.methods.pruning_method import PruningMethod
+from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.maps.selection import Selection
+from hf_learngene.maps.task import ResizeTask, WidthChange, in_stream
+from hf_learngene.methods.pruning_method import PruningMethod, prunes_layers, with_layers
+from hf_learngene.methods.registry import register_method
+from hf_learngene.pruning.examples import Examples
+from hf_learngene.pruning.layers import kept_layers
+from hf_learngene.pruning.select import CalibratedSelection, rotates_residual_stream
 
 
+@register_method
 @dataclass(frozen=True)
 class Calibrated(PruningMethod):
     """Keeps the heads, units and directions that matter on calibration examples, and refits the rest around them.
 
-    It needs `calibration=`: a few hundred unlabelled examples. Widths of pre-norm models turn to the stream's principal
-    directions (SliceGPT, arXiv 2401.15024); elsewhere entries are picked. Heads and ffn units are picked by what the others
+    It needs `calibration=`: a few hundred unlabelled examples. The residual stream of pre-norm models is rotated to its principal
+    directions (SliceGPT, arXiv 2401.15024); elsewhere entries of it are picked. Heads and ffn units are pruned by what the others
     cannot make up for (optimal brain surgeon); then every matrix is solved by least squares against the source.
 
     Args:
@@ -27,8 +36,7 @@ class Calibrated(PruningMethod):
 
     name: ClassVar[str] = "calibrated"
     summary: ClassVar[str] = "chosen and refitted on unlabelled examples (calibration=)"
-    takes_calibration: ClassVar[bool] = True
-    refits: ClassVar[bool] = True
+    needs_examples: ClassVar[bool] = True
 
     ridge: float = 1e-3
 
@@ -36,24 +44,49 @@ class Calibrated(PruningMethod):
         if not (isinstance(self.ridge, (int, float)) and self.ridge > 0):
             raise UnknownOptionError(f"ridge is a number above 0, such as 0.001; it was {self.ridge!r}.")
 
+    @property
+    def refits(self) -> bool:
+        return True
+
+    @property
+    def refit_ridge(self) -> float:
+        return self.ridge
+
+    def select(
+        self, task: ResizeTask, model: PreTrainedModel, examples: Examples | None, disable_progress: bool = False
+    ) -> Selection:
+        """What is kept: layers by what the model's output loses without them, the rest by what cannot be made up for."""
+        given = self.required(examples)
+        if prunes_layers(task):
+            depth = task.target.num_layers
+            task = with_layers(task, kept_layers(model, task.source, depth, given, disable_progress))
+        return CalibratedSelection(model, task, given, self.ridge).run(disable_progress)
+
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        steps: list[Op] = []
-        rotation = self.choices.rotation if self.choices is not None else None
-        for dim, axis, side, old, new in task.width_dims(tensor):
-            blocks = task.blocks(tensor, dim)
-            taken = Take(blocks, self.index(axis, tensor, task, old, new), f"selected {new} of {old}")
-            if axis != HIDDEN or rotation is None or not in_stream(tensor, side):
-                steps.append(taken)
-            elif tensor.kind in ("norm", "norm_bias", "scale"):
-                # what a norm or LayerScale multiplies by is moved into the matrices around it
-                steps += [taken, Fill(0.0 if tensor.kind == "norm_bias" else 1.0)]
+        ops: list[Op] = []
+        for change in task.width_changes(tensor):
+            if change.axis == HIDDEN and in_stream(tensor, change.side) and rotates_residual_stream(task.source):
+                ops += self._rotate(tensor, change, task)
             else:
-                if tensor.scaled_by and side != "in":
-                    layer = task.layer_map[tensor.layer].index if tensor.layer is not None else None
-                    steps.append(Weigh(dim, tensor.scaled_by.format(layer)))
-                factor = old / new if side == "in" else 1.0
-                steps.append(Matrix(blocks, rotation.T * factor, f"turned to {new} of {old}"))
-        return steps
+                ops.append(self.keep(tensor, change, task))
+        return ops
+
+    def _rotate(self, tensor: TensorInfo, change: WidthChange, task: ResizeTask) -> list[Op]:
+        """The residual stream's width of one tensor, in the directions that are kept."""
+        blocks = task.blocks(tensor, change.dim)
+        if tensor.kind in ("norm", "norm_bias", "scale"):
+            # what a norm or LayerScale multiplies by is moved into the matrices around it
+            fill = Fill(0.0 if tensor.kind == "norm_bias" else 1.0, "folded into the matrices beside it")
+            return [Take(blocks, uniform_indices(change.old, change.new)), fill]
+        label = f"rotated to {change.new} of {change.old}"
+        if task.selection is None or task.selection.rotation is None:  # a plan shows what will be done
+            return [Take(blocks, uniform_indices(change.old, change.new), label)]
+        ops: list[Op] = []
+        if tensor.scaled_by and change.side != "in":
+            layer = task.layer_map[tensor.layer].index if tensor.layer is not None else None
+            ops.append(Weigh(change.dim, tensor.scaled_by.format(layer)))
+        factor = change.old / change.new if change.side == "in" else 1.0
+        return [*ops, Matrix(blocks, task.selection.rotation.T * factor, label)]
 
 
 __all__ = ["Calibrated"]

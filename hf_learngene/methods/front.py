@@ -10,8 +10,10 @@ from hf_learngene.maps import LayerMap, Matrix, Op
 from hf_learngene.maps.ops import dct_matrix
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.methods.base import Method, Paper
+from hf_learngene.methods.registry import register_method
 
 
+@register_method
 @dataclass(frozen=True)
 class Front(Method):
     """Cosine transform of each component over (layers, out, in), low frequencies kept or zero-padded, and back.
@@ -42,5 +44,5 @@ class Front(Method):
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         return [
             Matrix(task.blocks(tensor, dim), dct_matrix(old, new), f"frequencies {min(old, new)} of {max(old, new)}")
-            for dim, _, _, old, new in task.width_dims(tensor)
+            for dim, _, _, old, new in task.width_changes(tensor)
         ]

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from transformers import PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
+from hf_learngene.methods.registry import register_method
+from hf_learngene.pruning.criteria import Scores, sum_over_tensors
+from hf_learngene.pruning.examples import Examples
 
 
+@register_method
 @dataclass(frozen=True)
 class L2(PruningMethod):
     """Keeps the entries, units, heads and layers whose weights have the largest norm. It looks at no examples.
@@ -21,7 +28,12 @@ class L2(PruningMethod):
     name: ClassVar[str] = "l2"
     paper: ClassVar[Paper | None] = Paper("DepGraph: Towards Any Structural Pruning", "2301.12900")
     summary: ClassVar[str] = "what has the largest weights"
-    ranking: ClassVar[str] = "weights"
+
+    def score(
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+    ) -> Scores:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        return sum_over_tensors(anatomy, lambda info: parameters[info.name].detach().double().cpu().pow(2))
 
 
 __all__ = ["L2"]

@@ -11,8 +11,10 @@ from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionE
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import changes, shown
 from hf_learngene.methods.base import Method, Paper
+from hf_learngene.methods.registry import register_method
 
 
+@register_method
 @dataclass(frozen=True)
 class Layers(Method):
     """Copies the source layers you name, in the order you name them; everything else is kept.

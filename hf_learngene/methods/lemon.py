@@ -23,12 +23,14 @@ from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.lemon_rules import check_growth, eta_of
+from hf_learngene.methods.registry import register_method
 
 
 SYMMETRIES = ("proj", "equal")
 DEPTHS = ("allzero", "cancelzero")
 
 
+@register_method
 @dataclass(frozen=True)
 class Lemon(Method):
     """Grows width, heads, head size, ffn and depth without changing the function (evaluation mode, same inputs).
@@ -116,7 +118,7 @@ class _Growth:
         layer = self.task.layer_map[tensor.layer] if tensor.layer is not None else None
         inserted = layer is not None and layer.inserted
         steps: list[Op] = []
-        for dim, axis, side, old, new in self.task.width_dims(tensor):
+        for dim, axis, side, old, new in self.task.width_changes(tensor):
             steps.append(self.widen(tensor, dim, axis, side, old, new, inserted))
         steps += self.rescale(tensor)
         if tensor.layer is not None:
@@ -231,7 +233,7 @@ class _Growth:
             return [Fill(0.0, "new layer")]
         if self.writes_residual(tensor):
             cancels = self.method.depth == "cancelzero" and len(tensor.dims) > 1
-            grown = {d[1] for d in self.task.width_dims(tensor) if d[2] == "in"}
+            grown = {change.axis for change in self.task.width_changes(tensor) if change.side == "in"}
             return [] if cancels and grown else [Fill(0.0, "new layer")]
         return []
 

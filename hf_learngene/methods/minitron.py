@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from transformers import PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
+from hf_learngene.methods.registry import register_method
+from hf_learngene.pruning.criteria import Scores, activation_scores
+from hf_learngene.pruning.examples import Examples
 
 
+@register_method
 @dataclass(frozen=True)
 class Minitron(PruningMethod):
     """Keeps the entries, units and heads whose activations are largest on the examples, and the layers that turn the stream most.
@@ -25,8 +32,12 @@ class Minitron(PruningMethod):
         "Compact Language Models via Pruning and Knowledge Distillation", "2407.14679"
     )
     summary: ClassVar[str] = "what is most active on unlabelled examples (calibration=)"
-    takes_calibration: ClassVar[bool] = True
-    ranking: ClassVar[str] = "activations"
+    needs_examples: ClassVar[bool] = True
+
+    def score(
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+    ) -> Scores:
+        return activation_scores(model, anatomy, examples, widths=True, disable_progress=disable_progress)
 
 
 __all__ = ["Minitron"]

@@ -1,43 +1,91 @@
-"""What the methods share that look before they pick: which layers, heads, units and entries stay comes as `Selection`."""
+"""What the methods share that choose what they keep by weights or calibration examples."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
-import torch
-from torch import Tensor
+from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS, HIDDEN, KV_HEADS
-from hf_learngene.errors import DirectionError
+from hf_learngene.errors import CalibrationError, DirectionError
 from hf_learngene.maps import LayerMap, Op, Take
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, shown, source_axes
+from hf_learngene.maps.selection import Keep, Selection
+from hf_learngene.maps.task import WIDTHS, ResizeTask, WidthChange, changes, in_stream, shown, source_axes
 from hf_learngene.methods.base import Method
-from hf_learngene.pruning.selection import Selection
+from hf_learngene.pruning.criteria import Scores
+from hf_learngene.pruning.examples import Examples
+from hf_learngene.pruning.moments import RIDGE
+from hf_learngene.pruning.refit import Fitted, Refit
 
 
 @dataclass(frozen=True)
 class PruningMethod(Method):
-    """Base of the methods that pick by what they see of weights or examples. A plan without weights shows evenly spaced ones.
+    """The base of the methods that prune by what they see of weights or examples: `score` is all that a ranking says.
 
-    Subclasses name what they pick by in `ranking`; `calibrating.ranking` scores by it.
+    A plan, which reads no weights, shows evenly spaced entries and layers in place of those that will be chosen. Where `refits`
+    says so, what is kept is then fitted to what the source computes on the examples.
     """
 
     shrinks: ClassVar[bool] = True
-    ranking: ClassVar[str] = ""
+    selects: ClassVar[bool] = True
 
-    choices: Selection | None = field(default=None, repr=False, compare=False, kw_only=True)
+    def score(
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+    ) -> Scores:
+        """How much each layer, head, unit and entry of the residual stream matters; the highest are kept.
 
-    @classmethod
-    def option_names(cls) -> list[str]:
-        return [f.name for f in fields(cls) if f.name != "choices"]
+        Args:
+            model: the source.
+            anatomy: its own.
+            examples: calibration examples; never None for a method that `needs_examples`.
+            disable_progress: no progress bar.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what it scores by")
 
-    def options(self) -> dict[str, Any]:
-        layers = {"layers": list(self.choices.layers)} if self.choices is not None else {}
-        return {n: getattr(self, n) for n in self.option_names()} | layers
+    def select(
+        self, task: ResizeTask, model: PreTrainedModel, examples: Examples | None, disable_progress: bool = False
+    ) -> Selection:
+        """What is kept: the layers of the highest scores, then widths, heads and units in those."""
+        scores = self.score(model, task.source, self.required(examples), disable_progress)
+        if prunes_layers(task):
+            task = with_layers(task, scores.kept_layers(task.target.num_layers))
+        return scores.selection(task)
+
+    def required(self, examples: Examples | None) -> Examples:
+        """The examples; there are none only for a method that does not need any.
+
+        Raises:
+            CalibrationError: there are none.
+        """
+        if examples is None and self.needs_examples:
+            labels = "with" if self.needs_labels else "without"
+            raise CalibrationError(
+                f"method={self.name!r} needs examples: give calibration=, a few hundred of the model's kind, {labels} labels."
+            )
+        return cast(Examples, examples)
+
+    def refine(
+        self,
+        task: ResizeTask,
+        source: PreTrainedModel,
+        target: PreTrainedModel,
+        examples: Examples | None,
+        disable_progress: bool = False,
+    ) -> list[Fitted]:
+        """The refit of every matrix and norm, where this method refits."""
+        if not self.refits or examples is None or task.selection is None:
+            return []
+        refit = Refit(source, task.source, target, task.target, task.selection, examples, self.refit_ridge)
+        return refit.run(disable_progress=disable_progress)
+
+    @property
+    def refit_ridge(self) -> float:
+        """How strongly the refit keeps weights as they are where the examples say little."""
+        return RIDGE
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
@@ -56,40 +104,32 @@ class PruningMethod(Method):
             )
 
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
-        if self.choices is not None:
-            return LayerMap.pick(self.choices.layers)
         return LayerMap.spread(source.num_layers, depth)
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        steps: list[Op] = []
-        for dim, axis, _, old, new in task.width_dims(tensor):
-            index = self.index(axis, tensor, task, old, new)
-            steps.append(Take(task.blocks(tensor, dim), index, f"selected {new} of {old}"))
-        return steps
+        return [self.keep(tensor, change, task) for change in task.width_changes(tensor)]
 
-    def index(self, axis: str, tensor: TensorInfo, task: ResizeTask, old: int, new: int) -> Tensor:
-        """Which entries of one axis of a tensor stay."""
-        chosen = self.choices
+    def keep(self, tensor: TensorInfo, change: WidthChange, task: ResizeTask) -> Op:
+        """The op that keeps what was selected of one dimension, or evenly spaced entries where nothing was."""
+        label, selection = f"selected {change.new} of {change.old}", task.selection
         place = task.target.layer_of(tensor)
         layer = task.layer_map[place].index if place is not None else None
-        if chosen is None:
-            return uniform_indices(old, new)
-        if axis == HIDDEN and chosen.pooled is not None:
-            return chosen.pooled
-        if axis == FFN and layer is not None and layer in chosen.units:
-            return chosen.units[layer]
-        if axis == KV_HEADS and layer is not None and layer in chosen.heads:
-            (_, size), _ = task.heads
-            return (chosen.kv_heads(layer)[:, None] * size + torch.arange(size)).flatten()
-        if axis in (HEADS, HEAD_COUNT) and layer is not None:
-            (heads, size), (_, new_size) = task.heads
-            kept = chosen.heads.get(layer, torch.arange(heads))
-            if axis == HEAD_COUNT:
-                return kept
-            if layer in chosen.entries:
-                return (kept[:, None] * size + chosen.entries[layer]).flatten()
-            return (kept[:, None] * size + torch.arange(new_size)).flatten()
-        return uniform_indices(old, new)
+        inside = in_stream(tensor, change.side)
+        projected = selection is not None and layer in selection.inside
+        if selection is None or (selection.index(change.axis, layer, inside) is None and not projected):
+            return Take(task.blocks(tensor, change.dim), uniform_indices(change.old, change.new), label)
+        role = "o" if change.side == "in" else tensor.role
+        return Keep(selection, change.dim, tensor.dims[change.dim], layer, role, inside, label)
 
 
-__all__ = ["PruningMethod"]
+def prunes_layers(task: ResizeTask) -> bool:
+    """Whether there are fewer layers to keep than the source has of its own."""
+    return task.target.num_layers < task.source.num_layers and not task.source.shared_layers
+
+
+def with_layers(task: ResizeTask, layers: tuple[int, ...]) -> ResizeTask:
+    """The same task, keeping these layers of the source."""
+    return dataclasses.replace(task, layer_map=LayerMap.pick(layers))
+
+
+__all__ = ["PruningMethod", "prunes_layers", "with_layers"]

@@ -76,6 +76,14 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method | None:
     return METHODS[method](**options)
 
 
+def options_of(method: str | Method) -> list[str]:
+    """Names of a method's options; none for `auto` and for what `make_method` will refuse."""
+    if isinstance(method, Method):
+        return method.option_names()
+    known = METHODS.get(method) if isinstance(method, str) else None
+    return known.option_names() if known is not None else []
+
+
 def option_owners(option: str) -> list[str]:
     """Names of the methods that have an option of this name."""
     return [name for name, method in METHODS.items() if option in method.option_names()]

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from transformers import PreTrainedModel
+
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.errors import DirectionError
 from hf_learngene.maps.task import changes, shown
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
+from hf_learngene.methods.registry import register_method
+from hf_learngene.pruning.criteria import Scores, activation_scores
+from hf_learngene.pruning.examples import Examples
 
 
+@register_method
 @dataclass(frozen=True)
 class ShortGPT(PruningMethod):
     """Keeps the layers of most influence, as they are. Depth only.
@@ -27,8 +33,12 @@ class ShortGPT(PruningMethod):
         "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", "2403.03853"
     )
     summary: ClassVar[str] = "the layers that turn the stream most, on unlabelled examples (calibration=)"
-    takes_calibration: ClassVar[bool] = True
-    ranking: ClassVar[str] = "influence"
+    needs_examples: ClassVar[bool] = True
+
+    def score(
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+    ) -> Scores:
+        return activation_scores(model, anatomy, examples, widths=False, disable_progress=disable_progress)
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         super().check(source, sizes)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy
+from hf_learngene.errors import CalibrationError
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
+from hf_learngene.methods.registry import register_method
+from hf_learngene.pruning.criteria import Scores, sum_over_tensors
+from hf_learngene.pruning.examples import Examples
 
 
+@register_method
 @dataclass(frozen=True)
 class Taylor(PruningMethod):
     """Keeps what the loss would miss most, by its first-order expansion: |weight x gradient|, summed over what leaves together.
@@ -21,9 +34,44 @@ class Taylor(PruningMethod):
     name: ClassVar[str] = "taylor"
     paper: ClassVar[Paper | None] = Paper("Importance Estimation for Neural Network Pruning", "1906.10771")
     summary: ClassVar[str] = "what the loss would miss most, on labelled examples (calibration= with labels)"
-    takes_calibration: ClassVar[bool] = True
+    needs_examples: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
-    ranking: ClassVar[str] = "gradients"
+
+    def score(
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+    ) -> Scores:
+        products = weight_times_gradient(model, anatomy, examples, disable_progress)
+        return sum_over_tensors(anatomy, lambda info: products[info.name])
+
+
+def weight_times_gradient(
+    model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool
+) -> Mapping[str, Tensor]:
+    """|weight x gradient of the mean loss| of every parameter."""
+    parameters = dict(model.named_parameters())
+    kept = {
+        n: parameters[n].detach().to(torch.promote_types(parameters[n].dtype, torch.float32)).requires_grad_()
+        for n in anatomy.tensors
+        if n in parameters
+    }
+    sums = {n: torch.zeros_like(p) for n, p in kept.items()}
+    dtype, device = next(iter(kept.values())).dtype, next(iter(kept.values())).device
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        for number, batch in enumerate(tqdm(examples.batches(), desc="gradients", disable=disable_progress)):
+            torch.default_generator.manual_seed(number)
+            moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in batch.items()}
+            loss = functional_call(model.eval(), kept, kwargs=moved).get("loss")
+            if loss is None:
+                raise CalibrationError(
+                    "taylor ranks by the gradient of the loss, and the model gives none: the examples have no labels, or the "
+                    "model no head. method='minitron' needs neither."
+                )
+            share = len(next(iter(batch.values())))
+            gradients = torch.autograd.grad(loss * share, list(kept.values()), allow_unused=True)
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                if gradient is not None:
+                    total += gradient
+    return {n: (kept[n].detach() * total).abs().double().cpu() for n, total in sums.items()}
 
 
 __all__ = ["Taylor"]

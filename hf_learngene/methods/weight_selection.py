@@ -17,6 +17,7 @@ from hf_learngene.maps import LayerMap, Op, Take
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, flat_heads, shown, source_axes
 from hf_learngene.methods.base import Method, Paper
+from hf_learngene.methods.registry import register_method
 
 
 ELEMENT_SELECTIONS = ("uniform", "consecutive", "random", "random_inconsistent")
@@ -24,6 +25,7 @@ LAYER_SELECTIONS = ("first", "uniform")
 HEAD_SELECTIONS = ("flat", "headwise")
 
 
+@register_method
 @dataclass(frozen=True)
 class WeightSelection(Method):
     """Picks entries of every tensor, along every axis that shrinks. No rescaling; not function-preserving.
@@ -82,13 +84,15 @@ class WeightSelection(Method):
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         steps: list[Op] = []
-        for dim, axis, _, old, new in task.width_dims(tensor):
+        for dim, axis, _, old, new in task.width_changes(tensor):
             if axis in (HEADS, KV_HEADS, HEAD_COUNT, HEAD_DIM) and self.head_selection == "headwise":
                 index = self._headwise(axis, tensor, task)
             else:
                 index = self._index(old, new, f"{axis}", tensor, dim, task.seed)
             steps.append(Take(task.blocks(tensor, dim), index, f"selected {new} of {old}"))
-        if self.head_selection == "headwise" and not any(d[1] == HEADS for d in task.width_dims(tensor)):
+        if self.head_selection == "headwise" and not any(
+            change.axis == HEADS for change in task.width_changes(tensor)
+        ):
             steps += self._reshaped_heads(tensor, task)
         return steps
 

@@ -1,34 +1,32 @@
-"""The rankings people know: scores of layers, heads, units and entries of the stream; what scores highest stays."""
+"""What the ranking methods share: scores of layers, heads, units and entries of the residual stream; the highest are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS
-from hf_learngene.errors import CalibrationError
+from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, in_stream
 from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.examples import Examples, tokens_shown
 from hf_learngene.pruning.moments import check_finite
-from hf_learngene.pruning.select import AxisTargets, layer_container, writer
-from hf_learngene.pruning.selection import Selection
+from hf_learngene.pruning.targets import AxisTargets, layer_container, writer
 
 
 @dataclass
 class Scores:
-    """How much each part matters; larger stays. Only the order counts, and sums over the entries of a head.
+    """How much each part matters; the highest are kept. Only the order counts, and sums over the entries of a head.
 
     Attributes:
         layers: (layers,).
-        stream: (width,).
+        stream: of the entries of the residual stream, (width,).
         units: of each layer's ffn, (units,).
         heads: of each layer's attention, (heads x head size,).
     """
@@ -39,16 +37,16 @@ class Scores:
     heads: dict[int, Tensor] = field(default_factory=dict)
 
     def kept_layers(self, depth: int) -> tuple[int, ...]:
-        """The layers that stay, in order.
+        """The layers of the highest scores, in order.
 
         Example:
             >>> Scores(torch.tensor([0.5, 0.1, 0.9]), torch.ones(4)).kept_layers(2)
             (0, 2)
         """
-        return tuple(_largest(self.layers, depth).tolist())
+        return tuple(largest(self.layers, depth).tolist())
 
-    def choices(self, task: ResizeTask) -> Selection:
-        """What stays of widths, heads and units, in the layers of the task.
+    def selection(self, task: ResizeTask) -> Selection:
+        """What is kept of widths, heads and units, in the layers of the task.
 
         Raises:
             InvalidSizeError: another head size of a family whose heads are rotated, normalised or share keys.
@@ -60,54 +58,28 @@ class Scores:
         heads, entries, units = {}, {}, {}
         for layer in (0,) if anatomy.shared_layers else sorted(set(layers)):
             if wanted.units is not None and layer in self.units:
-                units[layer] = _largest(self.units[layer], wanted.units)
+                units[layer] = largest(self.units[layer], wanted.units)
             if layer in self.heads and (wanted.heads is not None or wanted.head_size is not None):
                 each = self.heads[layer].reshape(count, size)
                 grouped = each.sum(1).reshape(groups, group)
-                stay = _largest(grouped.sum(1), keep)
-                kept = torch.cat([g * group + _largest(grouped[g], most) for g in stay.tolist()])
+                stay = largest(grouped.sum(1), keep)
+                kept = torch.cat([g * group + largest(grouped[g], most) for g in stay.tolist()])
                 heads[layer] = kept
                 if wanted.head_size is not None:
-                    entries[layer] = torch.stack([_largest(each[h], new_size) for h in kept.tolist()])
-        coordinates = _largest(self.stream, wanted.width) if wanted.width is not None else None
+                    entries[layer] = torch.stack([largest(each[h], new_size) for h in kept.tolist()])
+        coordinates = largest(self.stream, wanted.width) if wanted.width is not None else None
         return Selection(
-            layers, coordinates, pooled=coordinates, units=units, heads=heads, entries=entries, group=group
+            layers, coordinates, None, coordinates, units, heads, head_size=size, group=group, entries=entries
         )
 
 
-def scored(
-    ranking: str, model: PreTrainedModel, anatomy: Anatomy, examples: Examples | None, disable_progress: bool = False
-) -> Scores:
-    """Scores of every part of `model`.
-
-    Args:
-        ranking: `activations`, `influence`, `weights` or `gradients`.
-        model: the source.
-        anatomy: its own.
-        examples: calibration examples; `weights` looks at none.
-        disable_progress: no progress bar.
-    """
-    if ranking == "weights":
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        return _of_tensors(anatomy, lambda info: parameters[info.name].detach().double().cpu().pow(2))
-    if examples is None:
-        raise CalibrationError("A ranking by activations or gradients looks at examples: give calibration=.")
-    if ranking == "gradients":
-        products = _weight_times_gradient(model, anatomy, examples, disable_progress)
-        return _of_tensors(anatomy, lambda info: products[info.name])
-    return _of_activations(model, anatomy, examples, ranking == "activations", disable_progress)
-
-
-def _largest(scores: Tensor, keep: int) -> Tensor:
+def largest(scores: Tensor, keep: int) -> Tensor:
     """Indices of the largest, ascending; of equal ones the first."""
     return scores.argsort(descending=True, stable=True)[:keep].sort().values
 
 
-# ---- by weights
-
-
-def _of_tensors(anatomy: Anatomy, values: Callable[[TensorInfo], Tensor]) -> Scores:
-    """Each part's score is the sum over every weight that leaves with it."""
+def sum_over_tensors(anatomy: Anatomy, values: Callable[[TensorInfo], Tensor]) -> Scores:
+    """Each part's score is the sum over every weight that is pruned with it."""
     found = Scores(
         torch.zeros(max(1, anatomy.num_layers), dtype=torch.float64),
         torch.zeros(anatomy.sizes["hidden_size"], dtype=torch.float64),
@@ -142,43 +114,20 @@ def _add(found: dict[int, Tensor], layer: int, value: Tensor) -> None:
     found[layer] = found[layer] + value if layer in found else value
 
 
-def _weight_times_gradient(
-    model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool
-) -> Mapping[str, Tensor]:
-    """|weight x gradient of the mean loss| of every parameter."""
-    parameters = dict(model.named_parameters())
-    kept = {
-        n: parameters[n].detach().to(torch.promote_types(parameters[n].dtype, torch.float32)).requires_grad_()
-        for n in anatomy.tensors
-        if n in parameters
-    }
-    sums = {n: torch.zeros_like(p) for n, p in kept.items()}
-    dtype, device = next(iter(kept.values())).dtype, next(iter(kept.values())).device
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        for number, batch in enumerate(tqdm(examples.batches(), desc="gradients", disable=disable_progress)):
-            torch.default_generator.manual_seed(number)
-            moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in batch.items()}
-            loss = functional_call(model.eval(), kept, kwargs=moved).get("loss")
-            if loss is None:
-                raise CalibrationError(
-                    "taylor ranks by the gradient of the loss, and the model gives none: the examples have no labels, or the "
-                    "model no head. method='minitron' needs neither."
-                )
-            share = len(next(iter(batch.values())))
-            gradients = torch.autograd.grad(loss * share, list(kept.values()), allow_unused=True)
-            for total, gradient in zip(sums.values(), gradients, strict=True):
-                if gradient is not None:
-                    total += gradient
-    return {n: (kept[n].detach() * total).abs().double().cpu() for n, total in sums.items()}
-
-
-# ---- by activations
-
-
 @torch.no_grad()
-def _of_activations(
+def activation_scores(
     model: PreTrainedModel, anatomy: Anatomy, examples: Examples, widths: bool, disable_progress: bool
 ) -> Scores:
+    """Scores by what is most active, and layers by how far they rotate the residual stream: 1 - cos(input, output).
+
+    Args:
+        model: the source.
+        anatomy: its own.
+        examples: calibration examples.
+        widths: whether entries of the residual stream, units and heads are scored, by the norm over examples of the mean over
+            tokens of the absolute activation; else layers alone.
+        disable_progress: no progress bar.
+    """
     depth = anatomy.num_layers
     norms = [n.name for n in anatomy.norms if n.axis == HIDDEN] if widths else []
     writers: dict[str, tuple[str, int]] = {}
@@ -193,7 +142,7 @@ def _of_activations(
     turns = torch.zeros(depth, dtype=torch.float64)
     runner = Runner(model, anatomy)
     try:
-        for number, batch in enumerate(tqdm(examples.batches(), desc="looking", disable=disable_progress)):
+        for number, batch in enumerate(tqdm(examples.batches(), desc="scoring", disable=disable_progress)):
             shown = tokens_shown(batch)
             seen = runner.capture(number, batch, inputs=[*writers, *blocks], outputs=[*norms, *blocks])
             for name, values in [(n, seen.inputs[n]) for n in writers] + [(n, seen.outputs[n]) for n in norms]:

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.examples import Examples, rows_of, tokens_shown
 from hf_learngene.pruning.moments import RIDGE, Moments, normalised
-from hf_learngene.pruning.selection import Selection
 from hf_learngene.pruning.sites import RefitSite, sites_of
 
 
@@ -47,7 +47,7 @@ class Refit:
     Args:
         source, source_anatomy: the model that was shrunk.
         target, target_anatomy: what recipes made of it; changed in place.
-        choices: what was kept.
+        selection: what was kept.
         examples: calibration examples.
         ridge: how strongly weights are kept where the examples say little.
     """
@@ -58,13 +58,13 @@ class Refit:
         source_anatomy: Anatomy,
         target: PreTrainedModel,
         target_anatomy: Anatomy,
-        choices: Selection,
+        selection: Selection,
         examples: Examples,
         ridge: float = RIDGE,
     ) -> None:
         self.source, self.source_anatomy = source, source_anatomy
         self.target, self.target_anatomy = target, target_anatomy
-        self.choices, self.examples, self.ridge = choices, examples, ridge
+        self.selection, self.examples, self.ridge = selection, examples, ridge
         self._centred = {n.name: n.centred for n in target_anatomy.norms}
 
     @torch.no_grad()
@@ -73,7 +73,9 @@ class Refit:
         first = next(self.examples.batches())
         groups = list(
             _grouped(
-                sites_of(self.target, self.target_anatomy, self.choices.layers, self.source_anatomy.num_layers, first)
+                sites_of(
+                    self.target, self.target_anatomy, self.selection.layers, self.source_anatomy.num_layers, first
+                )
             )
         )
         given, made = Runner(self.source, self.source_anatomy), Runner(self.target, self.target_anatomy)
@@ -137,7 +139,7 @@ class Refit:
                 scale = self._layer_scale(site)
                 for x, out, stream, goal in zip(inputs, written, streams, wanted, strict=False):
                     rest = stream.double() - out.double() * scale
-                    goal = self.choices.of_stream(goal).double()
+                    goal = self.selection.residual(goal).double()
                     if site.skips:
                         goal = _as_norms_see(goal, stream.double(), self._centred[name])
                     yield x, (goal - rest) / scale
@@ -181,53 +183,34 @@ class Refit:
     def rows(self, site: RefitSite, values: Tensor) -> Tensor:
         """Values over the source's outputs of a site, (..., outputs), as the target's."""
         info, new = self._source_info(site), site.weight
-        dim, size = info.dims[0], new.dims[0].size
-        layer = self._layer(site)
-        if dim.axis in (HEADS, KV_HEADS) and layer is not None:
-            heads = self.choices.of_heads
-            return heads(values, layer, info.role, self._head_size, dim.parts, dim.by_head, dim.axis == KV_HEADS)
-        if dim.axis == FFN:
-            return self._units(values, layer, dim.parts, size // dim.parts)
-        if dim.axis == HIDDEN and info.writes_stream:
-            return self.choices.of_stream(values)
-        return values if dim.size == size else self.choices.of_pooled(values)
+        dim, size, layer = info.dims[0], new.dims[0].size, self._layer(site)
+        if dim.axis == FFN and (layer is None or layer not in self.selection.units):
+            return _evenly(values, dim.parts, size // dim.parts)
+        if dim.axis == HIDDEN and not info.writes_stream and dim.size == size:
+            return values
+        return self.selection.take(values, dim, layer, info.role, info.writes_stream)
 
     def _layer(self, site: RefitSite) -> int | None:
         return 0 if site.source_layer is None and self.source_anatomy.shared_layers else site.source_layer
-
-    @property
-    def _head_size(self) -> int:
-        return int(self.source_anatomy.sizes.get("head_dim", 1))
 
     def prior(self, site: RefitSite) -> Tensor:
         """The source's weight as the target would hold it if nothing else had changed, (outputs, inputs), float64."""
         info = self._source_info(site)
         weight = self.source.get_parameter(info.name).detach().double().cpu()
         weight = self.rows(site, weight.T).T
-        old, new = info.dims[1], site.weight.dims[1]
-        layer = self._layer(site)
-        if old.axis == HEADS and layer is not None:
-            return self.choices.from_heads(weight, layer, self._head_size)
-        if old.axis == FFN:
-            return self._units(weight, layer, old.parts, new.size // old.parts)
-        if old.axis == HIDDEN and info.reads_norm:
-            parts = weight.reshape(len(weight), old.parts, -1)
-            if self.choices.rotation is not None:
-                gain = self._gain(site)
-                turned = self.choices.rotation * (old.size / new.size)
-                return ((parts * gain) @ turned).reshape(len(weight), -1)
-            return self.choices.of_stream(parts).reshape(len(weight), -1)
+        old, new, layer = info.dims[1], site.weight.dims[1], self._layer(site)
+        if old.axis == FFN and (layer is None or layer not in self.selection.units):
+            return _evenly(weight, old.parts, new.size // old.parts)
+        if old.axis == HIDDEN and info.reads_norm and self.selection.rotation is not None:
+            parts = weight.unflatten(1, (old.parts, -1))  # (outputs, parts, source width)
+            rotation = self.selection.rotation * (old.size / new.size)
+            return ((parts * self._gain(site)) @ rotation).flatten(1)
+        if old.axis in (HIDDEN, FFN) or (old.axis == HEADS and layer is not None):
+            same = old.axis == HIDDEN and not info.reads_norm and old.size == new.size
+            return weight if same else self.selection.take(weight, old, layer, "o", info.reads_norm)
         if old.size == new.size:
             return weight
-        if old.axis == HIDDEN:
-            return self.choices.of_pooled(weight)
         return weight[:, uniform_indices(old.size, new.size)]
-
-    def _units(self, values: Tensor, layer: int | None, parts: int, new: int) -> Tensor:
-        if layer is not None:
-            return self.choices.of_units(values, layer, parts)
-        opened = values.reshape(*values.shape[:-1], parts, -1)
-        return opened[..., uniform_indices(opened.shape[-1], new)].reshape(*values.shape[:-1], -1)
 
     def _gain(self, site: RefitSite) -> Tensor:
         norm: Any = self.source.get_submodule(site.norm_before) if site.norm_before else None
@@ -237,7 +220,7 @@ class Refit:
 
     def _norm(self, site: RefitSite, given: Runner, made: Runner) -> list[Fitted]:
         fewer = self.target_anatomy.num_layers < self.source_anatomy.num_layers
-        if self.choices.coordinates is None and not (self.source_anatomy.post_norm and fewer):
+        if self.selection.coordinates is None and not (self.source_anatomy.post_norm and fewer):
             return []
         module: Any = self.target.get_submodule(site.name)
         info = next(n for n in self.target_anatomy.norms if n.name == site.name)
@@ -248,7 +231,7 @@ class Refit:
             theirs = given.capture(number, batch, outputs=[site.source])
             shown = tokens_shown(batch)
             for x, y in zip(ours.inputs[site.name], theirs.outputs[site.source], strict=False):
-                wanted = y.double() @ undecoded.to(y.device) if undecoded is not None else self.choices.of_stream(y)
+                wanted = y.double() @ undecoded.to(y.device) if undecoded is not None else self.selection.residual(y)
                 moments.add(rows_of(normalised(module, x, info.centred), shown), rows_of(wanted, shown))
         bias = getattr(module, "bias", None)
         gain, shift, before, after = moments.solve(
@@ -264,10 +247,10 @@ class Refit:
     def _decoder_map(self, site: RefitSite) -> Tensor | None:
         """For a norm that a tied decoder reads: what to multiply the source's output by, so that the logits are nearest."""
         name = self.source_anatomy.tied_readers.get(site.source)
-        if name is None or self.choices.coordinates is None:
+        if name is None or self.selection.coordinates is None:
             return None
         table = self.source.get_parameter(name).detach().double().cpu()
-        kept = table[:, self.choices.coordinates]
+        kept = table[:, self.selection.coordinates]
         return torch.linalg.solve(kept.T @ kept, kept.T @ table).T
 
 
@@ -300,6 +283,12 @@ class _Lines:
             new = (zy - z * y + ridge * gain) / (zz - z * z + ridge)
             level = y - new * z
         return new, level, error(gain, shift), error(new, level)
+
+
+def _evenly(values: Tensor, parts: int, new: int) -> Tensor:
+    """Evenly spaced units of each part, where nothing was selected: (..., parts * units)."""
+    opened = values.unflatten(-1, (parts, -1))
+    return opened[..., uniform_indices(opened.shape[-1], new)].flatten(-2)
 
 
 def _as_norms_see(goal: Tensor, given: Tensor, centred: bool) -> Tensor:

@@ -1,11 +1,8 @@
-"""From calibration examples to choices: one look at what the source does, layer by layer."""
+"""Which widths, heads and units are kept: one pass of the source over the calibration examples, layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,143 +10,29 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import FFN, HIDDEN
+from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.errors import CalibrationError, InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.maps.selection import HeadMaps, Selection
 from hf_learngene.maps.task import ResizeTask
-from hf_learngene.pruning.activations import Runner, run
+from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.examples import Examples, rows_of, tokens_shown
 from hf_learngene.pruning.moments import RIDGE, Moments, normalised
-from hf_learngene.pruning.selection import HeadMaps, Selection
 from hf_learngene.pruning.surgeon import head_maps, kept_heads, kept_units, stream_map, value_map
+from hf_learngene.pruning.targets import AxisTargets, writer
 
 
-@dataclass(frozen=True)
-class AxisTargets:
-    """What a target has of each axis, where it is less than the source's; None where it is the same."""
-
-    width: int | None
-    heads: int | None
-    head_size: int | None
-    units: int | None
-
-    @classmethod
-    def of(cls, task: ResizeTask) -> AxisTargets:
-        """What a task asks for.
-
-        Raises:
-            InvalidSizeError: another head size of a family whose heads are rotated, normalised or share keys.
-        """
-        anatomy, ((heads, size), (new_heads, new_size)) = task.source, task.heads
-        (_, group), _ = task.groups
-        if new_size != size and (anatomy.rotary or anatomy.normalised_heads or group > 1):
-            how = "rotated or normalised as they are" if group == 1 else "many to a key and a value"
-            raise InvalidSizeError(
-                f"The heads of `{anatomy.model_type}` are {how}: their size stays {size}. "
-                "Shrink num_attention_heads instead."
-            )
-        changed = {axis: new for axis, (old, new) in task.axis_sizes.items() if new != old}
-        return cls(
-            changed.get(HIDDEN),
-            new_heads if new_heads != heads else None,
-            new_size if new_size != size else None,
-            changed.get(FFN),
-        )
+def rotates_residual_stream(anatomy: Anatomy) -> bool:
+    """Whether the residual stream may be rotated: only norms see it, and their scale can be moved into what reads them."""
+    norms = [n for n in anatomy.norms if n.axis == HIDDEN]
+    if anatomy.norms_that_need_multiples() or anatomy.tied_readers or any(n.writes_stream for n in norms):
+        return False
+    readers = [t for t in anatomy.tensors.values() if any(d.axis == HIDDEN and d.side == "in" for d in t.dims)]
+    return all(t.kind == "linear" and (t.reads_norm or t.layer is None) for t in readers)
 
 
-ROUNDS = 4  # in which layers leave
-LAYER_EXAMPLES, LAYER_PLACES = 64, 8  # that are looked at for each of them, and batches that they are taken from
-
-
-@torch.no_grad()
-def kept_layers(
-    model: PreTrainedModel, anatomy: Anatomy, depth: int, examples: Examples, disable_progress: bool = False
-) -> tuple[int, ...]:
-    """Which layers stay: those without which the model's output changes most, measured one by one.
-
-    The cheapest leave in a few rounds, each measured anew on the model without those that left before.
-
-    Args:
-        model: the source.
-        anatomy: its own.
-        depth: how many stay.
-        examples: calibration examples; a few dozen, spread over all, are looked at.
-        disable_progress: no progress bar.
-    """
-    batches = _few(examples)
-    container = layer_container(anatomy)
-    wanted = [output_of(model, b) for b in batches]
-    alive = list(range(anatomy.num_layers))
-    leaving = len(alive) - depth
-    with tqdm(total=leaving, desc="choosing layers", disable=disable_progress) as bar:
-        while len(alive) > depth:
-            gone = [i for i in range(anatomy.num_layers) if i not in alive]
-            costs = []
-            for layer in alive:
-                with skipped(model, container, [*gone, layer]):
-                    found = [output_of(model, b) for b in batches]
-                costs.append(sum(float((f - w).pow(2).sum()) for f, w in zip(found, wanted, strict=True)))
-            portion = min(len(alive) - depth, -(-leaving // ROUNDS))
-            order = sorted(range(len(alive)), key=lambda i: costs[i])
-            out = {alive[i] for i in order[:portion]}
-            alive = [i for i in alive if i not in out]
-            bar.update(portion)
-    return tuple(alive)
-
-
-def _few(examples: Examples) -> list[dict[str, Tensor]]:
-    """A few examples of some batches, both spread over all: data sets are often sorted by their labels."""
-    lengths = [len(next(iter(b.values()))) for b in examples.batches()]
-    count = min(len(lengths), max(LAYER_PLACES, -(-LAYER_EXAMPLES * len(lengths) // sum(lengths))))
-    places, each = set(uniform_indices(len(lengths), count).tolist()), -(-LAYER_EXAMPLES // count)
-    found = []
-    for number, batch in enumerate(examples.batches()):
-        if number in places:
-            length = lengths[number]
-            rows = uniform_indices(length, min(each, length))
-            found.append({k: v[rows] if v.dim() and len(v) == length else v for k, v in batch.items()})
-    return found
-
-
-def layer_container(anatomy: Anatomy) -> str:
-    """Name of the module list that holds the layers."""
-    return next(t.partition(".{}.")[0] for t in anatomy.templates if ".{}." in t)
-
-
-def writer(anatomy: Anatomy, layer: int, role: str) -> TensorInfo | None:
-    """The matrix of a layer that has a role, `o` or `ffn_out`."""
-    return next(
-        (t for t in anatomy.tensors.values() if anatomy.layer_of(t) == layer and t.role == role and len(t.dims) == 2),
-        None,
-    )
-
-
-def output_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """What the model gives, padding left out."""
-    outputs = run(model, batch)
-    first = next(v for k, v in outputs.items() if isinstance(v, Tensor) and k != "loss")
-    return rows_of(first, tokens_shown(batch)).double()
-
-
-@contextmanager
-def skipped(model: PreTrainedModel, container: str, layers: Sequence[int]) -> Iterator[None]:
-    """The layers hand on what they are given."""
-
-    def hook(module: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> Any:
-        given = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
-        if isinstance(result, Tensor):
-            return given
-        return (given, *result[1:])
-
-    with ExitStack() as stack:
-        for layer in layers:
-            module = model.get_submodule(f"{container}.{layer}")
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-        yield
-
-
-class Deciding:
-    """Looks at the source on the examples and says what stays.
+class CalibratedSelection:
+    """Says what is kept of the source, by what it does on the calibration examples.
 
     Args:
         model: the source.
@@ -161,6 +44,7 @@ class Deciding:
     def __init__(self, model: PreTrainedModel, task: ResizeTask, examples: Examples, ridge: float = RIDGE) -> None:
         self.model, self.task, self.examples, self.ridge = model, task, examples, ridge
         self.anatomy: Anatomy = task.source
+        self.rotates = rotates_residual_stream(task.source)
         self.wanted = AxisTargets.of(task)
         self.layers = tuple(layer.index for layer in task.layer_map)
 
@@ -171,7 +55,7 @@ class Deciding:
         rotation = coordinates = pooled = None
         if wanted.width is not None:
             statistics = self._stream(disable_progress)
-            if self.turns:
+            if self.rotates:
                 centred = all(n.centred for n in self.anatomy.norms if n.axis == HIDDEN)
                 rotation = stream_map(statistics, wanted.width, centred)
                 pooled = uniform_indices(self.anatomy.sizes["hidden_size"], wanted.width)
@@ -191,17 +75,8 @@ class Deciding:
             finally:
                 runner.close()
         (_, group), _ = self.task.groups
-        return Selection(self.layers, coordinates, rotation, pooled, units, heads, inside, group=group)
-
-    @property
-    def turns(self) -> bool:
-        """Whether the stream may be turned: nothing looks at it but norms whose scale can be moved into what reads them."""
-        anatomy = self.anatomy
-        norms = [n for n in anatomy.norms if n.axis == HIDDEN]
-        if anatomy.norms_that_need_multiples() or anatomy.tied_readers or any(n.writes_stream for n in norms):
-            return False
-        inside = [t for t in anatomy.tensors.values() if any(d.axis == HIDDEN and d.side == "in" for d in t.dims)]
-        return all(t.kind == "linear" and (t.reads_norm or t.layer is None) for t in inside)
+        (_, head_size), _ = self.task.heads
+        return Selection(self.layers, coordinates, rotation, pooled, units, heads, head_size, group, inside)
 
     @staticmethod
     def _reads_width(info: TensorInfo) -> bool:
@@ -258,9 +133,9 @@ class Deciding:
             span = slice(head * size, (head + 1) * size)
             q, k = head_maps(products["q"][span, span], products["k"][span, span], new)
             v, back = value_map(moments.gram[span, span], weight[:, span], new)
-            maps.append((q * (new / size) ** 0.5, k, v, back))  # attention divides by the root of the head size
-        query, key, value, value_back = (torch.stack(m) for m in zip(*maps, strict=True))
-        return HeadMaps(query, key, value, value_back)
+            maps.append((q * (new / size) ** 0.5, k, v, back.T))  # attention divides by the root of the head size
+        query, key, value, output = (torch.stack(m) for m in zip(*maps, strict=True))
+        return HeadMaps(query, key, value, output)
 
     def _products(self, seen: Mapping[str, Moments], readers: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
         """Mean products of queries and of keys over (heads x head size)."""
@@ -322,11 +197,11 @@ class Deciding:
                 shown = tokens_shown(batch)
                 names = [n.name for n in norms]
                 found = runner.capture(
-                    number, batch, inputs=names if self.turns else (), outputs=() if self.turns else names
+                    number, batch, inputs=names if self.rotates else (), outputs=() if self.rotates else names
                 )
                 for norm in norms:
-                    for value in (found.inputs if self.turns else found.outputs).get(norm.name, ()):
-                        if self.turns:
+                    for value in (found.inputs if self.rotates else found.outputs).get(norm.name, ()):
+                        if self.rotates:
                             value = normalised(self.model.get_submodule(norm.name), value, norm.centred)
                         moments = Moments()
                         moments.add(rows_of(value, shown))

@@ -8,10 +8,9 @@ from hf_learngene.resizing.auto import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
-from hf_learngene.resizing.execute import resize
 from hf_learngene.resizing.mixin import ResizableMixin
 from hf_learngene.resizing.plan import Plan
-from hf_learngene.resizing.verbs import allocate, plan
+from hf_learngene.resizing.verbs import allocate, plan, resize
 from hf_learngene.resizing.verify import Report, verify
 
 

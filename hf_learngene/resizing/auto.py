@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.hub.tasks import class_for
 from hf_learngene.methods import Method
 from hf_learngene.resizing.from_pretrained import load_resized
+from hf_learngene.resizing.spec import ResizeSpec
 
 
 class _ResizableAuto:
@@ -47,16 +48,18 @@ class _ResizableAuto:
         """
         return load_resized(
             pretrained_model_name_or_path,
-            None,
-            method=method,
-            params=params,
-            seed=seed,
-            calibration=calibration,
-            processing_class=processing_class,
-            kept_tokens=kept_tokens,
-            pad_to_multiple_of=pad_to_multiple_of,
+            ResizeSpec.parse(
+                kwargs,
+                method=method,
+                params=params,
+                seed=seed,
+                calibration=calibration,
+                processing_class=processing_class,
+                kept_tokens=kept_tokens,
+                pad_to_multiple_of=pad_to_multiple_of,
+                loads=True,
+            ),
             choose_class=cls.class_for,
-            **kwargs,
         )
 
 

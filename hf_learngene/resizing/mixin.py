@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from hf_learngene.methods import Method
 from hf_learngene.resizing.from_pretrained import load_resized
+from hf_learngene.resizing.spec import ResizeSpec
 
 
 class ResizableMixin:
@@ -56,13 +57,16 @@ class ResizableMixin:
         """
         return load_resized(
             pretrained_model_name_or_path,
+            ResizeSpec.parse(
+                kwargs,
+                method=method,
+                params=params,
+                seed=seed,
+                calibration=calibration,
+                processing_class=processing_class,
+                kept_tokens=kept_tokens,
+                pad_to_multiple_of=pad_to_multiple_of,
+                loads=True,
+            ),
             cls,  # type: ignore[arg-type]
-            method=method,
-            params=params,
-            seed=seed,
-            calibration=calibration,
-            processing_class=processing_class,
-            kept_tokens=kept_tokens,
-            pad_to_multiple_of=pad_to_multiple_of,
-            **kwargs,
         )  # type: ignore[return-value]

@@ -2,88 +2,67 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy import Anatomy, anatomy_like, anatomy_of
-from hf_learngene.anatomy.config_fields import as_pair, section
+from hf_learngene.anatomy import Anatomy, anatomy_of
 from hf_learngene.budget import count as budget
-from hf_learngene.errors import DirectionError, InvalidSizeError, LearngeneError, UnknownOptionError
+from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.hub import provenance
-from hf_learngene.maps import TensorRecipe
-from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, flat_heads, source_axes
-from hf_learngene.methods import METHODS, Calibrated, Lemon, Method, WeightSelection, make_method, recipes_for
-from hf_learngene.methods.recipes import COMPUTED
-from hf_learngene.resizing.sizes import check_names, complete, describe, target_config
-from hf_learngene.resizing.table import plan_table
-from hf_learngene.vocabulary.rows import KeptTokens, Vocabulary, check_padding, read_vocabulary, renumbered
+from hf_learngene.maps.task import WIDTHS, changes, flat_heads, source_axes
+from hf_learngene.methods import METHODS, Calibrated, Lemon, Method, WeightSelection
+from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
+from hf_learngene.resizing.passes import Pass, make_pass
+from hf_learngene.resizing.sizes import check_names, complete, describe, raw_sizes
+from hf_learngene.resizing.spec import ResizeSpec
+from hf_learngene.resizing.table import origin_table
+from hf_learngene.vocabulary.rows import KeptTokens, Vocabulary, read_vocabulary
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One method from one size to another. A mixed resize has two."""
-
-    method: Method
-    task: ResizeTask
-    config: PreTrainedConfig
-    recipes: tuple[TensorRecipe, ...]
-    sizes: Mapping[str, Any]
-    missing: frozenset[str] = frozenset()
-    vocabulary: Vocabulary | None = None
-
-
-@dataclass(frozen=True)
-class TensorOrigin:
-    """What becomes of one tensor.
-
-    Attributes:
-        name: the target tensor.
-        shape: its shape, and `source_shape` that of the tensor it comes from (None if fresh).
-        origin: `kept`, `selected 384 of 768`, `duplicated ×2`, `interpolated 14×14 → 16×16`, `fresh (...)`, ...
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    source_shape: tuple[int, ...] | None
-    origin: str
-
-    @property
-    def fresh(self) -> bool:
-        return self.source_shape is None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What a resize does. `print` shows a table of what becomes of each tensor.
+    """What a resize does. `print` shows a table of where each tensor comes from.
 
     Attributes:
+        spec: what was asked for.
         target_config: the config of the result.
         num_parameters: its parameters, tied ones counted once; `source_parameters` those of the source.
         tensors: one `TensorOrigin` for each tensor of the result.
         method: name of the method, both names joined by `+` for a mixed resize.
-        seed: for every random number.
-        asked: sizes that the caller gave, by canonical name.
+        sizes: those that the caller asked for, by canonical name.
+        passes: the methods that are run, one after the other.
         budget: parameters still to be spent by the error that examples show; None where the sizes are settled.
     """
 
-    target_config: PreTrainedConfig
+    spec: ResizeSpec = field(repr=False)
     source_config: PreTrainedConfig
     model_class: type[PreTrainedModel]
+    sizes: Mapping[str, Any]
     passes: tuple[Pass, ...] = field(repr=False)
-    seed: int = 0
-    asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
     budget: str | int | float | None = None
 
     @property
+    def target_config(self) -> PreTrainedConfig:
+        return self.passes[-1].config
+
+    @property
     def source(self) -> Anatomy:
+        """The source's anatomy."""
         return self.passes[0].task.source
 
     @property
     def target(self) -> Anatomy:
+        """The target's anatomy."""
         return self.passes[-1].task.target
+
+    @property
+    def seed(self) -> int:
+        return self.spec.seed
 
     @property
     def num_parameters(self) -> int:
@@ -95,41 +74,36 @@ class Plan:
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """Which tokens stay; None where the caller did not say."""
+        """Which tokens are kept; None where the caller did not say."""
         return self.passes[-1].vocabulary
 
     @property
     def method(self) -> str:
-        return "+".join(stage.method.name for stage in self.passes)
+        return "+".join(step.method.name for step in self.passes)
 
     @property
     def changes(self) -> str:
         """The sizes that change, in a line."""
         sizes = self.passes[-1].sizes
-        return describe(sizes, {**self.source.sizes, **_raw(self.source_config, self.source, sizes)})
+        return describe(sizes, {**self.source.sizes, **raw_sizes(self.source_config, self.source, sizes)})
 
-    @property
+    @cached_property
     def tensors(self) -> list[TensorOrigin]:
-        origins: dict[str, TensorOrigin] = {}
-        for stage in self.passes:
-            previous, origins = origins, {}
-            for recipe in stage.recipes:
-                first = recipe.sources[0][0] if recipe.sources else None
-                before = previous.get(first) if first else None
-                if first is None or (before is not None and before.fresh):
-                    origins[recipe.name] = TensorOrigin(
-                        recipe.name, recipe.shape, None, before.origin if before else recipe.origin
-                    )
-                    continue
-                shape = before.source_shape if before else stage.task.source.tensors[first].shape
-                words = [w for w in ((before.origin if before else "kept"), recipe.origin) if w != "kept"]
-                origins[recipe.name] = TensorOrigin(recipe.name, recipe.shape, shape, ", then ".join(words) or "kept")
-        return list(origins.values())
+        """Where each tensor of the result comes from."""
+        return origins(self.passes)
 
     @property
     def fresh(self) -> list[str]:
         """Names of the tensors that the result's own initialisation draws, not those that it computes."""
         return [t.name for t in self.tensors if t.fresh and t.origin != COMPUTED]
+
+    def without(self, missing: frozenset[str]) -> Plan:
+        """The same plan, taking nothing from tensors that the checkpoint did not hold (a new head, a pooler)."""
+        return dataclasses.replace(self, passes=tuple(step.without(missing) for step in self.passes))
+
+    def replacing(self, number: int, step: Pass) -> Plan:
+        """The same plan with another pass in the place of one."""
+        return dataclasses.replace(self, passes=(*self.passes[:number], step, *self.passes[number + 1 :]))
 
     def record(self, source: str | None, commit: str | None) -> dict[str, Any]:
         """The entry of `config.learngene`. Of a local source only the folder's name is kept."""
@@ -137,7 +111,7 @@ class Plan:
         made = provenance.entry(
             source=provenance.public_name(source) if source else None,
             commit=commit,
-            passes=[(s.method.name, s.method.options()) for s in self.passes],
+            passes=[(step.method.name, _options(step)) for step in self.passes],
             seed=self.seed,
             sizes={n: v for n, v in sizes.items() if self.source.sizes.get(n, v) != v},
             fresh=[] if self.method == "random" else self.fresh,
@@ -146,58 +120,81 @@ class Plan:
         return made if self.vocabulary is None else {**made, "kept_tokens": self.vocabulary.record()}
 
     def __str__(self) -> str:
-        return plan_table(self)
+        share = self.num_parameters / self.source_parameters
+        lines = [
+            f"{self.model_class.__name__}, method {self.method}: {self.changes}",
+            f"parameters {self.source_parameters:,} → {self.num_parameters:,} ({share:.1%})",
+            *(line for step in self.passes if (line := _layers(step))),
+        ]
+        return "\n".join(lines) + f"\n\n{origin_table(self.tensors)}"
 
 
-def _raw(config: PreTrainedConfig, anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    part = section(config, anatomy.section)
-    found = {n: getattr(part, anatomy.fields.get(n, n), None) for n in sizes if n not in anatomy.sizes}
-    return {n: v for n, v in found.items() if v is not None}
+def _options(step: Pass) -> dict[str, Any]:
+    """The options of a pass's method, and the layers that it chose by weights or examples."""
+    selection = step.task.selection
+    return step.method.options() | ({} if selection is None else {"layers": list(selection.layers)})
+
+
+def _layers(step: Pass) -> str:
+    """Which layers are taken, in a line; empty where each stays in its place."""
+    layer_map = step.task.layer_map
+    if step.task.source.num_layers == len(layer_map) and layer_map.describe().startswith("first"):
+        return ""
+    if step.method.selects and step.task.selection is None and len(layer_map) < step.task.source.num_layers:
+        return f"layers: {len(layer_map)} of {step.task.source.num_layers}, chosen when the weights are read"
+    return f"layers: {layer_map.describe()}"
 
 
 def make_plan(
     config: PreTrainedConfig,
     model_class: type[PreTrainedModel],
-    sizes: Mapping[str, Any],
-    method: str | Method = "auto",
-    options: Mapping[str, Any] | None = None,
-    params: str | int | float | None = None,
-    seed: int = 0,
+    spec: ResizeSpec,
     missing: frozenset[str] = frozenset(),
-    calibrated: bool = False,
-    kept_tokens: Any = None,
-    pad_to_multiple_of: int | None = None,
 ) -> Plan:
-    """The plan for a config and a class. `plan` is the verb for people; this is what it and `resize` share."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-        raise InvalidSizeError(f"seed is a whole number of at most 64 bits; it was {seed!r}.")
-    chosen = make_method(method, dict(options or {}))
-    _check_calibration(chosen, calibrated)
+    """The plan for a config and a class: what `plan`, `resize` and `from_pretrained_resized` share.
+
+    Args:
+        config: of the source.
+        model_class: of source and target.
+        spec: what is asked for.
+        missing: source tensors that the checkpoint did not hold.
+
+    Raises:
+        LearngeneError: what is asked for cannot be done.
+    """
+    method = spec.method
+    _check_calibration(method, spec.calibrated)
     source = anatomy_of(config, model_class)
-    asked = wanted = check_names(source, sizes)
-    vocabulary = read_vocabulary(kept_tokens, pad_to_multiple_of, source, config, model_class)
+    asked = sizes = check_names(source, spec.sizes)
+    vocabulary = read_vocabulary(spec.kept_tokens, spec.pad_to_multiple_of, source, config, model_class)
     if vocabulary is not None:
-        asked = wanted = {**wanted, "vocab_size": _agreed(wanted.get("vocab_size"), vocabulary)}
-    waits = params is not None and calibrated and _spends_by_error(chosen, params, source, wanted)
-    if params is not None and not waits:
-        wanted = {**budget.fit(source, params, wanted), **wanted}
-    if chosen is not None:
-        wanted = {**chosen.implied_sizes(source.sizes), **wanted}
-    full = complete(source, config, wanted)
-    alone = chosen is None and not waits and not changes(source, full, source.sizes.keys() - {"vocab_size"})
-    if vocabulary is not None and vocabulary.shift and "max_position_embeddings" not in wanted:
-        full["max_position_embeddings"] -= vocabulary.shift  # as many positions behind the first as before
-    stages = [(chosen, full)] if chosen is not None else _auto(source, config, full, calibrated)
+        asked = sizes = {**sizes, "vocab_size": _agreed(sizes.get("vocab_size"), vocabulary)}
+    waits = spec.params is not None and spec.calibrated and _spends_by_error(method, spec.params, source, sizes)
+    if spec.params is not None and not waits:
+        sizes = {**budget.fit(source, spec.params, sizes), **sizes}
+    if method is not None:
+        sizes = {**method.implied_sizes(source.sizes), **sizes}
+    sizes = complete(source, config, sizes)
+    alone = method is None and not waits and not changes(source, sizes, source.sizes.keys() - {"vocab_size"})
+    if vocabulary is not None and vocabulary.shift and "max_position_embeddings" not in asked:
+        sizes["max_position_embeddings"] -= vocabulary.shift  # as many positions behind the first as before
+    route = [(method, sizes)] if method is not None else _auto(source, sizes, spec.calibrated)
     if vocabulary is not None:
-        stages = [(KeptTokens(), full)] if alone else _vocabulary_last(stages, source.sizes, vocabulary)
-    built: list[Pass] = []
-    start = config
-    for number, (one, stage_sizes) in enumerate(stages, 1):
-        absent = frozenset() if built else missing
-        tokens = vocabulary if number == len(stages) else None
-        built.append(make_stage(one, start, model_class, stage_sizes, seed, absent, tokens))
-        start = built[-1].config
-    return Plan(start, config, model_class, tuple(built), seed, asked, params if waits else None)
+        route = [(KeptTokens(), sizes)] if alone else _vocabulary_last(route, source.sizes, vocabulary)
+    passes: list[Pass] = []
+    for number, (one, its_sizes) in enumerate(route, 1):
+        passes.append(
+            make_pass(
+                one,
+                passes[-1].config if passes else config,
+                model_class,
+                its_sizes,
+                seed=spec.seed,
+                missing=frozenset() if passes else missing,
+                vocabulary=vocabulary if number == len(route) else None,
+            )
+        )
+    return Plan(spec, config, model_class, asked, tuple(passes), spec.params if waits else None)
 
 
 def _agreed(vocab_size: int | None, vocabulary: Vocabulary) -> int:
@@ -209,13 +206,13 @@ def _agreed(vocab_size: int | None, vocabulary: Vocabulary) -> int:
 
 
 def _vocabulary_last(
-    stages: list[tuple[Method, dict[str, Any]]], old: Mapping[str, int], vocabulary: Vocabulary
+    route: list[tuple[Method, dict[str, Any]]], old: Mapping[str, int], vocabulary: Vocabulary
 ) -> list[tuple[Method, dict[str, Any]]]:
     """The vocabulary changes with the last stage, and behind any that looks at examples: those are in the source's ids."""
-    if any(method.takes_calibration for method, _ in stages):
-        stages = [*stages, (KeptTokens(), stages[-1][1])]
+    if any(method.needs_examples for method, _ in route):
+        route = [*route, (KeptTokens(), route[-1][1])]
     before = {name: old[name] for name in ("vocab_size", *(["max_position_embeddings"] if vocabulary.shift else []))}
-    return [*((method, {**sizes, **before}) for method, sizes in stages[:-1]), stages[-1]]
+    return [*((method, {**sizes, **before}) for method, sizes in route[:-1]), route[-1]]
 
 
 def _spends_by_error(
@@ -225,58 +222,19 @@ def _spends_by_error(
     smaller = budget.parse_budget(params, source.num_parameters) < source.num_parameters
     names = (*WIDTHS, "num_hidden_layers", "mlp_ratio")
     grows = any(new > old for old, new in changes(source, wanted, names).values())
-    return smaller and not grows and (method is None or isinstance(method, Calibrated))
+    return smaller and not grows and (method is None or method.refits)
 
 
 def _check_calibration(method: Method | None, given: bool) -> None:
-    takers = [name for name, known in METHODS.items() if known.takes_calibration]
-    if method is not None and given and not method.takes_calibration:
+    takers = [name for name, known in METHODS.items() if known.needs_examples]
+    if method is not None and given and not method.needs_examples:
         raise UnknownOptionError(
             f"{method.name!r} looks at no examples, so calibration= would do nothing; {', '.join(takers)} do. Leave one of the "
             "two out."
         )
 
 
-def make_stage(
-    method: Method,
-    config: PreTrainedConfig,
-    model_class: type[PreTrainedModel],
-    sizes: Mapping[str, Any],
-    seed: int,
-    missing: frozenset[str],
-    vocabulary: Vocabulary | None = None,
-) -> Pass:
-    """One method from the size of `config` to `sizes`, and to the tokens of a vocabulary."""
-    source = anatomy_of(config, model_class)
-    method.check(source, sizes)
-    layer_map = method.depth_map(source, sizes["num_hidden_layers"])
-    part = section(config, source.section)
-    edits = method.edits(source, sizes, part.to_dict())
-    numbered = config if vocabulary is None else renumbered(config, vocabulary, source.sizes["vocab_size"])
-    new_config = target_config(numbered, source, sizes, layer_map, edits)
-    try:
-        target = anatomy_like(source, new_config, model_class)
-        if vocabulary is not None:
-            check_padding(vocabulary, target, new_config, model_class)
-    except LearngeneError:
-        raise
-    except Exception as error:  # the family's own checks, such as a table that ends before its padding index
-        change = describe(sizes, {**source.sizes, **_raw(config, source, sizes)})
-        raise InvalidSizeError(f"`{source.model_type}` cannot be built with {change}: {error}") from error
-    patches = None
-    if source.grid is not None:
-        new_part = section(new_config, source.section)
-        patches = as_pair(part.patch_size), as_pair(new_part.patch_size)
-    std = float(getattr(part, "initializer_range", 0.02) or 0.02)
-    tokens, positions = (None, {}) if vocabulary is None else (vocabulary.rows, vocabulary.position_rows)
-    task = ResizeTask(source, target, layer_map, seed, std, patches, tokens, positions)
-    recipes = tuple(recipes_for(task, method, missing))
-    return Pass(method, task, new_config, recipes, sizes, missing, vocabulary)
-
-
-def _auto(
-    source: Anatomy, config: PreTrainedConfig, sizes: Mapping[str, Any], calibrated: bool
-) -> list[tuple[Method, dict[str, Any]]]:
+def _auto(source: Anatomy, sizes: Mapping[str, Any], calibrated: bool) -> list[tuple[Method, dict[str, Any]]]:
     """Grow by lemon, shrink by weight selection (or calibrated); mixed: first shrink what shrinks, then grow the rest."""
     # the first layers, the default of the method by itself, are measured far worse than evenly spread ones (docs/choosing.md)
     shrinking: Method = Calibrated() if calibrated else WeightSelection(layer_selection="uniform")

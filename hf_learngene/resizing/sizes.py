@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -254,6 +254,13 @@ def _follow_depth(part: PreTrainedConfig, old: int, new: int) -> None:
     if outputs:
         kept = sorted({new if i == old else i for i in outputs if i <= new or i == old})
         part.set_output_features_output_indices(out_features=None, out_indices=kept)
+
+
+def raw_sizes(config: PreTrainedConfig, anatomy: Anatomy, names: Iterable[str]) -> dict[str, Any]:
+    """The source's values of sizes that its anatomy does not count, by canonical name."""
+    part = section(config, anatomy.section)
+    found = {n: getattr(part, anatomy.fields.get(n, n), None) for n in names if n not in anatomy.sizes}
+    return {n: v for n, v in found.items() if v is not None}
 
 
 def describe(sizes: Mapping[str, Any], before: Mapping[str, Any]) -> str:

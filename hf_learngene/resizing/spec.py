@@ -1,14 +1,16 @@
-"""Which of the caller's keywords are sizes, which are options of the method, and which go to `from_pretrained`."""
+"""`ResizeSpec`: what a caller asks for, parsed once where it enters."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from hf_learngene.anatomy.config_fields import ALIASES
-from hf_learngene.errors import UnknownOptionError, nearest
-from hf_learngene.methods import METHODS, Method
-from hf_learngene.methods.registry import make_method, option_owners
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError
+from hf_learngene.methods import Method
+from hf_learngene.methods.registry import make_method, option_owners, options_of
 
 
 # Keywords of `PreTrainedModel.from_pretrained` and of the Hub client below it.
@@ -46,42 +48,132 @@ REFUSED = {
 }
 
 
-def split_options(given: Mapping[str, Any], method: str | Method) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(sizes, options of the method).
+@dataclass(frozen=True, eq=False)
+class ResizeSpec:
+    """One resize as it was asked for. Nothing here is checked against a model yet but its own form.
 
-    Raises:
-        UnknownOptionError: an option of another method.
+    Attributes:
+        sizes: what the caller named, by the config's field names (`hidden_size` -> 384).
+        method: the method with its options; None is `auto`.
+        params: a parameter budget.
+        seed: for every random number.
+        calibration: examples, as given.
+        processing_class: what reads raw ones.
+        kept_tokens: ids of the tokens that are kept, and `pad_to_multiple_of`: what their number is rounded up to.
+        loading: keywords of `from_pretrained`.
+        labels: fields of the target's task (`id2label`, ...).
     """
-    if not isinstance(method, (str, Method)):
-        make_method(method, {})  # says what a method may be
-    cls = METHODS.get(method) if isinstance(method, str) else type(method)
-    own = set(cls.option_names()) if cls is not None else set()
-    options = {k: v for k, v in given.items() if k in own}
-    sizes = {k: v for k, v in given.items() if k not in own}
-    for name in sizes:
-        owners = option_owners(name)
-        if owners and name not in _all_sizes():
-            used = method if isinstance(method, str) else method.name
-            raise UnknownOptionError(
-                f"{name!r} is an option of method {owners[0]!r}, not of {used!r}. Give method={owners[0]!r} with it."
-            )
-    return sizes, options
 
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    method: Method | None = None
+    params: str | int | float | None = None
+    seed: int = 0
+    calibration: Any = None
+    processing_class: Any = None
+    kept_tokens: Any = None
+    pad_to_multiple_of: int | None = None
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
-def split_loading(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """(sizes and options, loading keywords, label fields).
+    @classmethod
+    def parse(
+        cls,
+        sizes_and_options: Mapping[str, Any],
+        *,
+        method: str | Method = "auto",
+        params: str | int | float | None = None,
+        seed: int = 0,
+        calibration: Any = None,
+        processing_class: Any = None,
+        kept_tokens: Any = None,
+        pad_to_multiple_of: int | None = None,
+        loads: bool = False,
+    ) -> Self:
+        """The spec of a call.
 
-    Raises:
-        UnknownOptionError: a keyword that contradicts a resize.
-    """
-    for name, why in REFUSED.items():
-        if name in given and given[name] not in (None, False):
-            raise UnknownOptionError(f"{name!r} cannot be used when resizing: {why}.{nearest(name, ())}")
-    loading = {k: v for k, v in given.items() if k in LOADING}
-    labels = {k: v for k, v in given.items() if k in LABELS}
-    rest = {k: v for k, v in given.items() if k not in LOADING and k not in LABELS and k not in REFUSED}
-    return rest, loading, labels
+        Args:
+            sizes_and_options: what came as free keywords: sizes, options of the method, and where a checkpoint is loaded,
+                keywords of `from_pretrained` and label fields.
+            method: its name, or its config object.
+            params: a parameter budget.
+            seed: for every random number.
+            calibration: examples.
+            processing_class: what reads raw ones.
+            kept_tokens: ids of the tokens that are kept.
+            pad_to_multiple_of: what their number is rounded up to.
+            loads: whether a checkpoint is loaded.
+
+        Raises:
+            UnknownOptionError: a method or an option that does not exist, or belongs to another method; a keyword that
+                contradicts a resize.
+            InvalidSizeError: a seed that is no whole number.
+
+        Example:
+            >>> spec = ResizeSpec.parse({"hidden_size": 384, "ridge": 0.01}, method="calibrated")
+            >>> spec.sizes, spec.method.ridge
+            ({'hidden_size': 384}, 0.01)
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+            raise InvalidSizeError(f"seed is a whole number of at most 64 bits; it was {seed!r}.")
+        given, loading, labels = dict(sizes_and_options), {}, {}
+        if loads:
+            for name, why in REFUSED.items():
+                if given.pop(name, None) not in (None, False):
+                    raise UnknownOptionError(f"{name!r} cannot be used when resizing: {why}.")
+            loading = {name: given.pop(name) for name in LOADING & given.keys()}
+            labels = {name: given.pop(name) for name in LABELS & given.keys()}
+            given, labels = _with_labels(given, labels)
+        own = options_of(method)
+        options = {name: value for name, value in given.items() if name in own}
+        sizes = {name: value for name, value in given.items() if name not in own}
+        chosen = make_method(method, options)
+        for name in sizes:
+            owners = option_owners(name)
+            if owners and name not in _all_sizes():
+                used = chosen.name if chosen is not None else "auto"
+                raise UnknownOptionError(
+                    f"{name!r} is an option of method {owners[0]!r}, not of {used!r}. Give method={owners[0]!r} with it."
+                )
+        return cls(
+            sizes,
+            chosen,
+            params,
+            seed,
+            calibration,
+            processing_class,
+            kept_tokens,
+            pad_to_multiple_of,
+            loading,
+            labels,
+        )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there are calibration examples."""
+        return self.calibration is not None
+
+    def with_sizes(self, sizes: Mapping[str, Any], **changes: Any) -> Self:
+        """The same spec with other sizes, and no budget."""
+        return dataclasses.replace(self, sizes=sizes, params=None, **changes)
 
 
 def _all_sizes() -> set[str]:
     return {alias for names in ALIASES.values() for alias in names}
+
+
+def _with_labels(given: dict[str, Any], labels: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The number of labels follows from their names, and `id2label` and `label2id` from each other."""
+    names = labels.get("id2label")
+    if names is None and isinstance(labels.get("label2id"), Mapping):
+        names = {index: name for name, index in labels["label2id"].items()}
+    if names is None:
+        return given, labels
+    if not isinstance(names, Mapping) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+        raise UnknownOptionError(f"id2label names the labels 0, 1, ...: {{0: 'cat', 1: 'dog'}}; it was {names!r}.")
+    if given.get("num_labels", len(names)) != len(names):
+        raise UnknownOptionError(
+            f"num_labels={given['num_labels']}, but id2label names {len(names)} labels. Leave num_labels out."
+        )
+    names = {int(index): name for index, name in names.items()}
+    filled = {"label2id": {n: i for i, n in names.items()}, **labels, "id2label": names}
+    return {**given, "num_labels": len(names)}, filled

@@ -1,18 +1,15 @@
-"""Tables that people read: what became of each tensor."""
+"""Tables that people read: where each tensor comes from, and what a refit left."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from hf_learngene.pruning.refit import Fitted
+from hf_learngene.resizing.origins import TensorOrigin
 from hf_learngene.tables import render
-
-
-if TYPE_CHECKING:
-    from hf_learngene.resizing.plan import Plan, TensorOrigin
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:
@@ -45,18 +42,23 @@ def _ranges(numbers: list[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
-def plan_table(plan: Plan) -> str:
-    """The table of a plan, with sizes and parameter counts above it."""
-    share = plan.num_parameters / plan.source_parameters
-    head = (
-        f"{plan.model_class.__name__}, method {plan.method}: {plan.changes}\n"
-        f"parameters {plan.source_parameters:,} → {plan.num_parameters:,} ({share:.1%})"
-    )
+def origin_table(tensors: Iterable[TensorOrigin]) -> str:
+    """A row for each group of tensors that come from the source in the same way."""
     table = Table(show_edge=False, pad_edge=False, box=None)
     table.add_column("tensor", overflow="fold")
     for title in ("source", "target"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("what becomes of it", overflow="fold")
-    for name, tensor, _ in grouped(plan.tensors):
+    table.add_column("origin", overflow="fold")
+    for name, tensor, _ in grouped(tensors):
         table.add_row(name, shape_text(tensor.source_shape), shape_text(tensor.shape), tensor.origin)
-    return f"{head}\n\n{render(table)}"
+    return render(table)
+
+
+def fit_table(fits: Sequence[Fitted]) -> str:
+    """A row for each step of a refit: the relative error against the source before and after it."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("refitted", "tokens", "error before", "after"):
+        table.add_column(column, justify="left" if column == "refitted" else "right")
+    for fit in fits:
+        table.add_row(fit.name, f"{fit.tokens:,}", f"{fit.before:.3f}", f"{fit.after:.3f}")
+    return render(table)

@@ -1,0 +1,56 @@
+"""What a target has of each axis, and which modules of the source hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy.types import FFN, HIDDEN
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.maps.task import ResizeTask
+
+
+@dataclass(frozen=True)
+class AxisTargets:
+    """What a target has of each axis, where it is less than the source's; None where it is the same."""
+
+    width: int | None
+    heads: int | None
+    head_size: int | None
+    units: int | None
+
+    @classmethod
+    def of(cls, task: ResizeTask) -> AxisTargets:
+        """What a task asks for.
+
+        Raises:
+            InvalidSizeError: another head size of a family whose heads are rotated, normalised or share keys.
+        """
+        anatomy, ((heads, size), (new_heads, new_size)) = task.source, task.heads
+        (_, group), _ = task.groups
+        if new_size != size and (anatomy.rotary or anatomy.normalised_heads or group > 1):
+            how = "rotated or normalised as they are" if group == 1 else "many to a key and a value"
+            raise InvalidSizeError(
+                f"The heads of `{anatomy.model_type}` are {how}: their size stays {size}. "
+                "Shrink num_attention_heads instead."
+            )
+        changed = {axis: new for axis, (old, new) in task.axis_sizes.items() if new != old}
+        return cls(
+            changed.get(HIDDEN),
+            new_heads if new_heads != heads else None,
+            new_size if new_size != size else None,
+            changed.get(FFN),
+        )
+
+
+def layer_container(anatomy: Anatomy) -> str:
+    """Name of the module list that holds the layers."""
+    return next(t.partition(".{}.")[0] for t in anatomy.templates if ".{}." in t)
+
+
+def writer(anatomy: Anatomy, layer: int, role: str) -> TensorInfo | None:
+    """The matrix of a layer that has a role, `o` or `ffn_out`."""
+    return next(
+        (t for t in anatomy.tensors.values() if anatomy.layer_of(t) == layer and t.role == role and len(t.dims) == 2),
+        None,
+    )

@@ -1,0 +1,141 @@
+"""`Pass`: one method, from one config to another. A mixed resize has two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy import anatomy_like, anatomy_of
+from hf_learngene.anatomy.config_fields import as_pair, section
+from hf_learngene.errors import InvalidSizeError, LearngeneError
+from hf_learngene.maps import LayerMap, TensorRecipe
+from hf_learngene.maps.selection import Selection
+from hf_learngene.maps.task import ResizeTask
+from hf_learngene.methods import Method
+from hf_learngene.resizing.sizes import describe, raw_sizes, target_config
+from hf_learngene.vocabulary.rows import Vocabulary, check_padding, renumbered
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One method from the size of one config to that of another.
+
+    Attributes:
+        method: fills widths and depth.
+        sizes: of the target, by canonical name, all of them.
+        source_config: it starts from, and `config`: it leads to.
+        model_class: of both.
+        task: the same as the methods see it.
+        vocabulary: which tokens are kept; None where that is not asked.
+    """
+
+    method: Method
+    sizes: Mapping[str, Any]
+    source_config: PreTrainedConfig
+    config: PreTrainedConfig
+    model_class: type[PreTrainedModel]
+    task: ResizeTask
+    vocabulary: Vocabulary | None = None
+
+    @cached_property
+    def recipes(self) -> tuple[TensorRecipe, ...]:
+        """One recipe for each tensor of the target, built once, when it is first asked for."""
+        return tuple(self.method.recipes(self.task))
+
+    def without(self, missing: frozenset[str]) -> Pass:
+        """The same pass, taking nothing from tensors that the checkpoint did not hold."""
+        return dataclasses.replace(self, task=dataclasses.replace(self.task, missing=missing))
+
+    def keeping(self, selection: Selection) -> Pass:
+        """The same pass, keeping what was selected: the config's lists over layers follow the layers."""
+        made = make_pass(
+            self.method,
+            self.source_config,
+            self.model_class,
+            self.sizes,
+            seed=self.task.seed,
+            missing=self.task.missing,
+            vocabulary=self.vocabulary,
+            layers=LayerMap.pick(selection.layers),
+        )
+        return dataclasses.replace(made, task=dataclasses.replace(made.task, selection=selection))
+
+    def towards(self, config: PreTrainedConfig) -> Pass:
+        """The same method towards another config of the source's family."""
+        target = anatomy_like(self.task.source, config, self.model_class)
+        layer_map = self.method.depth_map(self.task.source, target.num_layers)
+        self.method.check(self.task.source, target.sizes)
+        task = dataclasses.replace(
+            self.task, target=target, layer_map=layer_map, selection=None, patches=_patches(self, config)
+        )
+        return dataclasses.replace(self, sizes=target.sizes, config=config, task=task)
+
+
+def make_pass(
+    method: Method,
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    sizes: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    missing: frozenset[str] = frozenset(),
+    vocabulary: Vocabulary | None = None,
+    layers: LayerMap | None = None,
+) -> Pass:
+    """The pass of a method from the size of `config` to `sizes`, and to the tokens of a vocabulary.
+
+    Args:
+        method: fills widths and depth.
+        config: of the source.
+        model_class: of source and target.
+        sizes: of the target, all of them.
+        seed: for every random number.
+        missing: source tensors that the checkpoint did not hold.
+        vocabulary: which tokens are kept.
+        layers: where each target layer comes from, if it is not the method's own rule.
+
+    Raises:
+        LearngeneError: sizes that the method or the family cannot have.
+    """
+    source = anatomy_of(config, model_class)
+    method.check(source, sizes)
+    layer_map = layers if layers is not None else method.depth_map(source, sizes["num_hidden_layers"])
+    part = section(config, source.section)
+    edits = method.edits(source, sizes, part.to_dict())
+    numbered = config if vocabulary is None else renumbered(config, vocabulary, source.sizes["vocab_size"])
+    new_config = target_config(numbered, source, sizes, layer_map, edits)
+    try:
+        target = anatomy_like(source, new_config, model_class)
+        if vocabulary is not None:
+            check_padding(vocabulary, target, new_config, model_class)
+    except LearngeneError:
+        raise
+    except Exception as error:  # the family's own checks, such as a table that ends before its padding index
+        change = describe(sizes, {**source.sizes, **raw_sizes(config, source, sizes)})
+        raise InvalidSizeError(f"`{source.model_type}` cannot be built with {change}: {error}") from error
+    patches = None
+    if source.grid is not None:
+        patches = as_pair(part.patch_size), as_pair(section(new_config, source.section).patch_size)
+    task = ResizeTask(
+        source,
+        target,
+        layer_map,
+        seed,
+        std=float(getattr(part, "initializer_range", 0.02) or 0.02),
+        patches=patches,
+        tokens=vocabulary.rows if vocabulary is not None else None,
+        position_rows=vocabulary.position_rows if vocabulary is not None else {},
+        missing=missing,
+    )
+    return Pass(method, sizes, config, new_config, model_class, task, vocabulary)
+
+
+def _patches(step: Pass, config: PreTrainedConfig) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    if step.task.patches is None:
+        return None
+    return step.task.patches[0], as_pair(section(config, step.task.source.section).patch_size)

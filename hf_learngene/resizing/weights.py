@@ -1,0 +1,89 @@
+"""The one idea: the weights of a model are a function of its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy.axes import layer_of
+from hf_learngene.maps import apply
+from hf_learngene.resizing.passes import Pass
+
+
+class WeightSource(Protocol):
+    """Whatever makes the weights of a model from its config: a `Transfer` from a checkpoint, or a `Learngene`."""
+
+    def weights(self, config: PreTrainedConfig | None = None) -> dict[str, Tensor]:
+        """Parameter name -> tensor, tied ones once; what it has no source for is left out."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """The function from a config to weights that a checkpoint and a method are.
+
+    Attributes:
+        source: the model whose weights are taken. It is left as it is.
+        step: the method, and the config it leads to.
+        share: whether tensors that are kept as they are may share the source's memory, for a source that nobody else holds.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> from hf_learngene import plan
+        >>> sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+        >>> bert = BertModel(BertConfig(num_hidden_layers=2, **sizes))
+        >>> transfer = Transfer(bert, plan(bert, num_hidden_layers=3).passes[0])
+        >>> max(name.split(".")[2] for name in transfer.weights() if "layer." in name)
+        '2'
+        >>> max(name.split(".")[2] for name in transfer.weights(BertConfig(num_hidden_layers=4, **sizes)) if "layer." in name)
+        '3'
+    """
+
+    source: PreTrainedModel
+    step: Pass
+    share: bool = False
+
+    @torch.no_grad()
+    def weights(self, config: PreTrainedConfig | None = None) -> dict[str, Tensor]:
+        """The weights for a config of the source's family; without one, for the config that the pass leads to.
+
+        Returns:
+            `dict[str, Tensor]`: in the source's dtype, on the CPU; fresh tensors are left out.
+        """
+        step = self.step if config is None or config is self.step.config else self.step.towards(config)
+        return dict(apply(_Parameters(self.source), step.recipes, step.task.seed, self.share))
+
+    def carry_buffers(self, target: PreTrainedModel) -> None:
+        """Copies saved buffers of unchanged shape, which hold what training measured (I-BERT's ranges)."""
+        if not self.step.method.keeps_buffers:
+            return
+        buffers = dict(self.source.named_buffers())
+        tensors = self.step.task.source.tensors.values()
+        containers = {t.template.partition(".{}.")[0] for t in tensors if t.layer is not None}
+        for name in target.state_dict().keys() & dict(target.named_buffers()).keys():
+            layer, template = layer_of(name, containers)
+            origin = name if layer is None else template.format(self.step.task.layer_map[layer].index)
+            module, _, leaf = name.rpartition(".")
+            if origin in buffers and buffers[origin].shape == target.get_buffer(name).shape:
+                setattr(target.get_submodule(module), leaf, buffers[origin].clone())
+
+
+class _Parameters(Mapping):
+    """The source's parameters by name, one at a time on the CPU: indices and noise are there."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.tensors = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name].cpu()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
