@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 
 from hf_learngene import AutoModelForImageClassification, allocate, errors, resize
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.budget import search as allocation
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.search import _between, _different, _Fitting, _split, allocated
 from hf_learngene.pruning.examples import Examples
-from hf_learngene.resizing import allocation
 
 
 def vit(**extra):

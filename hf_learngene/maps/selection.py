@@ -118,8 +118,9 @@ class Selection:
         if index is None and maps is None:
             return values
         if dim.axis not in (HEADS, KV_HEADS) and index is not None:
-            kept = values.unflatten(-1, (dim.parts, -1))[..., index.to(values.device)]  # (..., parts, kept)
+            kept: Tensor = values.unflatten(-1, (dim.parts, -1))[..., index.to(values.device)]  # (..., parts, kept)
             return kept.flatten(-2)
+        opened: Tensor
         if dim.by_head:
             opened = values.unflatten(-1, (-1, dim.parts, self.head_size)).transpose(-2, -3)
         else:
