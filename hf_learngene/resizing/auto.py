@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.hub.tasks import class_for
-from hf_learngene.methods import Method
-from hf_learngene.resizing.from_pretrained import load_resized
-from hf_learngene.resizing.spec import ResizeSpec
+from hf_learngene.resizing.from_pretrained import ChooseClass
+from hf_learngene.resizing.mixin import ResizableMixin
 
 
-class _ResizableAuto:
+class _ResizableAuto(ResizableMixin):
     """What every auto class here adds. The mappings are transformers' own and stay untouched."""
 
     _model_mapping: Any
@@ -29,38 +27,8 @@ class _ResizableAuto:
         return class_for(cls, config)
 
     @classmethod
-    def from_pretrained_resized(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike,
-        *,
-        method: str | Method = "auto",
-        params: str | int | float | None = None,
-        seed: int = 0,
-        calibration: Any = None,
-        processing_class: Any = None,
-        kept_tokens: Any = None,
-        pad_to_multiple_of: int | None = None,
-        **kwargs: Any,
-    ) -> PreTrainedModel:
-        """Loads a checkpoint and gives it another size: a plain transformers model.
-
-        See `ResizableMixin.from_pretrained_resized` for the arguments; the class follows from the checkpoint's config.
-        """
-        return load_resized(
-            pretrained_model_name_or_path,
-            ResizeSpec.parse(
-                kwargs,
-                method=method,
-                params=params,
-                seed=seed,
-                calibration=calibration,
-                processing_class=processing_class,
-                kept_tokens=kept_tokens,
-                pad_to_multiple_of=pad_to_multiple_of,
-                loads=True,
-            ),
-            choose_class=cls.class_for,
-        )
+    def _resized_class(cls) -> tuple[type[PreTrainedModel] | None, ChooseClass]:
+        return None, cls.class_for
 
 
 class AutoModel(_ResizableAuto, transformers.AutoModel):

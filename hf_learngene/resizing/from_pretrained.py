@@ -17,11 +17,14 @@ from hf_learngene.resizing.spec import ResizeSpec
 from hf_learngene.state import seeded
 
 
+ChooseClass = Callable[[PreTrainedConfig], type[PreTrainedModel]]
+
+
 def plan_checkpoint(
     source: str | os.PathLike,
     spec: ResizeSpec,
     model_class: type[PreTrainedModel] | None = None,
-    choose_class: Callable[[PreTrainedConfig], type[PreTrainedModel]] = class_of_checkpoint,
+    choose_class: ChooseClass = class_of_checkpoint,
 ) -> tuple[Plan, Mapping[str, Any]]:
     """The plan for a checkpoint on disk or on the Hub, and the loading keywords with the revision pinned to a commit.
 
@@ -58,7 +61,7 @@ def load_resized(
     source: str | os.PathLike,
     spec: ResizeSpec,
     model_class: type[PreTrainedModel] | None = None,
-    choose_class: Callable[[PreTrainedConfig], type[PreTrainedModel]] = class_of_checkpoint,
+    choose_class: ChooseClass = class_of_checkpoint,
     tell: Callable[[str], Any] | None = None,
 ) -> PreTrainedModel:
     """Plans, loads the checkpoint, and resizes it. See `ResizableMixin.from_pretrained_resized`.

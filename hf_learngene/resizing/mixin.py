@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any, Self
 
+from transformers import PreTrainedModel
+
+from hf_learngene.hub.tasks import class_of_checkpoint
 from hf_learngene.methods import Method
-from hf_learngene.resizing.from_pretrained import load_resized
+from hf_learngene.resizing.from_pretrained import ChooseClass, load_resized
 from hf_learngene.resizing.spec import ResizeSpec
 
 
@@ -68,5 +71,10 @@ class ResizableMixin:
                 pad_to_multiple_of=pad_to_multiple_of,
                 loads=True,
             ),
-            cls,  # type: ignore[arg-type]
+            *cls._resized_class(),
         )  # type: ignore[return-value]
+
+    @classmethod
+    def _resized_class(cls) -> tuple[type[PreTrainedModel] | None, ChooseClass]:
+        """The class of the result, or None and what chooses it by the checkpoint's config."""
+        return cls, class_of_checkpoint  # type: ignore[return-value]
