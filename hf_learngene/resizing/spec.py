@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_learngene.anatomy.config_fields import ALIASES
 from hf_learngene.errors import UnknownOptionError, nearest
+from hf_learngene.hub.files import HUB_KEYWORDS
 from hf_learngene.methods import METHODS, Method
 from hf_learngene.methods.registry import make_method, option_owners
 
@@ -14,13 +15,7 @@ from hf_learngene.methods.registry import make_method, option_owners
 # Keywords of `PreTrainedModel.from_pretrained` and of the Hub client below it.
 LOADING = frozenset(
     [
-        "revision",
-        "token",
-        "cache_dir",
-        "force_download",
-        "local_files_only",
-        "subfolder",
-        "proxies",
+        *HUB_KEYWORDS,
         "dtype",
         "torch_dtype",
         "variant",
