@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from transformers import PreTrainedModel
 
-from hf_learngene.hub.push import HUB_KEYWORDS, push_folder
+from hf_learngene.hub.push import PUSH_KEYWORDS, push_folder
 from hf_learngene.learngenes import growth
 from hf_learngene.learngenes.card import learngene_card, write_card
 
@@ -49,7 +49,7 @@ class HubMixin(PreTrainedModel):
         self, save_directory: str | os.PathLike[str], *args: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """As in transformers, and the model card beside it. A README.md that somebody else wrote stays."""
-        hub = {n: kwargs.pop(n) for n in HUB_KEYWORDS if n in kwargs} if push_to_hub else {}
+        hub = {n: kwargs.pop(n) for n in PUSH_KEYWORDS if n in kwargs} if push_to_hub else {}
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             write_card(cast(Any, self), Path(save_directory))

@@ -93,7 +93,9 @@ def resize(
         pad_to_multiple_of=pad_to_multiple_of,
     )
     examples = examples_for(made, calibration, model, processing_class)
-    return carry_out(made, model, model.config._name_or_path or None, None, examples=examples)
+    resized = carry_out(made, model, model.config._name_or_path or None, None, examples=examples)
+    provenance.seal(resized)
+    return resized
 
 
 def within_budget(plan: Plan, model: PreTrainedModel, examples: Examples) -> tuple[Plan, Allocation]:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_learngene.errors import CheckpointError, UnknownOptionError, UnsupportedSourceError
+from hf_learngene.hub import provenance
 from hf_learngene.hub.load import load_config, load_source, native_class, pinned
 from hf_learngene.methods import Method
 from hf_learngene.resizing.execute import carry_out, check_source, examples_for
@@ -126,6 +127,7 @@ def load_resized(
     commit = getattr(loading.get("revision"), "resolved", None)
     examples = examples_for(plan, calibration, model, processing_class)
     resized = carry_out(plan, model, os.fspath(source), commit, own=True, examples=examples, tell=tell)
+    provenance.seal(resized)
     for name, value in labels.items():
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hf_learngene.disk import scratch
 from hf_learngene.errors import VocabularyError
 from hf_learngene.vocabulary.pieces import KINDS, Pieces
 from hf_learngene.vocabulary.rows import named_tokens
@@ -187,10 +186,10 @@ def _renumbered(content: dict[str, Any], pieces: Pieces, new: Mapping[int, int])
 
 def _reloaded(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any]) -> PreTrainedTokenizerBase:
     """A tokenizer of the same class that was read from `content`, as everybody will read it who loads it."""
-    with tempfile.TemporaryDirectory(prefix="learngene_tokenizer_") as folder:
+    with scratch("tokenizer") as folder:
         tokenizer.save_pretrained(folder)
-        Path(folder, "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        made = type(tokenizer).from_pretrained(folder, local_files_only=True)
+        (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        made = type(tokenizer).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     found = json.loads(made.backend_tokenizer.to_str())
     changed = [part for part in _PARTS if not _alike(found[part], content[part])]
     added = [{t["content"]: t["id"] for t in one["added_tokens"]} for one in (found, content)]
