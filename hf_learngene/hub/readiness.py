@@ -1,4 +1,4 @@
-"""What a card may claim of a model that nobody trained since its resize: exact, usable, or a start for training."""
+"""Claims that a card may make of a resized model: exact, usable, or a start for training; none of one that was trained since."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Plann
 
 
 def readiness(record: Mapping[str, Any], anew: list[str]) -> str:
-    """How far a model can be used untrained, by the methods that made it and the parts that started `anew`."""
+    """The claim how far a model can be used untrained, by the methods that made it and the parts that started `anew`."""
     known: dict[str, type[Method]] = {**METHODS, KeptTokens.name: KeptTokens}
     methods = [(known.get(s["method"]), s["options"]) for s in record["passes"]]
     exact = [m is not None and m.lossless and not options.get("allow_lossy") for m, options in methods]
