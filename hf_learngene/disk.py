@@ -1,4 +1,4 @@
-"""What a disk does not take, as typed errors: too little space, too large a file, no place for temporary folders."""
+"""Failures to write to a disk, as typed errors: too little space, too large a file, no place for temporary folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every card has: metadata, licence, links, papers and measured figures."""
+"""Parts that every card has: metadata, licence, links, papers and measured figures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DESCRIBED: dict[str, tuple[str, Paper | None]] = {KeptTokens.name: (KeptTokens.s
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a model, for its card.
+    """Figures that were measured of a model, for its card.
 
     Args:
         dataset (`str`): Hub id of the data set, or its name.

@@ -48,5 +48,5 @@ def same_weights(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
 
 def _digest(values: Tensor) -> bytes:
     hashed = hashlib.sha1(str(tuple(values.shape)).encode(), usedforsecurity=False)
-    hashed.update(values.contiguous().view(torch.int16).numpy())
+    hashed.update(values.contiguous().view(torch.int16).numpy().data)
     return hashed.digest()

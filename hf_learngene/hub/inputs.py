@@ -1,4 +1,4 @@
-"""What prepares a model's inputs: the source's tokenizer or image processor, fitted to the sizes of another model."""
+"""The source's tokenizer or image processor, fitted to the sizes of another model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SMALL_PROCESSOR = 1 << 16
 
 @dataclass(frozen=True)
 class Inputs:
-    """What goes beside the weights of a model, so that its inputs can be prepared.
+    """Tokenizer or image processor that goes beside the weights of a model.
 
     Attributes:
         model: the model.
@@ -53,7 +53,7 @@ class Inputs:
 
     @property
     def nbytes(self) -> int:
-        """About how much it takes on the disk."""
+        """Bytes that it takes on the disk, roughly."""
         if isinstance(self.given, PreTrainedTokenizerBase):
             return len(self.given) * _TOKEN_BYTES
         return sum(f.stat().st_size for f in self.files) if self.given is None else _SMALL_PROCESSOR
@@ -114,7 +114,7 @@ class Inputs:
 def read_inputs(
     model: PreTrainedModel, source: str | os.PathLike | None, loading: Mapping[str, Any], processing_class: Any = None
 ) -> Inputs:
-    """What the source has for preparing inputs, or the `processing_class` that takes its place; nothing is written yet.
+    """The source's tokenizer or image processor, or the `processing_class` in its place; nothing is written yet.
 
     Raises:
         VocabularyError: a tokenizer with ids that the model has no rows for.
@@ -168,7 +168,7 @@ def _check_processing_class(model: PreTrainedModel, given: Any) -> None:
 
 
 def usable_positions(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int:
-    """How many tokens a text model takes: its position table, less the rows that no token gets (RoBERTa's first two)."""
+    """Number of tokens that a text model takes: its position table, less the rows that no token gets (RoBERTa's first two)."""
     found = _table_of_positions(config, model_class)
     return section(config, section_name(config, "input_ids")).max_position_embeddings if found is None else found
 

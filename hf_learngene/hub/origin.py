@@ -1,4 +1,4 @@
-"""Where a model came from, as far as it tells: the place that still has its tokenizer, its licence and its card."""
+"""The place that a model came from, where its tokenizer and its licence still are."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 class Planned(Protocol):
-    """What a card tells of a plan; `hf_learngene.resizing.plan.Plan` is one."""
+    """A plan as far as a card tells of it; `hf_learngene.resizing.plan.Plan` is one."""
 
     @property
     def target_config(self) -> PreTrainedConfig: ...
@@ -66,7 +66,7 @@ def history(config: PreTrainedConfig) -> list[dict[str, Any]]:
 
 
 def vocabularies(config: PreTrainedConfig) -> list[dict[str, Any]]:
-    """What was kept of the vocabulary, each time that some of it was; oldest first."""
+    """Records of what was kept of the vocabulary, oldest first."""
     return [record["kept_tokens"] for record in history(config) if "kept_tokens" in record]
 
 
@@ -170,7 +170,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 
 
 def record_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """`config.learngene`.
+    """The record in `config.learngene`.
 
     Raises:
         ProvenanceError: there is none, or this version of the package does not understand it.
