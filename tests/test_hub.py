@@ -234,7 +234,7 @@ def test_a_plan_fetches_only_the_config(hub, client, bert):
 
 def test_what_prepares_the_inputs_comes_along(hub, client, bert, tmp_path):
     names = client.run(save, "user/bert", tmp_path / "out")
-    assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert names == ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     carried = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert (carried.get_vocab().keys(), carried.model_max_length) == (set(WORDS), 20)
     assert len(hub.asked(WEIGHTS)) == 1

@@ -149,7 +149,7 @@ def test_fewer_tokens_are_no_loss():
     kept = list(range(30))
     card = model_card(resize(source, kept_tokens=kept))
     assert "**Function-preserving on the tokens that stayed.**" in card
-    assert "the rows of the tokens that stay" in card
+    assert "the rows of the tokens that are kept" in card
     assert "**Needs training.**" in model_card(resize(source, vocab_size=30))
     assert "**Needs training.** It is a start" in model_card(resize(source, kept_tokens=kept, hidden_size=16))
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,10 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from hf_learngene import resize
 from hf_learngene.errors import OutputError
-from hf_learngene.hub import save as saving
-from hf_learngene.hub.save import check_output, fitted_sizes, save_resized
+from hf_learngene.hub.files import TOKENIZER_FILES
+from hf_learngene.hub.inputs import fitted_sizes
+from hf_learngene.hub.output import check_output
+from hf_learngene.hub.save import save_resized
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(56))]
@@ -259,7 +262,7 @@ def test_a_tokenizer_that_no_longer_fits_is_left_out(bert, place, caplog):
     model, source = bert
     out = save_resized(resize(model, vocab_size=50), place / "out", source=source)
     assert "left out" in caplog.text
-    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(out)) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_the_image_processor_is_carried_as_it_is(vit, place):
@@ -358,7 +361,7 @@ def test_no_written_file_names_a_place_on_this_machine(bert, place, tmp_path):
     model.config._name_or_path = model.name_or_path = str(source)
     out = save_resized(resize(model, hidden_size=16), place / "out", source=source)
     names = sorted(f.name for f in out.iterdir())
-    assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert names == ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     for file in out.iterdir():
         content = file.read_bytes()
         assert b"/home/me" not in content
@@ -387,5 +390,5 @@ def test_every_vocabulary_file_of_transformers_is_known():
         cls = getattr(transformers, TOKENIZER_MAPPING_NAMES[kind] or "", None)
         names |= set((getattr(cls, "vocab_files_names", None) or {}).values())
     assert {"vocab.txt", "tokenizer.json"} <= names
-    unknown = [n for n in names if not any(saving.fnmatch(n, p) for p in saving.TOKENIZER_FILES)]
+    unknown = [n for n in names if not any(fnmatch(n, p) for p in TOKENIZER_FILES)]
     assert unknown == []

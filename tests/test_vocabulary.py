@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from hf_learngene import plan, resize, save_resized, trim_tokenizer, verify
 from hf_learngene.cli import app
 from hf_learngene.errors import InvalidSizeError, VocabularyError
-from hf_learngene.hub.save import usable_positions
+from hf_learngene.hub.inputs import usable_positions
 
 
 exact_deberta()
@@ -39,8 +39,14 @@ def test_masked_lm_gives_the_same_for_the_tokens_that_stay(family, tmp_path):
     assert small.get_input_embeddings().padding_idx == small_tokenizer.pad_token_id
     assert small.get_input_embeddings().weight.shape[0] == small.config.vocab_size == len(kept)
 
-    out = save_resized(small, tmp_path / "small", tokenizer=small_tokenizer)
-    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    out = save_resized(small, tmp_path / "small", processing_class=small_tokenizer)
+    assert sorted(os.listdir(out)) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     loaded = AutoModelForMaskedLM.from_pretrained(out, dtype=torch.float64).eval()
     again = AutoTokenizer.from_pretrained(out)
     assert again.get_vocab() == small_tokenizer.get_vocab()
@@ -306,9 +312,15 @@ def test_one_call_saves_both(source, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(source)
     small_tokenizer, kept = trim_tokenizer(tokenizer, PROSE)
     small = resize(AutoModelForMaskedLM.from_pretrained(source), kept_tokens=kept, max_position_embeddings=20)
-    out = save_resized(small, tmp_path / "out", tokenizer=small_tokenizer, source=source)
-    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-    alone = save_resized(small, tmp_path / "alone", tokenizer=small_tokenizer)
+    out = save_resized(small, tmp_path / "out", processing_class=small_tokenizer, source=source)
+    assert sorted(os.listdir(out)) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    alone = save_resized(small, tmp_path / "alone", processing_class=small_tokenizer)
     assert [AutoTokenizer.from_pretrained(folder).model_max_length for folder in (out, alone)] == [20, 20]
     best = pipeline("fill-mask", model=str(out))("the seed of a [MASK] tree")
     assert all(0 <= found["token"] < len(kept) for found in best)
@@ -322,9 +334,9 @@ def test_a_tokenizer_that_does_not_fit_is_told_before_anything_is_written(source
     small_tokenizer, kept = trim_tokenizer(tokenizer, PROSE[:2])
     small = resize(model, kept_tokens=kept)
     with pytest.raises(VocabularyError, match=f"the model rows for {len(kept)} tokens"):
-        save_resized(small, tmp_path / "out", tokenizer=tokenizer)
+        save_resized(small, tmp_path / "out", processing_class=tokenizer)
     with pytest.raises(VocabularyError, match="reads no tokens"):
-        save_resized(tiny_model("vit", "ViTModel"), tmp_path / "out", tokenizer=small_tokenizer)
+        save_resized(tiny_model("vit", "ViTModel"), tmp_path / "out", processing_class=small_tokenizer)
     assert not (tmp_path / "out").exists()
 
 
@@ -332,11 +344,11 @@ def test_the_tokenizer_of_the_source_is_left_out_even_where_the_sizes_agree(sour
     model = AutoModelForMaskedLM.from_pretrained(source)
     small = resize(model, kept_tokens=range(0, 80), pad_to_multiple_of=model.config.vocab_size)
     out = save_resized(small, tmp_path / "out", source=source)
-    assert "tokenizer=" in caplog.text
-    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
+    assert "processing_class=" in caplog.text
+    assert sorted(os.listdir(out)) == ["README.md", "config.json", "model.safetensors"]
     # and is carried where the source was trimmed itself
     small_tokenizer, kept = trim_tokenizer(AutoTokenizer.from_pretrained(source), PROSE)
-    trimmed = save_resized(resize(model, kept_tokens=kept), tmp_path / "trimmed", tokenizer=small_tokenizer)
+    trimmed = save_resized(resize(model, kept_tokens=kept), tmp_path / "trimmed", processing_class=small_tokenizer)
     narrow = AutoModelForMaskedLM.from_pretrained(trimmed)
     out = save_resized(resize(narrow, hidden_size=16), tmp_path / "narrow", source=trimmed)
     assert AutoTokenizer.from_pretrained(out).get_vocab() == small_tokenizer.get_vocab()

@@ -179,10 +179,10 @@ def resize_command(
 ) -> None:
     """Make a model of another size, and save it with tokenizer or image processor."""
     from hf_learngene.hub.load import pinned
-    from hf_learngene.hub.save import check_output
+    from hf_learngene.hub.output import check_output
     from hf_learngene.resizing.spec import ResizeSpec
 
-    check_output(output, overwrite)
+    check_output(output, overwrite, source, corpus, calibration)
     chosen = method_with_options(method, option)
     given = keywords(
         size,
@@ -209,6 +209,7 @@ def resize_command(
     typer.echo(str(made))
 
     from hf_learngene.hub.card import model_card
+    from hf_learngene.hub.files import hub_keywords
     from hf_learngene.hub.save import save_resized
     from hf_learngene.resizing.from_pretrained import load_resized
 
@@ -217,11 +218,11 @@ def resize_command(
         model = load_resized(source, spec, choose_class=lambda _: made.model_class, tell=tables.append)
     for table in tables:
         typer.echo(f"\n{table}")
-    loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
+    loading = hub_keywords(given)
     with status(f"Writing {output}"):
         card = model_card(model, plan=made, source=source, loading=loading, name=output.name)
         save_resized(
-            model, output, source=source, tokenizer=tokenizer, loading=loading, card=card, overwrite=overwrite
+            model, output, source=source, processing_class=tokenizer, loading=loading, card=card, overwrite=overwrite
         )
     typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
 
@@ -299,14 +300,15 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
     """The source's tokenizer with the tokens of a corpus, and their old ids; how many they are goes into `given`."""
     from transformers import AutoTokenizer
 
+    from hf_learngene.hub.files import hub_keywords
     from hf_learngene.hub.load import load_config
     from hf_learngene.vocabulary.trimming import trim_tokenizer
 
-    loading: dict[str, Any] = {k: given[k] for k in ("revision", "token") if k in given}
+    loading = hub_keywords(given)
     config = load_config(source, loading)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **loading)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **loading)
+    except Exception as error:  # whatever damaged files make of the readers; `tokenizers` raises nothing but Exception
         raise CheckpointError(
             f"`{source}` has no tokenizer that transformers reads, so --corpus cannot trim it."
         ) from error

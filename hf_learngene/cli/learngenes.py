@@ -53,13 +53,13 @@ def build_command(
 ) -> None:
     """Distil a learngene from a teacher: fitted in closed form, then trained on data."""
     from hf_learngene.hub.load import load_whole, pinned
+    from hf_learngene.hub.output import check_output, whole_or_absent
     from hf_learngene.hub.provenance import public_name
-    from hf_learngene.hub.save import check_output, whole_or_absent
     from hf_learngene.learngenes.from_ancestry import fitted_learngene, origin_of, report
     from hf_learngene.learngenes.validating import check_one_label
     from hf_learngene.training.data import processor_of, read_data, training_data
 
-    path = check_output(output, overwrite)
+    path = check_output(output, overwrite, teacher, data, eval_data)
     if steps and data is None:
         raise TrainingDataError("--steps needs --data to train on; --steps 0 only fits, without data.")
     depths = _depths(eval_layers, eval_data)
@@ -211,10 +211,11 @@ def init_command(
     """Make a model of any size from a learngene, as a plain transformers checkpoint."""
     from hf_learngene.hub.card import model_card
     from hf_learngene.hub.load import pinned
-    from hf_learngene.hub.save import check_output, save_resized
+    from hf_learngene.hub.output import check_output
+    from hf_learngene.hub.save import save_resized
     from hf_learngene.learngenes import AutoLearngene
 
-    check_output(output, overwrite)
+    check_output(output, overwrite, learngene)
     given = keywords(size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers)
     with status(f"Loading {learngene}"):
         loading = pinned(learngene, keywords(None, revision=revision, token=token))

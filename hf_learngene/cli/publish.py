@@ -55,14 +55,13 @@ def push_command(
 
 
 def _write_card(folder: Path, repo_id: str, token: str | None) -> None:
-    from transformers import AutoConfig
-
-    from hf_learngene.hub.card import model_card, recorded_source
-    from hf_learngene.hub.load import load_whole
+    from hf_learngene.hub.card import model_card
+    from hf_learngene.hub.load import load_config, load_whole
+    from hf_learngene.hub.origin import recorded_source
     from hf_learngene.learngenes import AutoLearngene, LearngeneConfig
     from hf_learngene.learngenes.card import learngene_card
 
-    if isinstance(AutoConfig.from_pretrained(folder), LearngeneConfig):
+    if isinstance(load_config(folder, {}), LearngeneConfig):
         text = learngene_card(AutoLearngene.from_pretrained(folder), repo_id)
     else:
         model = load_whole(str(folder))

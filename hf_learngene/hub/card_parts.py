@@ -1,4 +1,4 @@
-"""What every card has: metadata, licence, links, papers and measured figures."""
+"""Parts that every card has: metadata, licence, links, papers and measured figures."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig, PreTrainedModel
 from yaml import YAMLError
 
 from hf_learngene.errors import UnsupportedFamilyError
-from hf_learngene.hub.save import source_files
+from hf_learngene.hub.files import source_files
+from hf_learngene.hub.markdown import code_span, plain, table
 from hf_learngene.hub.tasks import TASKS, class_for
 from hf_learngene.methods import METHODS, Paper
-from hf_learngene.vocabulary.rows import KeptTokens
+from hf_learngene.vocabulary import KeptTokens
 
 
 logger = logging.getLogger(__name__)
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
 _MARK = "<!-- Written by hf_learngene"
 OURS = f"{_MARK} and written anew at the next save or push: remove this line to keep what you change. -->"
-_LOADED = re.compile(r'(\.from_pretrained\(")[^"\n]*')
+_LOADED = re.compile(r'(\.from_pretrained\(")(?:[^"\\\n]|\\.)*')
+_INTRODUCTION = re.compile(r"(?ms)(^# [^\n]*\n).*?(?=^## )")  # what stands between the title and the first section
 
 # What made a model, beside the methods: name -> what it is, and its paper. Learngenes enter themselves.
 DESCRIBED: dict[str, tuple[str, Paper | None]] = {KeptTokens.name: (KeptTokens.summary, None)}
@@ -33,7 +37,7 @@ DESCRIBED: dict[str, tuple[str, Paper | None]] = {KeptTokens.name: (KeptTokens.s
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a model, for its card.
+    """Figures that were measured of a model, for its card.
 
     Args:
         dataset (`str`): Hub id of the data set, or its name.
@@ -79,6 +83,12 @@ def renamed(card: str, name: str) -> str:
     return re.sub(r"(?s)```python\r?\n.*?```", lambda found: _LOADED.sub(rf"\g<1>{name}", found[0]), card, count=1)
 
 
+def with_introduction(card: str, other: str) -> str:
+    """A card with what another one says between its title and its first section: what the model is, and may claim."""
+    said = _INTRODUCTION.search(other)
+    return card if said is None else _INTRODUCTION.sub(lambda old: old[1] + said[0][len(said[1]) :], card, count=1)
+
+
 def metadata(
     *,
     name: str,
@@ -112,11 +122,12 @@ def results_table(results: Sequence[Result]) -> str:
     """Measured figures, a row for each."""
     if not results:
         return ""
-    lines = ["## Measured", "", "| model | data | metric | value |", "| --- | --- | --- | ---: |"]
-    for r in results:
-        for metric, value in r.metrics.items():
-            lines.append(f"| {r.shown_sizes or 'this'} | {r.dataset}, {r.split} | {metric} | {value:.4g} |")
-    return "\n".join(lines)
+    rows = [
+        [r.shown_sizes or "this", f"{r.dataset}, {r.split}", metric, f"{value:.4g}"]
+        for r in results
+        for metric, value in r.metrics.items()
+    ]
+    return "## Measured\n\n" + table([["model", "data", "metric", "value"], ["---", "---", "---", "---:"], *rows])
 
 
 def license_of(source: str | os.PathLike | None, loading: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,16 +161,25 @@ def pipeline_tag(config: PreTrainedConfig, cls: type[PreTrainedModel]) -> str | 
 
 def link(name: str, commit: str | None, on_hub: bool) -> str:
     """A model by name; a link where the Hub has it."""
-    text = f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{name}`"
-    return text + (f" (commit `{commit}`)" if commit else "")
+    text = f"[{name}](https://huggingface.co/{name})" if on_hub and is_repository(name) else code_span(name)
+    return text + (f" (commit {code_span(commit)})" if commit else "")
+
+
+def is_repository(name: str) -> bool:
+    """Whether the Hub could have a repository of this name."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def method_text(name: str, options: Mapping[str, Any]) -> str:
     """A method with its options, and its paper as BibTeX."""
     method = METHODS.get(name)
     summary, paper = (method.summary, method.paper) if method else DESCRIBED.get(name, ("", None))
-    given = ", ".join(f"`{k}={v!r}`" for k, v in options.items())
-    text = f"**{name}**{f': {summary}' if summary else ''}{f' ({given})' if given else ''}."
+    given = ", ".join(code_span(f"{k}={v!r}") for k, v in options.items())
+    text = f"**{plain(name)}**{f': {summary}' if summary else ''}{f' ({given})' if given else ''}."
     return text if paper is None else f"{text} [{paper.title}]({paper.url}).\n\n```bibtex\n{_bibtex(paper)}\n```"
 
 

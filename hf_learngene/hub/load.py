@@ -8,30 +8,32 @@ from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.errors import CheckpointError, UnsupportedSourceError
+from hf_learngene.errors import CheckpointError, LearngeneError, UnsupportedSourceError, first_line
 from hf_learngene.hub import provenance
+from hf_learngene.hub.files import hub_keywords
+from hf_learngene.hub.raw_config import check_raw
 from hf_learngene.hub.tasks import class_of_checkpoint
 
 
-logger = logging.get_logger(__name__)
-_HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "proxies")
-
-
-def load_config(source: str | os.PathLike, loading: dict[str, Any]) -> PreTrainedConfig:
-    """The config of a checkpoint, and nothing else of it.
+def load_config(source: str | os.PathLike, loading: Mapping[str, Any]) -> PreTrainedConfig:
+    """The config of a checkpoint, and nothing else of it. Code that lies beside it is never run.
 
     Raises:
-        CheckpointError: no such checkpoint, or not cached and offline.
-        UnsupportedSourceError: it is quantized.
+        CheckpointError: no such checkpoint, not cached and offline, or no usable config.
+        UnsupportedSourceError: it is quantized, or of a family that transformers does not have.
+        ProvenanceError: its `config.learngene` is no record that this version of the package understands.
     """
-    keywords = {k: v for k, v in loading.items() if k in _HUB_KEYWORDS}
+    keywords = hub_keywords(loading)
     try:
-        config = AutoConfig.from_pretrained(source, **keywords)
-    except (OSError, ValueError) as error:
+        raw, _ = PreTrainedConfig.get_config_dict(source, **keywords)
+        check_raw(str(source), raw)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **keywords)
+    except LearngeneError:
+        raise
+    except Exception as error:  # config classes raise what they like for values of another type
         raise CheckpointError(_not_found(str(source), error)) from error
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedSourceError(
@@ -44,7 +46,7 @@ def load_config(source: str | os.PathLike, loading: dict[str, Any]) -> PreTraine
 
 def _not_found(source: str, error: Exception) -> str:
     if os.path.isdir(source):
-        return f"The folder `{source}` holds no usable config.json: {error}"
+        return f"The folder `{source}` holds no usable config.json: {' '.join(str(error).split())}"
     if os.path.isabs(source) or source.startswith((".", "~")) or source.count("/") > 1:
         return f"There is no folder `{source}`. Give a folder with config.json and weights, or a Hub id."
     said = " ".join(str(error).split()) or type(error).__name__  # the cause stands in the later lines
@@ -93,18 +95,23 @@ def read_model(
     """
     from safetensors import SafetensorError
 
+    keywords = {"config": config, "trust_remote_code": False, "output_loading_info": True, **loading}
     try:
-        loaded: Any = cls.from_pretrained(source, config=config, output_loading_info=True, **loading)
+        loaded: Any = cls.from_pretrained(source, **keywords)
     except SafetensorError as error:
         raise CheckpointError(
             f"The weights of `{source}` are truncated or no safetensors file: {error}. Fetch them again."
         ) from error
     except (OSError, EOFError) as error:
-        raise CheckpointError(f"The weights of `{source}` cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"The weights of `{source}` cannot be read: {first_line(error)}") from error
     except ValueError as error:  # a keyword of from_pretrained that transformers does not accept
-        raise CheckpointError(f"`{source}` cannot be loaded as asked: {_first_line(error)}") from error
+        raise CheckpointError(f"`{source}` cannot be loaded as asked: {first_line(error)}") from error
     except RuntimeError as error:
-        raise CheckpointError(f"The weights of `{source}` do not fit its own config: {_first_line(error)}") from error
+        raise CheckpointError(f"The weights of `{source}` do not fit its own config: {first_line(error)}") from error
+    except Exception as error:  # what a damaged pickle or index makes of the reader
+        raise CheckpointError(
+            f"The weights of `{source}` are damaged or no weights: {type(error).__name__}: {first_line(error)}"
+        ) from error
     return loaded
 
 
@@ -131,11 +138,6 @@ def load_source(
             f"Is it a checkpoint of another architecture?"
         )
     return model, missing
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def load_whole(

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
-import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_learngene.disk import scratch
 from hf_learngene.errors import OutputError, UploadError
-from hf_learngene.hub.card import model_card, record_of, recorded_source
-from hf_learngene.hub.card_parts import Result, is_ours, renamed
-from hf_learngene.hub.provenance import Planned, public_name
-from hf_learngene.hub.save import PROCESSOR_FILES, TOKENIZER_FILES, save_resized, source_files
+from hf_learngene.hub.card import model_card
+from hf_learngene.hub.card_parts import Result, is_ours, renamed, with_introduction
+from hf_learngene.hub.load import load_whole
+from hf_learngene.hub.origin import origin
+from hf_learngene.hub.privacy import check_private
+from hf_learngene.hub.provenance import Planned, as_made, record_of
+from hf_learngene.hub.save import write_resized
+from hf_learngene.state import quiet
 
 
 logger = logging.getLogger(__name__)
 # What training leaves beside a model. Pickled files are no part of it either: nobody should have to unpickle.
 LEFT_OUT = ("checkpoint-*", "runs/*", "logs/*", "*.bin", "*.pt", "*.pth", "*.pkl", "events.out.*",
             "trainer_state.json", ".*", "*/.*")  # fmt: skip
-HUB_KEYWORDS = ("repo_id", "token", "private", "revision", "create_pr", "commit_message", "commit_description")
-_BESIDE_WEIGHTS = ("README.md", *TOKENIZER_FILES, *PROCESSOR_FILES)
-_READABLE = (".json", ".md", ".txt", ".yaml", ".yml")
+PUSH_KEYWORDS = ("repo_id", "token", "private", "revision", "create_pr", "commit_message", "commit_description")
 
 
 def push_resized(
@@ -38,7 +37,7 @@ def push_resized(
     repo_id: str,
     *,
     source: str | os.PathLike | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    processing_class: Any = None,
     plan: Planned | None = None,
     results: Sequence[Result] = (),
     loading: Mapping[str, Any] | None = None,
@@ -51,7 +50,8 @@ def push_resized(
         repo_id (`str`): `"user/name"`; made if it is not there.
         source (`str` or `os.PathLike`, *optional*): Hub id or folder of the source. Default: what the model was loaded from, or,
             where only weights lay there, the source on record.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): in place of the source's, as `trim_tokenizer` makes one.
+        processing_class (`PreTrainedTokenizerBase` or image processor, *optional*): in place of the source's, as
+            `trim_tokenizer` makes one.
         plan (`Plan`, *optional*): the plan it was made by; the card then shows both sizes.
         results (`Sequence[Result]`, *optional*): what was measured, for the card and its `model-index`.
         loading (`Mapping`, *optional*): `revision`, `token`, `cache_dir`, ... of the source.
@@ -67,30 +67,18 @@ def push_resized(
     _check_name(repo_id)
     record_of(model.config)  # before anything is written
     if source is None:
-        source, pinned = _origin(model)
+        source, pinned = origin(model)
         loading = {**pinned, **(loading or {})}
-    with tempfile.TemporaryDirectory(prefix="learngene_push_") as folder:
-        path = Path(folder) / "model"
-        save_resized(model, path, source=source, tokenizer=tokenizer, loading=loading)
-        card = model_card(model, plan=plan, source=source, loading=loading, folder=path, name=repo_id, results=results)
-        (path / "README.md").write_text(card, encoding="utf-8")
-        return push_folder(path, repo_id, **hub)
 
+    def card_of(folder: Path) -> str:
+        return model_card(
+            model, plan=plan, source=source, loading=loading, folder=folder, name=repo_id, results=results
+        )
 
-def _origin(model: PreTrainedModel) -> tuple[str | None, dict[str, Any]]:
-    """(where a model's tokenizer and licence are, keywords that load them in the state that its weights are of)."""
-    place, (recorded, pinned) = model.name_or_path or None, recorded_source(model.config)
-    if recorded is not None and ((place == recorded and pinned) or _tells_nothing(place)):
-        return recorded, pinned
-    commit = getattr(model.config, "_commit_hash", None)  # of the repository that it was loaded from
-    return place, {"revision": commit} if commit else {}
-
-
-def _tells_nothing(place: str | None) -> bool:
-    """Whether a model came from nowhere, or from a folder that is gone or holds but its weights and config."""
-    if place is None or not os.path.isdir(place):
-        return place is None or public_name(place) != place
-    return not source_files(place, _BESIDE_WEIGHTS, {})
+    with scratch("push") as folder:
+        path = folder / "model"
+        write_resized(model, path, source, processing_class, loading or {}, card_of)
+        return _upload(path, repo_id, **hub)
 
 
 def push_folder(
@@ -107,7 +95,8 @@ def push_folder(
     """Uploads the folder of a saved model or learngene in one commit: all of it arrives, or nothing does.
 
     Training's leftovers (`checkpoint-*`, optimizer states, pickled files, hidden files) stay behind. A card that this package
-    wrote goes up under the repository's name, and only where the Hub has none that somebody else wrote or took over.
+    wrote goes up under the repository's name, and only where the Hub has none that somebody else wrote or took over. Where the
+    model was trained after it was written, it no longer claims what held of the resize.
 
     Args:
         folder (`str` or `os.PathLike`): with `config.json` and safetensors weights.
@@ -127,9 +116,43 @@ def push_folder(
         UploadError: the connection broke off. A repository or branch that was to be made may be there.
     """
     folder = check_pushable(folder, repo_id)
-    _check_private(folder)
-    files: dict[str, Path | bytes] = {name: folder / name for name in _files(folder)}
-    card = (folder / "README.md").read_text(encoding="utf-8", errors="replace") if "README.md" in files else ""
+    return _upload(
+        folder, repo_id, token=token, private=private, revision=revision, create_pr=create_pr,
+        commit_message=commit_message, commit_description=commit_description, card=_card(folder, repo_id),
+    )  # fmt: skip
+
+
+def _card(folder: Path, repo_id: str) -> str | None:
+    """The card of a folder with what it may still claim; None where it has none, or one that is not ours."""
+    path = folder / "README.md"
+    card = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if not is_ours(card):
+        return None
+    if not PreTrainedConfig.get_config_dict(folder)[0].get("learngene"):
+        return card  # a learngene's
+    with quiet():
+        model = load_whole(folder)
+    return card if as_made(model) else with_introduction(card, model_card(model, folder=folder, name=repo_id))
+
+
+def _upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    token: bool | str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    card: str | None = None,
+) -> CommitInfo:
+    """The commit of a folder's files, with `card` for its README.md."""
+    names = _files(folder)
+    check_private(folder, names)
+    files: dict[str, Path | bytes] = {name: folder / name for name in names}
+    if card is None:
+        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace") if "README.md" in files else ""
     api = HfApi(token=token, library_name="hf_learngene")
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -161,7 +184,7 @@ def _broken_off(repo_id: str, error: Exception) -> UploadError:
 
 def _written_by_others(api: HfApi, repo_id: str, revision: str | None) -> bool:
     """Whether the branch has a README.md that is not ours to replace."""
-    with tempfile.TemporaryDirectory(prefix="learngene_push_") as folder:
+    with scratch("push") as folder:
         try:
             found = api.hf_hub_download(repo_id, "README.md", revision=revision, local_dir=folder)
         except RemoteEntryNotFoundError:
@@ -192,41 +215,9 @@ def _check_name(repo_id: str) -> None:
 
 
 def _files(folder: Path) -> list[str]:
+    """Names of the files that go up."""
     names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
     return list(filter_repo_objects(names, ignore_patterns=list(LEFT_OUT)))
-
-
-def _check_private(folder: Path) -> None:
-    """Refuses files that tell of the machine."""
-    pattern = _places(folder)
-    for file in (folder / name for name in _files(folder)):
-        if file.suffix in _READABLE and file.name not in ("tokenizer.json", "vocab.txt", "merges.txt", "vocab.json"):
-            content = file.read_text(encoding="utf-8", errors="replace")
-        elif file.suffix == ".safetensors":
-            with file.open("rb") as handle:
-                content = handle.read(int.from_bytes(handle.read(8), "little")).decode("utf-8", errors="replace")
-        else:
-            continue
-        if told := pattern.search(content):
-            raise OutputError(
-                f"`{file.relative_to(folder).as_posix()}` holds {told[0]!r}, which tells of this machine. Take it out and push "
-                "again; nothing was uploaded."
-            )
-
-
-def _places(folder: Path) -> re.Pattern[str]:
-    """The home folder, and what lies where this folder, temporary files and the work at hand lie.
-
-    A path stands by itself or after `file://`: `https://host/data/` tells of no `/data`.
-    """
-    above = (folder.resolve().parent, Path(tempfile.gettempdir()), Path.cwd())
-    found = [re.escape(f"{place}{os.sep}") for place in above if len(place.parts) > 1]
-    with suppress(RuntimeError):  # there is no home
-        found += [rf"{re.escape(str(home))}(?![\w-])" for home in [Path.home()] if len(home.parts) > 1]
-    paths = [rf"(?:(?<![\w.~/-])|(?<=file://))(?:{'|'.join(found)})"] if found else []
-    with suppress(OSError, KeyError):  # the user has no name
-        paths.append(rf"[/\\](?:home|Users)[/\\]+{re.escape(getpass.getuser())}(?![\w-])")
-    return re.compile("|".join(paths) or "(?!)")
 
 
 __all__ = ["push_folder", "push_resized"]

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from hf_learngene.errors import CheckpointError
+from hf_learngene.hub.files import hub_keywords
 from hf_learngene.hub.load import pinned
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.config import LearngeneConfig
@@ -67,10 +68,7 @@ class AutoLearngene(_BaseAutoModelClass):
         """
         kwargs = pinned(pretrained_model_name_or_path, kwargs)
         if not isinstance(kwargs.get("config"), LearngeneConfig):
-            hub = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-            AutoLearngeneConfig.from_pretrained(
-                pretrained_model_name_or_path, **{k: v for k, v in kwargs.items() if k in hub}
-            )
+            AutoLearngeneConfig.from_pretrained(pretrained_model_name_or_path, **hub_keywords(kwargs))
         learngene = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # transformers 5.23 keeps no commit in its configs; descendants name it
         learngene.config._commit_hash = getattr(kwargs.get("revision"), "resolved", None)

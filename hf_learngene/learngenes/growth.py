@@ -75,6 +75,7 @@ def assemble(
         fresh=[],
         before=learngene.base,
     )
+    provenance.seal(model)
     return cast(PreTrainedModel, nn.Module.to(model, learngene.device))
 
 

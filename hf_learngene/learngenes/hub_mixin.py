@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from transformers import PreTrainedModel
 
-from hf_learngene.hub.push import HUB_KEYWORDS, push_folder
+from hf_learngene.disk import scratch
+from hf_learngene.hub.push import PUSH_KEYWORDS, push_folder
 from hf_learngene.learngenes import growth
 from hf_learngene.learngenes.card import learngene_card, write_card
 
@@ -49,7 +49,7 @@ class HubMixin(PreTrainedModel):
         self, save_directory: str | os.PathLike[str], *args: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """As in transformers, and the model card beside it. A README.md that somebody else wrote stays."""
-        hub = {n: kwargs.pop(n) for n in HUB_KEYWORDS if n in kwargs} if push_to_hub else {}
+        hub = {n: kwargs.pop(n) for n in PUSH_KEYWORDS if n in kwargs} if push_to_hub else {}
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             write_card(cast(Any, self), Path(save_directory))
@@ -85,10 +85,10 @@ class HubMixin(PreTrainedModel):
         Returns:
             `CommitInfo`, the commit's address as a string with its parts as attributes.
         """
-        with tempfile.TemporaryDirectory(prefix="learngene_push_") as folder:
+        with scratch("push") as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             card = learngene_card(cast(Any, self), repo_id, tags or ())
-            (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+            (folder / "README.md").write_text(card, encoding="utf-8")
             return push_folder(
                 folder, repo_id, token=token, private=private, revision=revision, create_pr=create_pr,
                 commit_message=commit_message, commit_description=commit_description,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -16,6 +16,11 @@ class _ResizableAuto(ResizableMixin):
     """What every auto class here adds. The mappings are transformers' own and stay untouched."""
 
     _model_mapping: Any
+
+    if TYPE_CHECKING:  # what comes out is a model, never an auto class
+
+        @classmethod
+        def from_pretrained_resized(cls, *args: Any, **kwargs: Any) -> PreTrainedModel: ...  # type: ignore[override]
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:

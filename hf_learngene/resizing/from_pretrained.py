@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.errors import CheckpointError, UnsupportedSourceError
+from hf_learngene.hub import provenance
 from hf_learngene.hub.load import load_config, load_source, native_class, pinned
 from hf_learngene.hub.tasks import class_of_checkpoint
 from hf_learngene.resizing.execute import check_source, examples_for, execute
@@ -77,6 +78,7 @@ def load_resized(
     commit = getattr(loading.get("revision"), "resolved", None)
     examples = examples_for(plan, model)
     resized = execute(plan, model, source=os.fspath(source), commit=commit, examples=examples, own=True, tell=tell)
+    provenance.seal(resized)
     for name, value in spec.labels.items():
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from hf_learngene.anatomy.config_fields import ALIASES
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
+from hf_learngene.hub.files import HUB_KEYWORDS
 from hf_learngene.methods import Method
 from hf_learngene.methods.registry import make_method, option_owners, options_of
 
@@ -16,13 +17,7 @@ from hf_learngene.methods.registry import make_method, option_owners, options_of
 # Keywords of `PreTrainedModel.from_pretrained` and of the Hub client below it.
 LOADING = frozenset(
     [
-        "revision",
-        "token",
-        "cache_dir",
-        "force_download",
-        "local_files_only",
-        "subfolder",
-        "proxies",
+        *HUB_KEYWORDS,
         "dtype",
         "torch_dtype",
         "variant",

@@ -78,7 +78,9 @@ def resize(
     check_source(model)
     provenance.check(model.config)
     made = make_plan(model.config, type(model), spec)
-    return execute(made, model, source=model.config._name_or_path or None, examples=examples_for(made, model))
+    resized = execute(made, model, source=model.config._name_or_path or None, examples=examples_for(made, model))
+    provenance.seal(resized)
+    return resized
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""The models inside fast tokenizers: which pieces a word is cut into, what they rest on, and the same model with fewer."""
+"""Models inside fast tokenizers: which tokens a word becomes, which others these rest on, and the same model with fewer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_learngene.errors import VocabularyError
 
 
 class Pieces(ABC):
-    """What the four kinds have in common.
+    """A model of `tokenizers` that can be trimmed, of any of the four kinds.
 
     Args:
         model: the `model` of a tokenizer.json.
@@ -49,7 +49,7 @@ class Pieces(ABC):
         return (f"<0x{byte:02X}>" for byte in range(256)) if self.model.get("byte_fallback") else ()
 
     def tokens(self, word: str) -> list[Any]:
-        """What the model makes of a word: tokens with `id` and `value`.
+        """Tokens of a word, with `id` and `value`.
 
         Raises:
             VocabularyError: it has nothing for the word, not even an unknown token.
@@ -60,34 +60,34 @@ class Pieces(ABC):
             raise VocabularyError(f"The tokenizer cannot read {word!r} of the corpus: {error}") from error
 
     @abstractmethod
-    def read(self, word: str) -> tuple[list[int], set[int]]:
-        """(ids that the word is cut into now, ids that it can be cut into whatever else goes)."""
+    def tokenize(self, word: str) -> tuple[list[int], set[int]]:
+        """(ids of a word's tokens now, ids that it can be tokenized into whatever else is pruned)."""
 
     def with_parts(self, piece: int) -> set[int]:
-        """The piece and everything that it is made from."""
+        """Ids of a piece and of everything that it is merged from."""
         return {piece}
 
-    def cut(self, new: Mapping[int, int]) -> dict[str, Any]:
-        """The model with the pieces of `new` alone, an old id -> new id; of the same form as it came in."""
+    def trimmed(self, new: Mapping[int, int]) -> dict[str, Any]:
+        """The model with the pieces of `new` alone (old id -> new id), in the form that it came in."""
         left = sorted((new[i], piece) for piece, i in self.ids.items() if i in new)
         return {**self.model, "vocab": {piece: i for i, piece in left}}
 
 
 class WordLevel(Pieces):
-    """A word is a piece, or unknown."""
+    """WordLevel: a word is one piece, or unknown."""
 
-    def read(self, word: str) -> tuple[list[int], set[int]]:
+    def tokenize(self, word: str) -> tuple[list[int], set[int]]:
         read = [token.id for token in self.tokens(word)]
         return read, set() if self.unknown is not None else set(read)
 
 
 class WordPiece(Pieces):
-    """The longest piece that fits, from left to right; a word with a place where none fits is unknown.
+    """WordPiece: the longest piece that fits, from left to right; a word with a place where none fits is unknown.
 
     What is the longest of many stays the longest of fewer, so a word whose pieces stay is cut as before.
     """
 
-    def read(self, word: str) -> tuple[list[int], set[int]]:
+    def tokenize(self, word: str) -> tuple[list[int], set[int]]:
         read = [token.id for token in self.tokens(word)]
         if read == [self.unknown]:
             # With a shorter piece in the place of its first ones the word might find an end, and be unknown no more.
@@ -113,7 +113,7 @@ class WordPiece(Pieces):
 
 
 class Bpe(Pieces):
-    """Letters, then the merges that apply, the first in the list before all others.
+    """Byte-pair encoding: letters, then the merges that apply, the first in the list before all others.
 
     A piece comes from letters by merges inside it alone. Let every merge stay that makes a piece which stays, or one of its
     parts, and all in their order. At each step the first merge that applied before is still there, and none is new: it is
@@ -137,7 +137,7 @@ class Bpe(Pieces):
     def _merged(self, first: str, second: str) -> str:
         return first + second[len(self.prefix) :]
 
-    def read(self, word: str) -> tuple[list[int], set[int]]:
+    def tokenize(self, word: str) -> tuple[list[int], set[int]]:
         read = [token.id for token in self.tokens(word)]
         last = len(word) - 1
         spelled = [
@@ -156,8 +156,8 @@ class Bpe(Pieces):
                 left += [self.ids[part] for pair in self.makers.get(self.names.get(here, ""), ()) for part in pair]
         return found
 
-    def cut(self, new: Mapping[int, int]) -> dict[str, Any]:
-        made = super().cut(new)
+    def trimmed(self, new: Mapping[int, int]) -> dict[str, Any]:
+        made = super().trimmed(new)
         left = made["vocab"]
         merges = [
             merge
@@ -168,7 +168,7 @@ class Bpe(Pieces):
 
 
 class Unigram(Pieces):
-    """The pieces of a word with the highest sum of scores.
+    """Unigram: of all ways to split a word into pieces, the one with the highest sum of scores.
 
     With fewer pieces there are fewer ways to cut a word, and the best of before is still the best. An unknown character counts
     as the lowest of all scores less a constant: the piece with the lowest stays, or what is unknown might become the better
@@ -189,7 +189,7 @@ class Unigram(Pieces):
     def _unknown(self) -> int | None:
         return self.model["unk_id"]
 
-    def read(self, word: str) -> tuple[list[int], set[int]]:
+    def tokenize(self, word: str) -> tuple[list[int], set[int]]:
         tokens = self.tokens(word)
         read = [token.id for token in tokens]
         spelled = self.bytes | {self.unknown}
@@ -197,7 +197,7 @@ class Unigram(Pieces):
         # Where every letter is a piece, no cut is without an end. A word with another one needs the pieces it has.
         return read, {self.ids[c] for c in word if c in self.ids} | set(read if hidden else ())
 
-    def cut(self, new: Mapping[int, int]) -> dict[str, Any]:
+    def trimmed(self, new: Mapping[int, int]) -> dict[str, Any]:
         left = [entry for i, entry in enumerate(self.model["vocab"]) if i in new]
         return {**self.model, "vocab": left, "unk_id": None if self.unknown is None else new[self.unknown]}
 

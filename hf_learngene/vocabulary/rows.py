@@ -1,4 +1,4 @@
-"""`kept_tokens`: which rows of a vocabulary stay, and what follows them: ids in the config, and where positions begin."""
+"""Rows of a vocabulary that are kept, and what follows them: token ids in the config, and where positions begin."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _ID_FIELD = re.compile(r"_token_(id|ids|index)$|^(bos|eos|pad|unk|mask)_index$")
 
 @dataclass(frozen=True)
 class KeptTokens(Method):
-    """A stage of a resize that changes nothing but the vocabulary."""
+    """A pass that prunes the vocabulary and changes nothing else."""
 
     name: ClassVar[str] = "kept_tokens"
     lossless: ClassVar[bool] = True
-    summary: ClassVar[str] = "the rows of the tokens that stay"
+    summary: ClassVar[str] = "the rows of the tokens that are kept"
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Which tokens of a model stay.
+    """The tokens of a model that are kept, and the rows of its tables that are theirs.
 
     Attributes:
-        kept: old ids, ascending; the new id of each is its place.
+        kept: old ids, ascending; the new id of each is its index. Shape (number of kept tokens,).
         multiple: the number of rows is padded to a multiple of it.
         padding: table over tokens or positions -> its padding index, for those that have one.
         positions: table over positions -> its rows.
@@ -52,28 +52,28 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Rows of the new vocabulary."""
+        """Number of rows of the new vocabulary, padding included."""
         return -(-len(self.kept) // self.multiple) * self.multiple
 
     @property
     def rows(self) -> Tensor:
-        """The old id of each row; -1 for padding."""
+        """Old id of each new row, -1 for padding. Shape (`size`,)."""
         return torch.cat([self.kept, self.kept.new_full((self.size - len(self.kept),), -1)])
 
-    def place(self, old: int) -> int | None:
-        """The new id of a token; None if it goes."""
+    def new_id(self, old: int) -> int | None:
+        """New id of a token; None if it is not kept."""
         place = int(torch.searchsorted(self.kept, old))
         return place if place < len(self.kept) and int(self.kept[place]) == old else None
 
     @property
     def shift(self) -> int:
-        """How many ids before the padding token go, where positions are counted from it (RoBERTa)."""
+        """Number of pruned ids before the padding token, where positions are counted from it (RoBERTa), else 0."""
         counted = [index for name, index in self.padding.items() if name in self.positions]
-        return max((index - (self.place(index) or 0) for index in counted), default=0)
+        return max((index - (self.new_id(index) or 0) for index in counted), default=0)
 
     @property
     def position_rows(self) -> dict[str, slice]:
-        """Rows of each table over positions that stay. The first position moves with the padding token it follows."""
+        """Kept rows of each table over positions: the first position moves with the padding token that it follows."""
         shift = self.shift
         return {
             name: slice(shift, rows) if name in self.padding else slice(0, rows - shift)
@@ -82,7 +82,7 @@ class Vocabulary:
         }
 
     def record(self) -> dict[str, Any]:
-        """What `config.learngene` says of it: the ids themselves could be megabytes."""
+        """Entry of `config.learngene`: a count and a digest, for the ids themselves could be megabytes."""
         digest = hashlib.sha256(",".join(map(str, self.kept.tolist())).encode()).hexdigest()
         return {"count": len(self.kept), "sha256": digest[:16]}
 
@@ -94,7 +94,7 @@ def read_vocabulary(
     config: PreTrainedConfig,
     model_class: type[PreTrainedModel],
 ) -> Vocabulary | None:
-    """What the caller asks for; None if nothing.
+    """The vocabulary that `kept_tokens` asks for; None where it is None.
 
     Raises:
         VocabularyError: no ascending ids of the model's, or without one that the model needs.
@@ -125,18 +125,18 @@ def read_vocabulary(
     padding = _padding(source, build(model_class, config))
     vocabulary = Vocabulary(kept, multiple, padding, positions)
     for index, name in named_tokens(config).items():
-        if index < size and vocabulary.place(index) is None:
+        if index < size and vocabulary.new_id(index) is None:
             raise VocabularyError(
                 f"kept_tokens leaves out {index}, which is the config's {name}. Give trim_tokenizer the config "
                 "(config=model.config), add the token, or set the field to None before."
             )
-    if gone := [i for i in padding.values() if vocabulary.place(i) is None]:
+    if gone := [i for i in padding.values() if vocabulary.new_id(i) is None]:
         raise VocabularyError(f"kept_tokens leaves out {gone[0]}, with which `{source.model_type}` pads. Add it.")
     return vocabulary
 
 
 def named_tokens(config: PreTrainedConfig) -> dict[int, str]:
-    """Token id -> a field of the config that names it.
+    """Token ids that a config names -> the field that names each.
 
     Example:
         >>> from transformers import RobertaConfig
@@ -149,7 +149,7 @@ def named_tokens(config: PreTrainedConfig) -> dict[int, str]:
 
 
 def _ids(given: Any, size: int) -> Tensor:
-    """Ids as a tensor, if they are what they should be."""
+    """Token ids as a tensor, checked."""
     try:
         ids = torch.as_tensor(list(given) if isinstance(given, range) else given).cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -175,14 +175,14 @@ def _ids(given: Any, size: int) -> Tensor:
 
 
 def _padding(anatomy: Anatomy, model: PreTrainedModel) -> dict[str, int]:
-    """Table over tokens or positions -> its padding index, for those that have one."""
+    """Padding index of each table over tokens or positions that has one."""
     tables = [t for t in anatomy.tensors.values() if any(d.axis in (VOCAB, POSITIONS) for d in t.dims)]
     found = {t.name: getattr(model.get_submodule(t.module), "padding_idx", None) for t in tables}
     return {name: index for name, index in found.items() if index is not None}
 
 
 def _parts(config: PreTrainedConfig, size: int) -> Iterator[PreTrainedConfig]:
-    """The config, and those inside it that speak of the same vocabulary."""
+    """A config, and those nested in it that are of the same vocabulary."""
     yield config
     for inner in vars(config).values():
         if isinstance(inner, PreTrainedConfig) and getattr(inner, "vocab_size", None) == size:
@@ -199,10 +199,10 @@ def _listed(value: Any) -> list[int]:
 
 
 def renumbered(config: PreTrainedConfig, vocabulary: Vocabulary, size: int) -> PreTrainedConfig:
-    """A copy of the config, of a vocabulary of `size`, with the new ids in place of the old. Its sizes stay."""
+    """A copy of a config, whose vocabulary has `size` tokens, with new token ids in place of the old. Its sizes stay."""
 
     def new(old: Any) -> Any:
-        place = vocabulary.place(old) if _listed(old) else None
+        place = vocabulary.new_id(old) if _listed(old) else None
         return old if place is None else place  # -1 and the like are no tokens
 
     copied = copy.deepcopy(config)
@@ -222,8 +222,8 @@ def check_padding(
     """
     found = _padding(target, build(model_class, config))
     for name, old in vocabulary.padding.items():
-        if found.get(name) != vocabulary.place(old):
-            before = ", ".join(str(i) for i in range(old) if vocabulary.place(i) is None)
+        if found.get(name) != vocabulary.new_id(old):
+            before = ", ".join(str(i) for i in range(old) if vocabulary.new_id(i) is None)
             raise VocabularyError(
                 f"`{target.model_type}` has its padding token at {found.get(name)} whatever its config says, so every id before "
                 f"it has to stay. Add {before} to kept_tokens."

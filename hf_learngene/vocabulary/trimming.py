@@ -1,20 +1,19 @@
-"""`trim_tokenizer`: a tokenizer that knows only the tokens that a corpus uses."""
+"""Trimming a tokenizer to the tokens that a corpus uses."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hf_learngene.disk import scratch
 from hf_learngene.errors import VocabularyError
 from hf_learngene.vocabulary.pieces import KINDS, Pieces
 from hf_learngene.vocabulary.rows import named_tokens
@@ -35,14 +34,14 @@ def trim_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """A tokenizer with only the tokens that a corpus uses, and which of the old ones they are.
 
-    Every text of the corpus is cut into the same tokens as before. Special and added tokens stay, and the single characters of
+    Every text of the corpus is tokenized as before. Special and added tokens stay, and the single characters of
     the corpus (for a byte-level tokenizer every byte), so that other words of the same script can be tokenized too.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer with a WordPiece, BPE, Unigram or WordLevel model. It is left as
             it is.
         corpus (`Iterable[str]`): texts of the kind that the model will read. It is read once.
-        vocab_size (`int`, *optional*): at most so many tokens: the most frequent ones stay, and rarer words are cut into smaller
+        vocab_size (`int`, *optional*): at most so many tokens: the most frequent ones stay, rarer words are split into smaller
             pieces. Default: every token that is used.
         config (`PreTrainedConfig`, *optional*): the model's: tokens that it names (`eos_token_id`, ...) stay. They most often are
             special tokens anyway.
@@ -86,13 +85,13 @@ def _content(tokenizer: Any) -> dict[str, Any]:
 
 
 def _alphabet(content: Mapping[str, Any]) -> list[str]:
-    """The signs for the 256 bytes, where texts are spelled in bytes before they are cut."""
+    """The signs for the 256 bytes, where texts are spelled in bytes before they are tokenized."""
     before = json.dumps([content["normalizer"], content["pre_tokenizer"]])
     return ByteLevel.alphabet() if '"ByteLevel"' in before else []
 
 
 def _words(content: Mapping[str, Any], corpus: Iterable[str], whole: bool) -> Counter[str]:
-    """How often the tokenizer's model gets each word, after everything that is done to a text before it."""
+    """Counts of the words that reach the tokenizer's model, after normalisation and pre-tokenization."""
     if isinstance(corpus, (str, bytes)) or not isinstance(corpus, Iterable):
         raise VocabularyError(
             f"corpus is a list of texts or anything that gives one after the other; it was a {type(corpus).__name__}."
@@ -154,7 +153,7 @@ def _chosen(pieces: Pieces, words: Mapping[str, int], named: set[int], vocab_siz
     uses: Counter[int] = Counter()
     needed = named | pieces.fixed
     for word, count in words.items():
-        read, letters = pieces.read(word)
+        read, letters = pieces.tokenize(word)
         needed |= letters
         for piece in read:
             uses[piece] += count
@@ -178,7 +177,7 @@ def _renumbered(content: dict[str, Any], pieces: Pieces, new: Mapping[int, int])
     padding = content["padding"]
     return {
         **content,
-        "model": pieces.cut(new),
+        "model": pieces.trimmed(new),
         "added_tokens": [{**token, "id": new[token["id"]]} for token in content["added_tokens"]],
         "post_processor": _with_ids(content["post_processor"], lambda old: new.get(old, old)),
         "padding": padding and {**padding, "pad_id": new.get(padding["pad_id"], 0)},
@@ -187,10 +186,10 @@ def _renumbered(content: dict[str, Any], pieces: Pieces, new: Mapping[int, int])
 
 def _reloaded(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any]) -> PreTrainedTokenizerBase:
     """A tokenizer of the same class that was read from `content`, as everybody will read it who loads it."""
-    with tempfile.TemporaryDirectory(prefix="learngene_tokenizer_") as folder:
+    with scratch("tokenizer") as folder:
         tokenizer.save_pretrained(folder)
-        Path(folder, "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        made = type(tokenizer).from_pretrained(folder, local_files_only=True)
+        (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        made = type(tokenizer).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     found = json.loads(made.backend_tokenizer.to_str())
     changed = [part for part in _PARTS if not _alike(found[part], content[part])]
     added = [{t["content"]: t["id"] for t in one["added_tokens"]} for one in (found, content)]

@@ -1,0 +1,52 @@
+"""A fingerprint of a model's weights: the same wherever and in whatever dtype they are saved, another once they are trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+# What a weight is rounded to before it is hashed. Casting to one of them afterwards changes nothing then, and what is
+# loaded again is still among the two: float32 weights match by both, those that were cast to one of them by that one.
+_ROUNDED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def fingerprint(model: PreTrainedModel) -> dict[str, str]:
+    """Digests of all parameters, by the dtype that they were rounded to.
+
+    Names of parameters do not enter (transformers renames modules from version to version), nor whether a tensor that
+    is used twice is stored twice. A model without weights, on meta, has no digests.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> model = BertModel(BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1))
+        >>> same_weights(fingerprint(model), fingerprint(model.bfloat16()))
+        True
+    """
+    parameters = [parameter.detach() for parameter in model.parameters()]
+    if any(parameter.is_meta for parameter in parameters):
+        return {}
+    found: dict[str, set[bytes]] = {name: set() for name in _ROUNDED}
+    for parameter in parameters:
+        exact = parameter.cpu().float()  # by way of float32, as a float64 model that is saved in float32 and then cast
+        for name, dtype in _ROUNDED.items():
+            found[name].add(_digest(exact.to(dtype)))
+    return {
+        name: hashlib.sha1(b"".join(sorted(one)), usedforsecurity=False).hexdigest()[:16]
+        for name, one in found.items()
+    }
+
+
+def same_weights(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
+    """Whether two fingerprints are of the same weights, up to a cast to half precision."""
+    return any(first[name] == second.get(name) for name in first)
+
+
+def _digest(values: Tensor) -> bytes:
+    hashed = hashlib.sha1(str(tuple(values.shape)).encode(), usedforsecurity=False)
+    hashed.update(values.contiguous().view(torch.int16).numpy().data)
+    return hashed.digest()
