@@ -246,7 +246,7 @@ def test_version(run):
 
 
 def test_demo_hands_everything_on(run, monkeypatch):
-    from hf_learngene import demo
+    from hf_learngene.comparing import demo
 
     seen = {}
 
@@ -261,7 +261,7 @@ def test_demo_hands_everything_on(run, monkeypatch):
 
 
 def test_a_missing_extra_is_a_user_error(run, monkeypatch):
-    from hf_learngene import demo
+    from hf_learngene.comparing import demo
 
     def run_demo(*args, **kwargs):
         raise ImportError("the demo is drawn with matplotlib: pip install 'hf_learngene[demo]'")

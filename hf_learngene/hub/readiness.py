@@ -46,7 +46,7 @@ def readiness(record: Mapping[str, Any], anew: list[str]) -> str:
     methods = [(known.get(s["method"]), s["options"]) for s in record["passes"]]
     exact = [m is not None and m.lossless and not options.get("allow_lossy") for m, options in methods]
     lossless = all(exact)
-    refitted = all(e or (m is not None and m.refits) for e, (m, _) in zip(exact, methods, strict=True))
+    refitted = all(e or (m is not None and m.refits_with(o)) for e, (m, o) in zip(exact, methods, strict=True))
     if lossless and not anew and "kept_tokens" in record:
         return (
             "**Function-preserving on the tokens that stayed.** On texts of these it computes what its source computes, up to "

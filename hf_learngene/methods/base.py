@@ -59,10 +59,15 @@ class Method:
     needs_examples: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
 
+    @classmethod
+    def refits_with(cls, options: Mapping[str, Any]) -> bool:
+        """Whether, under these options, `refine` fits weights to what the source computes on the calibration examples."""
+        return False
+
     @property
     def refits(self) -> bool:
-        """Whether `refine` fits weights to what the source computes on the calibration examples."""
-        return False
+        """The same under its own options."""
+        return self.refits_with(self.options())
 
     @classmethod
     def option_names(cls) -> list[str]:

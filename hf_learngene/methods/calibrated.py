@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
@@ -44,8 +45,8 @@ class Calibrated(PruningMethod):
         if not (isinstance(self.ridge, (int, float)) and self.ridge > 0):
             raise UnknownOptionError(f"ridge is a number above 0, such as 0.001; it was {self.ridge!r}.")
 
-    @property
-    def refits(self) -> bool:
+    @classmethod
+    def refits_with(cls, options: Mapping[str, Any]) -> bool:
         return True
 
     @property
