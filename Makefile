@@ -14,7 +14,7 @@ VIT := $(DEMO)/checkpoints/vit-small
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test demo quality style bench families docs constraints clean
+.PHONY: help venv test demo quality style bench families tables docs constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: venv  ## Time and measure resizing
 
 families: venv  ## Regenerate docs/families.md
 	HF_HUB_OFFLINE=1 $(BIN)/python docs/make_families.py
+
+tables: venv  ## Rewrite the tables of methods and learngenes
+	$(BIN)/python docs/make_tables.py
 
 # The tools of the pages, which neither tests nor checks need.
 PAGES := $(VENV)/.docs

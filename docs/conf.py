@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx.ext.githubpages",
     "docstrings",
+    "registered_tables",
     "links",
     "mathml",
 ]

@@ -2,6 +2,7 @@
 
     python docs/make_figures.py             # all of docs/images/method_*.png
     python docs/make_figures.py --measure   # accuracy after a shrink, for the methods that no benchmark measures; draws nothing
+    python docs/make_figures.py --measure --methods front
 
 What needs the ViT and CIFAR-10 of `../shared/data` is left out, with a message, where that folder is absent.
 """
@@ -420,7 +421,13 @@ def overlap(found: dict[str, Scores]) -> None:
 # ---- accuracy
 
 
-def measure(count: int) -> None:
+# what `--measure` measures: the methods that no benchmark does, with their options
+MEASURED: dict[str, tuple[dict[str, Any], ...]] = {
+    "front": ({}, {"scaling": "released"}), "taylor": ({},), "random": ({},),
+}  # fmt: skip
+
+
+def measure(count: int, methods: Sequence[str]) -> None:
     """Accuracy right after the shrink on the images and with the calibration set of `benchmarks/calibrated.py`."""
     vit, rows, test = teacher_of("images"), pictures(512), pictures(count, "test")
     images, labels = torch.stack([r["pixel_values"] for r in test]), torch.stack([r["labels"] for r in test])
@@ -433,11 +440,11 @@ def measure(count: int) -> None:
     print(f"{count} images of the test split; source {accuracy(vit):.1%}", flush=True)
     quarter = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
     for sizes in ({"intermediate_size": 768}, {"num_hidden_layers": 6}, quarter):
-        for method in ("front", "taylor", "random"):
+        for method, options in [(m, o) for m in methods for o in MEASURED[m]]:
             looks = {"calibration": rows} if method == "taylor" else {}
-            made = resize(vit, method=method, **sizes, **looks)
+            made = resize(vit, method=method, **sizes, **looks, **options)
             layers_kept = made.config.learngene["passes"][0]["options"].get("layers", "")
-            print(f"{sizes} {method}: {accuracy(made):.1%} {layers_kept}", flush=True)
+            print(f"{sizes} {method} {options}: {accuracy(made):.1%} {layers_kept}", flush=True)
 
 
 def main() -> None:
@@ -445,6 +452,7 @@ def main() -> None:
     parser.add_argument(
         "--measure", nargs="?", type=int, const=2000, metavar="IMAGES", help="print accuracies instead"
     )
+    parser.add_argument("--methods", nargs="+", choices=MEASURED, default=list(MEASURED), help="which to measure")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -452,7 +460,7 @@ def main() -> None:
     if options.measure:
         if not real:
             raise SystemExit(f"--measure needs the ViT and CIFAR-10 of {DATA}")
-        measure(options.measure)
+        measure(options.measure, options.methods)
         return
     with plt.rc_context(STYLE):
         plain: tuple[Callable[[], None], ...] = (weight_selection, layers, lemon)

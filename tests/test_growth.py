@@ -29,7 +29,8 @@ def requests(anatomy) -> list[dict]:
     found = [{"hidden_size": 72, "symmetry": "equal"}]
     # heads of twice the size, unless they rotate
     found.append(
-        {"hidden_size": 48, **ffn} | ({} if anatomy.rotary or anatomy.normalised_heads else {"num_attention_heads": 3})
+        {"hidden_size": 48, "symmetry": "comp", **ffn}
+        | ({} if anatomy.rotary or anatomy.normalised_heads else {"num_attention_heads": 3})
     )
     if not anatomy.shared_layers:
         found += [{"num_hidden_layers": 4}, {"num_hidden_layers": 8, "hidden_size": 48, "depth": "cancelzero"}]

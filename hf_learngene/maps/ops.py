@@ -207,6 +207,7 @@ class Split(Op):
         std: standard deviation of R; 0 splits equally.
         new: what a new column is: `zero` or `random`.
         cancel: drop W: the copies sum to nothing, a column with one copy is zero (LEMON's `cancelzero`).
+        first: the first copy holds the column, W_0 = W - sum R, and the others noise alone, W_j = R_j (LEMON's `comp`).
     """
 
     blocks: Blocks
@@ -216,6 +217,7 @@ class Split(Op):
     new: str = "zero"
     new_std: float = 0.02
     cancel: bool = False
+    first: bool = False
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         return self.blocks.apply(tensor, lambda part, dim: self._split(part, dim, context))
@@ -235,7 +237,7 @@ class Split(Op):
                 places = order[starts[chosen] + copy]
                 share = torch.zeros_like(part) if self.cancel else part
                 noise = next(noises) if noises is not None else None
-                put(target, dim, places, share, 1.0 / count, noise)
+                put(target, dim, places, share, float(copy == 0) if self.first else 1.0 / count, noise)
         places = (self.index < 0).nonzero().flatten()
         if len(places):
             shape = torch.Size([len(places) if i == dim else n for i, n in enumerate(target.shape)])
@@ -247,6 +249,11 @@ class Split(Op):
 
     def _noises(self, part: Tensor, count: int, context: Context) -> Iterator[Tensor]:
         """`count` random parts that sum to zero: R_j - mean R; for two, one draw and its negative are as good."""
+        if self.first:
+            drawn = [context.normal(part.shape, self.std, part.dtype) for _ in range(count - 1)]
+            yield torch.stack(drawn).sum(0).neg_()
+            yield from drawn
+            return
         if count == 2:
             noise = context.normal(part.shape, self.std * math.sqrt(0.5), part.dtype)
             yield noise
@@ -316,8 +323,10 @@ class Fill(Op):
 def uniform_indices(old: int, new: int) -> Tensor:
     """Evenly spaced entries: the index rule released with Weight Selection (arXiv 2311.18823).
 
-    A whole multiple takes every (old / new)-th entry from 0; any other size takes `round(linspace(0, old - 1, new))`,
-    half to even. The released code before its fix of September 2024 ran past the end there; this is the fixed rule.
+    A whole multiple takes every (old / new)-th entry from 0; any other size takes the rounded entries of a float32
+    `linspace(0, old - 1, new)`, which counts up from 0 in its lower half and down from old - 1 in its upper. The released
+    code before its fix of September 2024 ran past the end there; this is the fixed rule. Where more than 3,000 entries
+    lose one to three, float32 is too coarse, and an entry may come twice: that is the release's too.
 
     Example:
         >>> uniform_indices(6, 3).tolist(), uniform_indices(5, 3).tolist()
@@ -325,7 +334,13 @@ def uniform_indices(old: int, new: int) -> Tensor:
     """
     if old % new == 0:
         return torch.arange(new) * (old // new)
-    return torch.linspace(0, old - 1, new, dtype=torch.float64).round().to(torch.int64)
+    # float32 and both ends are the release's: they decide which way a half is rounded. torch.linspace itself would do, but
+    # its last bit depends on the processor, which may or may not fuse product and sum. Both are exact in float64 (24 bits
+    # times a small integer), so rounding once to float32 is the fused result, everywhere.
+    step = torch.tensor(old - 1, dtype=torch.float32).div(torch.tensor(new - 1, dtype=torch.float32)).double()
+    place = torch.arange(new, dtype=torch.float64)
+    spaced = torch.where(place < new // 2, place * step, (old - 1) - (new - 1 - place) * step)
+    return spaced.float().round().to(torch.int64)
 
 
 def dct_matrix(old: int, new: int) -> Tensor:

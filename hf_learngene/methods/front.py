@@ -1,16 +1,22 @@
-"""FRONT: the low frequencies of the weights, cut or padded to any size (arXiv 2603.07523)."""
+"""FRONT: the low frequencies of the weights, cut or padded to any size (arXiv 2603.07523, ICML 2026)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import LayerMap, Matrix, Op
-from hf_learngene.maps.ops import dct_matrix
+from hf_learngene.maps.ops import Context, dct_matrix
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.registry import register_method
+
+
+SCALINGS = ("constant", "released")
 
 
 @register_method
@@ -19,30 +25,91 @@ class Front(Method):
     """Cosine transform of each component over (layers, out, in), low frequencies kept or zero-padded, and back.
 
     The transform is separable, so it is one dense map along each axis and one through depth; an axis that keeps its
-    size is left as it is. Each resized axis is scaled by sqrt(new / old), so that what is constant along it stays that
-    constant (an orthonormal transform alone would change it).
+    size is left as it is.
 
     It rests on neighbouring units being alike, which training does not cause: permute the units of the source and the
     result changes. Compare before you rely on it.
 
-    Source: paper, section 3 (training-free FRONT; the spectral refinement, FRONT+, needs training and is not this).
+    Args:
+        scaling (`str`, *optional*, defaults to `"constant"`): amplitude of a resized axis: `constant` keeps what is
+            constant along it; `released` is that of the authors' code, which scales what varies by source size / target
+            size for each resized axis and keeps mean and deviation of the tensor's z-score.
+
+    Source: paper, section 3 (training-free FRONT; the spectral refinement, FRONT+, needs training and is not this), and
+    `front_init_deit.py` for `released`. Its growth in depth gives all layers past the source's the last one's weights (they
+    share one list); here each has its own. A fused q, k, v is transformed part by part, a patch kernel along its outputs.
     """
 
     name: ClassVar[str] = "front"
     paper: ClassVar[Paper | None] = Paper(
-        "One-for-All Model Initialization with Frequency-Domain Knowledge", "2603.07523"
+        "Breaking the Scale Barrier: One-Shot Knowledge Transfer via Frequency Transform", "2603.07523"
     )
     grows: ClassVar[bool] = True
     shrinks: ClassVar[bool] = True
     summary: ClassVar[str] = "low frequencies of the weights"
 
+    scaling: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.scaling not in SCALINGS:
+            raise UnknownOptionError(f"scaling is one of {', '.join(SCALINGS)}; it was {self.scaling!r}.")
+
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
         if depth == source.num_layers or source.shared_layers:
             return LayerMap.pick(range(depth))
-        return LayerMap.mix(dct_matrix(source.num_layers, depth).tolist())
+        return LayerMap.mix(self._matrix(source.num_layers, depth).tolist())
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        return [
-            Matrix(task.blocks(tensor, dim), dct_matrix(old, new), f"frequencies {min(old, new)} of {max(old, new)}")
+        resized: list[Op] = [
+            Matrix(task.blocks(tensor, dim), self._matrix(old, new), f"frequencies {min(old, new)} of {max(old, new)}")
             for dim, _, _, old, new in task.width_changes(tensor)
         ]
+        layers = task.layer_map[tensor.layer].sources if tensor.layer is not None else ()
+        mixed = len(task.layer_map) != task.source.num_layers and bool(layers) and not task.source.shared_layers
+        if self.scaling == "constant" or not (resized or mixed):
+            return resized
+        place = min(tensor.layer, task.source.num_layers - 1) if tensor.layer is not None else None
+        named = tensor.template.format(place) if place is not None else tensor.name
+        each = tuple((tensor.template.format(i), weight) for i, weight in layers) if mixed else ()
+        return [_Standardise(each), *resized, _Restore(named)]
+
+    def _matrix(self, old: int, new: int) -> Tensor:
+        """(new, old). The release's transform divides by the size only on the way back: its constants grow by old / new."""
+        return dct_matrix(old, new) * (old / new if self.scaling == "released" else 1.0)
+
+
+@dataclass(frozen=True)
+class _Standardise(Op):
+    """Takes the mean away and divides by the standard deviation, of each source tensor alone.
+
+    Attributes:
+        sources: (source tensor, weight) pairs that make the tensor; none where it is one of them as it is.
+    """
+
+    sources: tuple[tuple[str, float], ...] = ()
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        parts = [(context.read(name).detach().to(tensor), weight) for name, weight in self.sources]
+        # tables over positions that were interpolated before are no longer of the sources' shape: standardised as mixed
+        if not parts or any(part.shape != tensor.shape for part, _ in parts):
+            parts = [(tensor, 1.0)]
+        return sum((_z_score(part) * weight for part, weight in parts), start=tensor.new_zeros(()))
+
+
+@dataclass(frozen=True)
+class _Restore(Op):
+    """Multiplies by the standard deviation of a source tensor and adds its mean."""
+
+    name: str
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        like = context.read(self.name).detach().to(tensor)
+        return tensor * _deviation(like) + like.mean()
+
+
+def _z_score(tensor: Tensor) -> Tensor:
+    return (tensor - tensor.mean()) / (_deviation(tensor) + 1e-8)
+
+
+def _deviation(tensor: Tensor) -> Tensor:
+    return tensor.std() if tensor.numel() > 1 else tensor.new_zeros(())

@@ -1,4 +1,4 @@
-"""L2: what has the largest weights stays (DepGraph, arXiv 2301.12900). A ranking people know, for comparison."""
+"""L2: prunes what has the smallest weights (DepGraph, arXiv 2301.12900). A known ranking, for comparison."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ from hf_learngene.methods.lemon_rules import check_growth, eta_of
 from hf_learngene.methods.registry import register_method
 
 
-SYMMETRIES = ("proj", "equal")
+# what R is drawn with, as a share of the initialiser range: the released scripts scale it by 1 (ViT) and 0.1 (BERT)
+NOISE = {"proj": 1.0, "equal": 0.0, "comp": 0.1}
 DEPTHS = ("allzero", "cancelzero")
 
 
@@ -40,14 +41,17 @@ class Lemon(Method):
 
     Args:
         symmetry (`str`, *optional*, defaults to `"proj"`): how columns are split over copies: `proj` adds random parts
-            that cancel, so that copies diverge in training; `equal` splits equally, and the copies stay copies for ever.
+            that cancel, so that copies diverge in training; `equal` splits equally, and the copies stay copies for ever;
+            `comp`, the released BERT script's, leaves the column with the first copy and adds small random parts to the
+            others, which the first makes up for.
         depth (`str`, *optional*, defaults to `"allzero"`): new layers of pre-norm families: `allzero` zeroes what writes
             the stream; `cancelzero` keeps it random, with copies whose columns cancel.
         allow_lossy (`bool`, *optional*, defaults to `False`): permit widths that cannot be exact. The mean of the
             norm's bias then stands in for a mean that depends on the input.
 
     Source: paper, sections 3 and 4; the released post-norm depth script wipes the affine part of layers that are not
-    doubled (a bug), here every layer keeps it. Head size and any number of new layers are our extension.
+    doubled (a bug), here every layer keeps it. Head size, any number of new layers and `comp` over more than two copies
+    are our extension.
     """
 
     name: ClassVar[str] = "lemon"
@@ -61,7 +65,7 @@ class Lemon(Method):
     allow_lossy: bool = False
 
     def __post_init__(self) -> None:
-        for option, allowed in (("symmetry", SYMMETRIES), ("depth", DEPTHS), ("allow_lossy", (True, False))):
+        for option, allowed in (("symmetry", tuple(NOISE)), ("depth", DEPTHS), ("allow_lossy", (True, False))):
             if getattr(self, option) not in allowed:
                 raise UnknownOptionError(
                     f"{option} is one of {', '.join(map(str, allowed))}; it was {getattr(self, option)!r}."
@@ -103,7 +107,7 @@ class _Growth:
 
     def __init__(self, method: Lemon, task: ResizeTask) -> None:
         self.method, self.task, self.source = method, task, task.source
-        self.noise = task.std if method.symmetry == "proj" else 0.0
+        self.noise = task.std * NOISE[method.symmetry]
         old, new = task.axis_sizes[HIDDEN]
         self.eta, self.multiple = eta_of(old, new), new // old
         self.lossy = self.eta != 1.0 and bool(self.source.norms_that_need_multiples())
@@ -136,11 +140,16 @@ class _Growth:
             cancel = (
                 inserted and not self.source.post_norm and self.method.depth == "cancelzero" and tensor.writes_stream
             )
-            new_columns = (
-                "random" if inside else "zero"
-            )  # they read exact zeros, or the mean that must not count twice
+            # new columns read exact zeros, or the mean that must not count twice
             return Split(
-                blocks, index, label, self.task.std if cancel else self.noise, new_columns, self.task.std, cancel
+                blocks,
+                index,
+                label,
+                std=self.task.std if cancel else self.noise,
+                new="random" if inside else "zero",
+                new_std=self.task.std,
+                cancel=cancel,
+                first=self.method.symmetry == "comp" and not cancel,
             )
         if axis == HIDDEN:
             return self.widen_stream(tensor, blocks, index, label, side)
@@ -156,7 +165,7 @@ class _Growth:
 
     def widen_stream(self, tensor: TensorInfo, blocks, index: Tensor, label: str, side: str) -> Op:
         if side == "each":
-            if tensor.kind == "norm":
+            if tensor.kind == "norm":  # what it multiplies is zero there: the release draws it from U(-1, 1)
                 return Take(blocks, index, label, "mean", scale=self.eta)
             if tensor.kind == "norm_bias":
                 return Take(blocks, index, label, "mean" if self.lossy else "zero")

@@ -1,4 +1,4 @@
-"""Minitron: what is most active stays, as it is (arXiv 2407.14679). A ranking people know, for comparison."""
+"""Minitron: prunes what is least active (arXiv 2407.14679). A known ranking, for comparison."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from hf_learngene.pruning.examples import Examples
 @register_method
 @dataclass(frozen=True)
 class Minitron(PruningMethod):
-    """Keeps the entries, units and heads whose activations are largest on the examples, and the layers that turn the stream most.
+    """Keeps the entries, units and heads whose activations are largest on the examples, and the layers that rotate most.
 
-    It needs `calibration=`, unlabelled. One order of the stream serves all layers; heads stay whole; nothing is refitted.
+    It needs `calibration=`, unlabelled. One order of the residual stream serves all layers; heads are kept whole; nothing is
+    refitted.
 
     Source: paper, section 2.2, as released in NVIDIA's modelopt: the L2 norm over samples of the mean over the sequence of
-    the absolute activation, at every norm's output, at the input of the second ffn matrix, and at that of the attention's
-    output matrix; for layers 1 - cos(input, output).
+    the absolute activation, at the norms' outputs, at the input of the second ffn matrix, and at that of the attention's
+    output matrix; for layers 1 - cos(input, output). The release sums an entry's importance over the norms inside the
+    layers; here over every norm of the width, so the final one and BERT's behind the embeddings count too.
     """
 
     name: ClassVar[str] = "minitron"

@@ -1,4 +1,4 @@
-"""ShortGPT: the layers that turn the stream least leave (arXiv 2403.03853). A ranking people know, for comparison."""
+"""ShortGPT: prunes the layers that rotate the residual stream least (arXiv 2403.03853). A known ranking, for comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hf_learngene.pruning.examples import Examples
 @register_method
 @dataclass(frozen=True)
 class ShortGPT(PruningMethod):
-    """Keeps the layers of most influence, as they are. Depth only.
+    """Keeps the layers that rotate the residual stream most, as they are. Depth only.
 
     It needs `calibration=`, unlabelled.
 
@@ -32,7 +32,9 @@ class ShortGPT(PruningMethod):
     paper: ClassVar[Paper | None] = Paper(
         "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", "2403.03853"
     )
-    summary: ClassVar[str] = "the layers that turn the stream most, on unlabelled examples (calibration=)"
+    summary: ClassVar[str] = (
+        "the layers that rotate the residual stream most, on unlabelled examples (calibration=); depth only"
+    )
     needs_examples: ClassVar[bool] = True
 
     def score(

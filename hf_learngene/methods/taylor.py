@@ -1,4 +1,4 @@
-"""Taylor: what changes the loss most stays (arXiv 1906.10771). A ranking people know, for comparison."""
+"""Taylor: prunes what changes the loss least (arXiv 1906.10771). A known ranking, for comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hf_learngene.pruning.examples import Examples
 @register_method
 @dataclass(frozen=True)
 class Taylor(PruningMethod):
-    """Keeps what the loss would miss most, by its first-order expansion: |weight x gradient|, summed over what leaves together.
+    """Keeps what the loss would miss most, to first order: |weight x gradient|, summed over what is pruned together.
 
     It needs `calibration=` **with labels**, and a backward pass over it: the one method here that does.
 

@@ -157,6 +157,7 @@ def activation_scores(
         runner.close()
     check_finite(turns, *squares.values())
     width = anatomy.sizes["hidden_size"]
+    # modelopt sums over the norms inside the layers; here the final one and BERT's behind the embeddings count too
     stream = torch.stack([squares[n].sqrt() for n in norms]).sum(0) if norms else torch.zeros(width)
     found = Scores(turns, stream)
     for name, (role, layer) in writers.items():
