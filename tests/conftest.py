@@ -11,9 +11,10 @@ import shutil
 
 import pytest
 import torch
-from families import tiny_model
 from hypothesis import settings
 from transformers.utils import logging
+
+from testing.families import tiny_model
 
 
 # Derandomised: a failure shows up in every run, not in one of ten.
@@ -54,35 +55,3 @@ def config_only(vit_folder):
     """A ViT checkpoint without weights: whatever reads weights fails, so an error of another kind came before that."""
     (vit_folder / "model.safetensors").unlink()
     return vit_folder
-
-
-# ---- a Hub on loopback, for the modules that use the fixture `hub`
-
-
-@pytest.fixture(scope="module")
-def served():
-    from hub import Hub
-
-    with Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(served):
-    """With all switches off and nothing on record; it knows everything that it is asked for."""
-    served.calm()
-    yield served
-    assert [str(r) for r in served.requests if r.status == 501] == []
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def client(served, home):
-    from hub_client import Client
-
-    with Client(served.endpoint, home) as client:
-        yield client
