@@ -15,6 +15,7 @@ from hf_learngene.budget.search import _between, _different, _Fitting, _split, a
 from hf_learngene.pruning import Examples
 from hf_learngene.resizing import allocation
 from testing.families import tiny_model
+from testing.numerics import assert_close_for
 
 
 def vit(**extra):
@@ -92,8 +93,10 @@ def test_a_checkpoint_is_shrunk_to_a_budget(tmp_path):
     }
     made = AutoModelForImageClassification.from_pretrained_resized(tmp_path, **given)
     wanted = resize(model, **given)
-    assert made.config.learngene["passes"][0]["method"] == "calibrated"
-    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), wanted.parameters(), strict=True))
+    assert made.config.learngene["stages"][0]["method"] == "calibrated"
+    # one was read from a file, and a refit makes roundings larger
+    for a, b in zip(made.parameters(), wanted.parameters(), strict=True):
+        assert_close_for(a, b, times=1e3)
 
 
 def test_a_budget_holds_where_a_size_grows():

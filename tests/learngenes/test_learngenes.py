@@ -24,6 +24,7 @@ from hf_learngene.learngenes import (
 from hf_learngene.learngenes.sws.model import SwsLearngene
 from testing.families import inputs_for, plan_of, tiny_model
 from testing.learngenes import fitted
+from testing.numerics import assert_all_close_for, assert_close_for
 from testing.training import OPTIONS
 
 
@@ -75,7 +76,7 @@ def test_saved_and_loaded_it_is_the_same(kind, family, name, tmp_path):
         again = auto.from_pretrained(tmp_path)
         assert type(again) is type(learngene)
         assert again.config.fitted
-        assert all(torch.equal(v, wanted[k]) for k, v in tensors(again(**inputs)).items())
+        assert_all_close_for(tensors(again(**inputs)), wanted)
     config = AutoLearngeneConfig.from_pretrained(tmp_path)
     assert config.options() == learngene.config.options()
     assert config.base_config.to_dict() == learngene.config.base_config.to_dict()
@@ -346,10 +347,10 @@ def test_lets_makes_every_width_between_its_small_layers_and_the_whole():
         narrow.vit.layers[1].mlp.fc1.weight[:16, :16], whole.vit.layers[1].mlp.fc1.weight[:16, :16]
     )
     # coefficients belong to pairs of layers
-    assert torch.equal(whole.vit.layers[2].mlp.fc1.weight, whole.vit.layers[3].mlp.fc1.weight)
+    assert_close_for(whole.vit.layers[2].mlp.fc1.weight, whole.vit.layers[3].mlp.fc1.weight)
     small = learngene.shared.take("vit.layers.mlp.fc1.weight.small.0")
     narrowest = learngene.initialize(hidden_size=8)
-    assert torch.equal(narrowest.vit.layers[0].mlp.fc1.weight, small)
+    assert_close_for(narrowest.vit.layers[0].mlp.fc1.weight, small)
     with pytest.raises(errors.InvalidSizeError, match="widths from 8 to 24, in whole heads of 8"):
         learngene.initialize(hidden_size=32)
 

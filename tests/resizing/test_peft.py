@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from hf_learngene import AutoLearngene, AutoModelForMaskedLM, CheckpointSafeTrainer, resize
 from testing.checkpoints import save_checkpoint, write_sentences
 from testing.families import TEXT, VISION, exact_deberta, inputs_for, load_example, tiny_model
+from testing.numerics import assert_close_for
 from testing.training import NO_DROPOUT, OPTIONS, Images
 
 
@@ -114,7 +115,7 @@ def test_an_adapter_fits_the_model_resized_anew(request_, tmp_path):
     adapted = with_adapter(first)
     adapted.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(second, tmp_path / "adapter").eval()
-    torch.testing.assert_close(output(loaded, inputs), output(adapted, inputs), rtol=0, atol=0)
+    assert_close_for(output(loaded, inputs), output(adapted, inputs))
 
 
 def test_an_adapter_resumes_in_a_fresh_one(tmp_path):
