@@ -13,6 +13,8 @@ from hf_learngene import errors, registered_learngenes
 from hf_learngene.methods import METHODS
 from testing import ROOT
 from testing.families import mapping_families
+from testing.learngenes import KINDS
+from testing.method_tester import shipped
 
 
 DOCS = ROOT / "docs"
@@ -90,15 +92,14 @@ def test_arguments_are_those_of_the_signature():
     assert wrong == {}
 
 
-# methods and learngenes that other tests register are theirs
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.__module__.startswith("hf_learngene.")])
+@pytest.mark.parametrize("name", shipped())
 def test_every_method_and_its_options_are_described(name):
     method = METHODS[name]
     assert f"hf_learngene.methods.{method.__name__}" in ENTRIES
     assert [o for o in method.option_names() if f"{o} (`" not in getdoc(method)] == []
 
 
-@pytest.mark.parametrize("kind", ["fine", "lets", "sws", "tleg", "wave"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_learngene_and_its_options_are_described(kind):
     config = registered_learngenes()[kind]
     assert f"hf_learngene.{config.__name__}" in ENTRIES

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import anatomy_of
 from testing.families import case_id, inputs_for, listed, tiny_model
+from testing.method_tester import NEEDED, methods_that, needs_examples
 
 
 CASES = listed()
-SHRINKING = ("weight_selection", "front", "random", "l2")
+SHRINKING = [name for name in methods_that(shrinks=True) if not needs_examples(name) and name not in NEEDED]
 
 
+@pytest.mark.every_family
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_the_same_size_is_the_identity_bit_for_bit(case):
     kind, extra, name = case
@@ -26,6 +28,7 @@ def test_the_same_size_is_the_identity_bit_for_bit(case):
 
 
 # every family by weight selection, every fourth by each other method
+@pytest.mark.every_family
 @pytest.mark.parametrize(
     ("case", "method"),
     [(c, m) for m in SHRINKING for c in (CASES if m == "weight_selection" else CASES[::4])],

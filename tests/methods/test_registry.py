@@ -11,21 +11,16 @@ import torch
 from hf_learngene import plan, register_method, registered_methods, resize, verify
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.methods import (
-    L2,
     METHODS,
-    Calibrated,
     Front,
     Layers,
     Lemon,
     Method,
-    Minitron,
-    Random,
-    ShortGPT,
-    Taylor,
     WeightSelection,
 )
 from hf_learngene.methods.registry import option_owners
 from testing.families import inputs_for, tiny_model
+from testing.method_tester import shipped
 
 
 # ---- auto
@@ -78,13 +73,15 @@ def test_a_mixed_resize_is_the_selection_and_then_a_growth_of_it():
 # ---- registry and objects
 
 
-def test_the_methods_that_come_along():
-    assert registered_methods() == [
-        "auto", "calibrated", "front", "l2", "layers", "lemon", "minitron", "random", "shortgpt", "taylor", "weight_selection",
-    ]  # fmt: skip
-    assert [METHODS[n] for n in registered_methods()[1:]] == [
-        Calibrated, Front, L2, Layers, Lemon, Minitron, Random, ShortGPT, Taylor, WeightSelection,
-    ]  # fmt: skip
+def test_a_method_that_comes_along_is_a_file_of_its_name():
+    assert registered_methods() == ["auto", *sorted(METHODS)]
+    assert {name: METHODS[name].__module__ for name in shipped()} == {
+        n: f"hf_learngene.methods.{n}" for n in shipped()
+    }
+    assert {"weight_selection", "lemon", "calibrated"} <= set(shipped())
+
+
+def test_an_option_is_known_by_its_method():
     assert option_owners("symmetry") == ["lemon"]
     assert option_owners("hidden_size") == []
 

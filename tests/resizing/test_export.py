@@ -115,8 +115,12 @@ def test_pipelines_run_from_the_saved_folder(task, tmp_path):
 
 
 HEADS = [
-    (kind, name) for kind, names in VISION.items() for name in names if name.endswith("ForImageClassification")
-] + [(kind, f"{stem}ForSequenceClassification") for kind, stem in TEXT.items()]
+    (kind, name)
+    for families, head in ((VISION, "ForImageClassification"), (TEXT, "ForSequenceClassification"))
+    for kind, names in families.items()
+    for name in names
+    if name.endswith(head)
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), HEADS, ids=[kind for kind, _ in HEADS])

@@ -7,11 +7,15 @@ import torch
 
 from hf_learngene import resize
 from hf_learngene.errors import InvalidSizeError
+from hf_learngene.methods import METHODS
+from hf_learngene.methods.pruning_method import PruningMethod
 from testing.families import tiny_model
+from testing.method_tester import makes, needs_examples, shipped
 
 
 HEADS, SHARED, SIZE = 6, 3, 8
-METHODS = ["minitron", "l2", "taylor", "calibrated"]
+# Those that prune units, and not layers alone.
+PRUNING = [n for n in shipped() if issubclass(METHODS[n], PruningMethod) and makes(n, intermediate_size=20)]
 
 
 def model_of():
@@ -53,12 +57,12 @@ def logits(model):
 
 
 def shrunk(model, method, **sizes):
-    given = {} if method == "l2" else {"calibration": examples()}
-    given |= {"ridge": 1e-9} if method == "calibrated" else {}
+    given = {"calibration": examples()} if needs_examples(method) else {}
+    given |= {"ridge": 1e-9} if METHODS[method].refits else {}
     return resize(model, method=method, hidden_size=HEADS * SIZE, head_dim=SIZE, **sizes, **given)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNING)
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_a_group_that_says_nothing_leaves_whole(method, gone):
     model = model_of()
@@ -66,15 +70,15 @@ def test_a_group_that_says_nothing_leaves_whole(method, gone):
     silence(model, range(gone * each, (gone + 1) * each), [gone])
     small = shrunk(model, method, num_attention_heads=4)
     assert (small.config.num_attention_heads, small.config.num_key_value_heads) == (4, 2)
-    torch.testing.assert_close(logits(small), logits(model), rtol=0, atol=1e-6 if method == "calibrated" else 1e-12)
+    torch.testing.assert_close(logits(small), logits(model), rtol=0, atol=1e-6 if METHODS[method].refits else 1e-12)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNING)
 def test_one_head_of_each_group_leaves(method):
     model = model_of()
     silence(model, [1, 2, 5])
     small = shrunk(model, method, num_attention_heads=3, num_key_value_heads=3)
-    torch.testing.assert_close(logits(small), logits(model), rtol=0, atol=1e-6 if method == "calibrated" else 1e-12)
+    torch.testing.assert_close(logits(small), logits(model), rtol=0, atol=1e-6 if METHODS[method].refits else 1e-12)
 
 
 @pytest.mark.parametrize("selection", ["uniform", "consecutive", "random"])
@@ -94,10 +98,10 @@ def test_headwise_selection_keeps_groups_together(selection):
     assert [int((values[0] == row).all(1).nonzero()) for row in values[1]] == groups
 
 
-@pytest.mark.parametrize("method", [*METHODS, "weight_selection"])
+@pytest.mark.parametrize("method", [*PRUNING, "weight_selection"])
 def test_groups_do_not_merge(method):
     given = {"head_selection": "headwise"} if method == "weight_selection" else {}
-    given |= {} if method in ("l2", "weight_selection") else {"calibration": examples(8)}
+    given |= {"calibration": examples(8)} if needs_examples(method) else {}
     with pytest.raises(
         InvalidSizeError, match="6 heads over 3 cannot become 4 over 1. The fewest num_key_value_heads"
     ):

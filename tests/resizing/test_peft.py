@@ -13,8 +13,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from hf_learngene import AutoLearngene, AutoModelForMaskedLM, CheckpointSafeTrainer, resize
 from testing.checkpoints import save_checkpoint, write_sentences
 from testing.families import TEXT, VISION, exact_deberta, inputs_for, load_example, tiny_model
+from testing.learngenes import OPTIONS
 from testing.numerics import assert_close_for
-from testing.training import NO_DROPOUT, OPTIONS, Images
+from testing.training import NO_DROPOUT, Images
 
 
 exact_deberta()
@@ -27,11 +28,8 @@ HEADS = ("ForImageClassification", "ForSequenceClassification", "ForMaskedLM")
 
 def head_of(kind: str) -> str:
     """The class of a family that is tested: with a task head, where it has one."""
-    if kind in VISION:
-        return next((c for c in VISION[kind] if c.endswith(HEADS)), VISION[kind][-1])
-    import transformers
-
-    return next(TEXT[kind] + head for head in HEADS if hasattr(transformers, TEXT[kind] + head))
+    classes = {**VISION, **TEXT}[kind]
+    return next((c for head in HEADS for c in classes if c.endswith(head)), classes[-1])
 
 
 RESIZED = [
@@ -95,13 +93,12 @@ def test_every_resized_family_takes_an_adapter(kind, name, request_, tmp_path):
     check_adapter(resize(tiny_model(kind, name), **request_), tmp_path)
 
 
+FITTED = [("vit", "ViTForImageClassification"), ("bert", "BertForSequenceClassification"), ("beit", "BeitModel")]
+
+
 @pytest.mark.parametrize(
-    ("learngene", "kind", "name"),
-    [(kind, *family) for kind, family in zip(
-        OPTIONS, 2 * [("vit", "ViTForImageClassification"), ("bert", "BertForSequenceClassification"), ("beit", "BeitModel")],
-        strict=False,
-    )],
-)  # fmt: skip
+    ("learngene", "kind", "name"), [(kind, *FITTED[i % len(FITTED)]) for i, kind in enumerate(OPTIONS)]
+)
 def test_every_learngenes_descendant_takes_an_adapter(learngene, kind, name, tmp_path):
     fitted = AutoLearngene.from_ancestry(tiny_model(kind, name), learngene, **OPTIONS[learngene])
     check_adapter(fitted.initialize(num_hidden_layers=4), tmp_path)

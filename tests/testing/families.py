@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,30 +65,45 @@ EXTRA: dict[str, dict[str, Any]] = {
     "modernvbert": {"vision_config": SMALL_VISION}, "ultravbert": {"vision_config": SMALL_VISION, "prediction_head_size": 20},
 }  # fmt: skip
 
-# The families the issue names, each with its base model and its task heads.
-VISION: dict[str, list[str]] = {
-    "vit": ["ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"],
-    "deit": ["DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"],
-    "beit": ["BeitModel", "BeitForImageClassification"],
-    "dinov2": ["Dinov2Model", "Dinov2ForImageClassification"],
-    "dinov2_with_registers": ["Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification"],
-    "vit_msn": ["ViTMSNModel", "ViTMSNForImageClassification"],
-    "vit_mae": ["ViTMAEModel"],
-    "ijepa": ["IJepaModel", "IJepaForImageClassification"],
-    "data2vec-vision": ["Data2VecVisionModel", "Data2VecVisionForImageClassification"],
-    "siglip_vision_model": ["SiglipVisionModel"],
-    "siglip": ["SiglipForImageClassification"],
-    "clip_vision_model": ["CLIPVisionModel"],
-    "clip": ["CLIPForImageClassification"],
-}
-_TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-TEXT: dict[str, str] = {
-    "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert",
-    "distilbert": "DistilBert", "electra": "Electra", "mpnet": "MPNet", "albert": "Albert", "deberta": "Deberta",
-    "deberta-v2": "DebertaV2", "roberta-prelayernorm": "RobertaPreLayerNorm", "megatron-bert": "MegatronBert",
-    "xlm-roberta-xl": "XLMRobertaXL", "modernbert": "ModernBert", "data2vec-text": "Data2VecText", "ernie": "Ernie",
-    "rembert": "RemBert", "roformer": "RoFormer", "nystromformer": "Nystromformer", "big_bird": "BigBird",
-    "longformer": "Longformer", "layoutlm": "LayoutLM",
+IMAGE_HEADS = (
+    auto.MODEL_MAPPING_NAMES,
+    auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES,
+)
+TEXT_HEADS = (
+    auto.MODEL_MAPPING_NAMES,
+    auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+)
+TWO_TOWERS = ("CLIPModel", "SiglipModel")  # one of both is resized at a time
+
+
+def classes_of(kind: str, mappings: Iterable[Mapping[str, str | Sequence[str]]]) -> list[str]:
+    """Every class that transformers' mappings have for a model type."""
+    found: list[str] = []
+    for mapping in mappings:
+        names = mapping.get(kind, ())
+        found += [names] if isinstance(names, str) else names
+    return [name for name in found if name not in TWO_TOWERS]
+
+
+# The families that every change is tested on, with their base model and all heads. docs/families.md is of every family there is.
+VISION = {
+    kind: classes_of(kind, IMAGE_HEADS)
+    for kind in (
+        "vit", "deit", "beit", "dinov2", "dinov2_with_registers", "vit_msn", "vit_mae", "ijepa", "data2vec-vision",
+        "siglip_vision_model", "siglip", "clip_vision_model", "clip",
+    )
+}  # fmt: skip
+TEXT = {
+    kind: classes_of(kind, TEXT_HEADS)
+    for kind in (
+        "bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert", "deberta", "deberta-v2",
+        "roberta-prelayernorm", "megatron-bert", "xlm-roberta-xl", "modernbert", "data2vec-text", "ernie", "rembert", "roformer",
+        "nystromformer", "big_bird", "longformer", "layoutlm",
+    )
 }  # fmt: skip
 # (model type, extra config, class name): every listed family with base model and heads, and variants of structure.
 VARIANTS: list[tuple[str, dict[str, Any], str]] = [
@@ -97,6 +113,7 @@ VARIANTS: list[tuple[str, dict[str, Any], str]] = [
     ("vit", {"qkv_bias": False}, "ViTForImageClassification"),
     ("vit", {"image_size": (12, 20)}, "ViTForImageClassification"),
     ("bert", {}, "BertForPreTraining"),
+    ("layoutlm", {}, "LayoutLMForQuestionAnswering"),
     ("electra", {}, "ElectraForPreTraining"),
     ("electra", {"embedding_size": 24}, "ElectraForMaskedLM"),
     ("distilbert", {"sinusoidal_pos_embds": True}, "DistilBertForMaskedLM"),
@@ -108,13 +125,8 @@ VARIANTS: list[tuple[str, dict[str, Any], str]] = [
 
 
 def listed() -> list[tuple[str, dict[str, Any], str]]:
-    """Every (model type, extra, class name) of the families named in the issue."""
-    import transformers
-
-    cases: list[tuple[str, dict[str, Any], str]] = [(k, {}, c) for k, cs in VISION.items() for c in cs]
-    for kind, stem in TEXT.items():
-        cases += [(kind, {}, stem + task) for task in _TASKS if hasattr(transformers, stem + task)]
-    return [*cases, *VARIANTS]
+    """Every (model type, extra, class name) that every change is tested on."""
+    return [*((kind, {}, name) for kind, names in {**VISION, **TEXT}.items() for name in names), *VARIANTS]
 
 
 def case_id(case: tuple[str, dict[str, Any], str]) -> str:

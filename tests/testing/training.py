@@ -13,12 +13,7 @@ from torch.utils.data import Dataset
 
 from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
 from testing.families import SIZES, tiny_model
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "sws": {"num_stages": 2}, "tleg": {}, "fine": {"rank": 20}, "wave": {"template_size": 8, "template_share": 0.4},
-    "lets": {"learngene_hidden_size": 16, "learngene_layers": 2},
-}  # fmt: skip
+from testing.learngenes import OPTIONS
 
 
 class Images(Dataset):
