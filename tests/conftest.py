@@ -1,4 +1,4 @@
-"""What every test shares: no network, no progress bars, one profile for hypothesis, tiny checkpoints on disk."""
+"""What every test shares: no network, no progress bars, one profile for hypothesis, tiny checkpoints on disk, a Hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: before everything below
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,16 @@ from testing.families import tiny_model
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
 logging.disable_progress_bar()
+
+
+# Packages whose tests are about numbers: `make test-numeric` runs them once more with other kernels.
+NUMERIC = {"anatomy", "maps", "methods", "pruning", "budget", "vocabulary", "learngenes"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name in NUMERIC and item.path.parent.parent == Path(__file__).parent:
+            item.add_marker("numeric")
 
 
 def save_tiny(folder, model_type, class_name, dtype=torch.float32, **extra):
@@ -55,3 +66,47 @@ def config_only(vit_folder):
     """A ViT checkpoint without weights: whatever reads weights fails, so an error of another kind came before that."""
     (vit_folder / "model.safetensors").unlink()
     return vit_folder
+
+
+# ---- a Hub on loopback and a client of it, one for the session: a process with all imports takes seconds to start
+
+
+@pytest.fixture(scope="session")
+def _hub():
+    from testing.hub import Hub
+
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def _client(_hub, home):
+    from testing.hub_client import Client
+
+    with Client(_hub.endpoint, home) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def served(_hub):
+    """The Hub, empty, for a module to fill."""
+    _hub.clear()
+    return _hub
+
+
+@pytest.fixture(scope="module")
+def client(_client, served):
+    return _client
+
+
+@pytest.fixture
+def hub(served):
+    """With all switches off and nothing on record; it knows everything that it is asked for."""
+    served.calm()
+    yield served
+    assert [str(r) for r in served.requests if r.status == 501] == []

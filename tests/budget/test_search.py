@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from hf_learngene import AutoModelForImageClassification, allocate, errors, resize
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.budget import search
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.search import _between, _different, _Fitting, _split, allocated
 from hf_learngene.pruning import Examples
-from hf_learngene.resizing import allocation
 from testing.families import tiny_model
 from testing.numerics import assert_close_for
 
@@ -93,7 +93,7 @@ def test_a_checkpoint_is_shrunk_to_a_budget(tmp_path):
     }
     made = AutoModelForImageClassification.from_pretrained_resized(tmp_path, **given)
     wanted = resize(model, **given)
-    assert made.config.learngene["stages"][0]["method"] == "calibrated"
+    assert made.config.learngene["passes"][0]["method"] == "calibrated"
     # one was read from a file, and a refit makes roundings larger
     for a, b in zip(made.parameters(), wanted.parameters(), strict=True):
         assert_close_for(a, b, times=1e3)
@@ -169,9 +169,9 @@ def test_what_is_given_by_name_counts_once(monkeypatch, units):
         totals.append(total)
         return tqdm(total=total, disable=True)
 
-    monkeypatch.setattr(allocation, "tqdm", bar)
-    monkeypatch.setattr(allocation, "TRIED", 1)
-    monkeypatch.setattr(allocation, "_distance", lambda found, wanted: error_of(made[-1]))
+    monkeypatch.setattr(search, "tqdm", bar)
+    monkeypatch.setattr(search, "TRIED", 1)
+    monkeypatch.setattr(search, "_distance", lambda found, wanted: error_of(made[-1]))
     fixed = {"intermediate_size": units, "num_attention_heads": 3}
     found = allocated(model, anatomy, 0.5, Examples(pictures(model, 4), model), fixed, shrink)
     assert totals == [len(made)]

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -246,7 +244,7 @@ def test_version(run):
 
 
 def test_demo_hands_everything_on(run, monkeypatch):
-    from hf_learngene import demo
+    from hf_learngene.comparing import demo
 
     seen = {}
 
@@ -261,7 +259,7 @@ def test_demo_hands_everything_on(run, monkeypatch):
 
 
 def test_a_missing_extra_is_a_user_error(run, monkeypatch):
-    from hf_learngene import demo
+    from hf_learngene.comparing import demo
 
     def run_demo(*args, **kwargs):
         raise ImportError("the demo is drawn with matplotlib: pip install 'hf_learngene[demo]'")
@@ -295,8 +293,3 @@ def test_sizes_may_be_spelled_with_dashes():
 def test_a_list_of_one_stays_a_list():
     assert method_with_options("layers", ["layer_map=1"]).layer_map == [1]
     assert method_with_options("auto", None) == "auto"
-
-
-def test_importing_the_package_does_not_load_the_command_line():
-    script = "import hf_learngene, sys; sys.exit('typer' in sys.modules or 'hf_learngene.cli' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

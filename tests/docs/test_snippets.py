@@ -15,7 +15,6 @@ import pytest
 
 from testing import ROOT
 from testing.hub import OWNER, Hub
-from testing.hub_client import Client
 from testing.saving import tokenizer
 
 
@@ -110,12 +109,10 @@ def publish(hub: Hub, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def online(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    with Hub() as hub, Client(hub.endpoint, folder / "home") as client:
-        hub.users[OWNER] = "me"
-        publish(hub, folder)
-        yield client
+def online(served, client, tmp_path_factory):
+    served.users[OWNER] = "me"
+    publish(served, tmp_path_factory.mktemp("world"))
+    return client
 
 
 @pytest.mark.slow

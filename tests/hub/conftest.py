@@ -1,34 +1,18 @@
-"""A Hub on loopback, and a client of it in a process that is online: for the modules that use them."""
+"""What the tests of loading share."""
 
 from __future__ import annotations
 
+import logging as standard_logging
+
 import pytest
+import transformers
 
-
-@pytest.fixture(scope="module")
-def served():
-    from testing.hub import Hub
-
-    with Hub() as hub:
-        yield hub
+from hf_learngene.resizing.execute import logger
 
 
 @pytest.fixture
-def hub(served):
-    """With all switches off and nothing on record; it knows everything that it is asked for."""
-    served.calm()
-    yield served
-    assert [str(r) for r in served.requests if r.status == 501] == []
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def client(served, home):
-    from testing.hub_client import Client
-
-    with Client(served.endpoint, home) as client:
-        yield client
+def warnings_of_resize(caplog):
+    """What a resize says, and each thing anew although it is said once per process."""
+    transformers.utils.logging.warning_once.cache_clear()
+    caplog.set_level(standard_logging.WARNING, logger=logger.name)
+    return caplog

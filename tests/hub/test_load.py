@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import logging as standard_logging
 import random
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +16,8 @@ from transformers.utils import logging
 
 import hf_learngene
 from hf_learngene import AutoModel, AutoModelForImageClassification, AutoModelForMaskedLM, ResizableMixin, plan, resize
-from hf_learngene.resizing.execute import logger
-from testing.families import inputs_for, tiny_model
+from testing.families import tiny_model
+from testing.saving import same_weights
 
 
 class MyViT(ResizableMixin, transformers.ViTModel):
@@ -33,26 +28,9 @@ class MyViTForImageClassification(ResizableMixin, transformers.ViTForImageClassi
     """The same with a head."""
 
 
-def same_weights(first, second, ignore=()):
-    """Whether two models agree bit for bit, up to parameters whose names start so."""
-    one, two = (
-        {n: p for n, p in m.named_parameters(remove_duplicate=False) if not n.startswith(tuple(ignore))}
-        for m in (first, second)
-    )
-    return one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
-
-
 def saved_keys(folder):
     with safe_open(folder / "model.safetensors", "pt") as file:
         return list(file.keys())
-
-
-@pytest.fixture
-def warnings_of_resize(caplog):
-    """What a resize says, and each thing anew although it is said once per process."""
-    transformers.utils.logging.warning_once.cache_clear()
-    caplog.set_level(standard_logging.WARNING, logger=logger.name)
-    return caplog
 
 
 # ---- forms of a checkpoint
@@ -103,70 +81,6 @@ def test_a_growth_in_bfloat16_rounds_once(tmp_path):
     assert same_weights(large, exact.to(torch.bfloat16))
 
 
-# ---- heads
-
-
-def test_a_base_checkpoint_under_a_task_class(tmp_path, warnings_of_resize):
-    base = tiny_model("vit", "ViTModel", dtype=torch.float32)
-    base.save_pretrained(tmp_path)
-    small = AutoModelForImageClassification.from_pretrained_resized(tmp_path, hidden_size=16, num_labels=7)
-    assert "not from the source: classifier.weight, classifier.bias" in warnings_of_resize.text
-    assert small.classifier.weight.shape == (7, 16)
-    assert 0 < small.classifier.weight.std() < 0.1  # the family's initialisation, not zeros and not the source's noise
-    assert same_weights(small.vit, resize(base, hidden_size=16), ignore=["pooler"])
-
-
-def test_a_base_checkpoint_under_a_larger_task_class_keeps_its_encoder(tmp_path, warnings_of_resize):
-    base = tiny_model("bert", "BertModel", dtype=torch.float32)
-    base.save_pretrained(tmp_path)
-    request = {
-        "hidden_size": 48,
-        "method": "lemon",
-        "symmetry": "equal",
-    }  # no noise: it depends on a tensor's full name
-    large = hf_learngene.AutoModelForSequenceClassification.from_pretrained_resized(tmp_path, **request)
-    assert "not from the source: classifier" in warnings_of_resize.text
-    assert same_weights(large.bert, resize(base, **request))
-    assert not torch.equal(large.classifier.weight[:, :24], large.classifier.weight[:, 24:])  # no copies of noise
-
-
-def test_a_head_of_the_checkpoint_is_kept(vit_folder, warnings_of_resize):
-    small = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=12, num_attention_heads=3)
-    source = transformers.ViTForImageClassification.from_pretrained(vit_folder)
-    assert torch.equal(small.classifier.weight, source.classifier.weight[:, ::2])
-    assert warnings_of_resize.text == ""
-
-
-def test_another_number_of_labels_gives_a_fresh_head(vit_folder, warnings_of_resize):
-    origins = {t.name: t.origin for t in plan(vit_folder, hidden_size=16, num_labels=7).tensors}
-    assert origins["classifier.weight"] == origins["classifier.bias"] == "fresh (7 labels instead of 5)"
-    small = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, num_labels=7)
-    assert "not from the source: classifier.weight, classifier.bias" in warnings_of_resize.text
-    assert small.classifier.weight.shape == (7, 16)
-    assert len(small.config.id2label) == len(small.config.label2id) == small.config.num_labels == 7
-
-
-@pytest.mark.parametrize(
-    "given",
-    [{"id2label": {0: "cat", 1: "dog"}}, {"label2id": {"cat": 0, "dog": 1}}, {"id2label": {"0": "cat", "1": "dog"}}],
-)
-def test_labels_by_name(vit_folder, tmp_path, given):
-    small = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, **given)
-    small.save_pretrained(tmp_path / "small")
-    for config in (small.config, transformers.AutoConfig.from_pretrained(tmp_path / "small")):
-        assert config.id2label == {0: "cat", 1: "dog"}
-        assert config.label2id == {"cat": 0, "dog": 1}
-        assert config.num_labels == 2
-    assert small.classifier.out_features == 2
-
-
-def test_names_for_the_same_number_of_labels_keep_the_head(vit_folder):
-    names = dict(enumerate("abcde"))
-    small = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, id2label=names)
-    assert small.config.id2label == names
-    assert same_weights(small, AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16))
-
-
 # ---- classes
 
 
@@ -215,56 +129,6 @@ def test_one_tower_of_a_two_tower_checkpoint(tmp_path):
 def test_auto_classes_still_load_as_their_parents_do(vit_folder):
     native = transformers.AutoModelForImageClassification.from_pretrained(vit_folder)
     assert same_weights(AutoModelForImageClassification.from_pretrained(vit_folder), native)
-
-
-ELSEWHERE = """
-    import sys, torch, transformers
-    from transformers.models.auto import configuration_auto, modeling_auto
-
-    folder, inputs, logits, package = sys.argv[1:]
-    model = transformers.AutoModelForImageClassification.from_pretrained(folder)
-    with torch.no_grad():
-        torch.save(model(**torch.load(inputs)).logits, logits)
-    assert "hf_learngene" not in sys.modules
-    print(type(model).__module__, model.config.learngene["format"])
-
-    mappings = {n: m for n, m in vars(modeling_auto).items() if n.endswith("_MAPPING")}
-    mappings["CONFIG_MAPPING"] = configuration_auto.CONFIG_MAPPING
-
-    def state():
-        autos = {n: v for n, v in vars(modeling_auto).items() if n.startswith("AutoModel")}
-        return (
-            # learngenes have model types of their own; nothing else is added
-            {n: [k for k in m._extra_content if "learngene" not in str(k)] for n, m in mappings.items()},
-            {n: (v._model_mapping, sorted(vars(v))) for n, v in autos.items()},
-            sorted(vars(transformers.PreTrainedModel)),
-            sorted(vars(transformers.PreTrainedConfig)),
-            transformers.PreTrainedModel.from_pretrained.__func__.__code__,
-        )
-
-    before = state()
-    sys.path.insert(0, package)
-    import hf_learngene
-
-    assert len(mappings) > 20 and "from_pretrained_resized" in dir(hf_learngene.AutoModel)
-    print("same" if state() == before else "changed")
-"""
-
-
-def test_the_result_loads_where_this_package_is_unknown_and_importing_it_changes_nothing(vit_folder, tmp_path):
-    """In a fresh process: first without this package, then what its import does to transformers."""
-    small = MyViTForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, num_labels=3)
-    small.save_pretrained(tmp_path / "small")
-    torch.save(inputs := inputs_for(small), tmp_path / "inputs.pt")
-    package = Path(hf_learngene.__file__).parent.parent
-    arguments = [tmp_path / "small", tmp_path / "inputs.pt", tmp_path / "logits.pt", package]
-    command = [sys.executable, "-c", textwrap.dedent(ELSEWHERE), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["transformers.models.vit.modeling_vit 1", "same"]
-    # two processes may lay out memory differently, and float32 sums then round differently
-    found, wanted = torch.load(tmp_path / "logits.pt"), small(**inputs).logits.detach()
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 # ---- provenance

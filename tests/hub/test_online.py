@@ -25,6 +25,7 @@ from testing.families import tiny_model
 from testing.hub import GUEST, OWNER, Fault
 from testing.hub_client import JobError
 from testing.hub_jobs import CARD, OPTIONS, classifier, cli, same
+from testing.numerics import assert_all_close_for
 from testing.saving import WORDS, tokenizer
 from testing.training import Texts
 
@@ -138,7 +139,7 @@ def test_a_pushed_learngene_gives_the_same_models_elsewhere(hub, client, kind, t
     wanted = client.run(push_learngene, kind, f"user/{kind}", 5)
     assert hub.files(f"user/{kind}").keys() == {".gitattributes", "README.md", "config.json", "model.safetensors"}
     found, record, trained = client.run(initialize, f"user/{kind}", 5, tmp_path, login=None)
-    assert same(found, wanted)
+    assert_all_close_for(found, wanted)  # products of weights that were read from a file
     assert record["source"] == f"user/{kind}"
     assert not same(trained, found)
 

@@ -4,82 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 import json
 import math
 import re
-import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+
+from testing.hub_server import Answer, Fault, Refusal, Request, Server, as_json, ranged, route
 
 
 OWNER, GUEST = "hf_owner", "hf_guest"  # tokens of `user` and of `guest`
-PARTS = {
-    "repo": r"(?P<repo>[\w.-]+/[\w.-]+)", "revision": "(?P<revision>[^/]+)", "path": "(?P<path>.+)",
-    "blob": "(?P<blob>[0-9a-f]{64})", "part": r"(?P<part>\d+)",
-}  # fmt: skip
-ROUTES: list[tuple[re.Pattern[str], Callable[..., Answer]]] = []
-
-
-@dataclass
-class ResizeTask:
-    method: str
-    path: str
-    query: dict[str, list[str]]
-    headers: Message
-    body: bytes = b""
-    status: int | None = None  # of the answer
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
-
-
-@dataclass
-class Answer:
-    body: bytes = b""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-class Refusal(Exception):
-    """An answer that the client makes an error of: by `code`, where there is one."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
-        headers |= {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
-        self.answer = Answer(json.dumps({"error": message}).encode(), status, headers)
-
-
-@dataclass
-class Fault:
-    """What goes wrong with requests (`"GET /storage/..."`) that `pattern` is found in: the connection is cut.
-
-    Attributes:
-        pattern: a regular expression.
-        after: bytes of the body, the client's own or the server's, that still pass.
-        times: how often; `math.inf` for always.
-        stall: seconds of silence before the cut.
-        status: an answer of this status takes the place of the cut.
-    """
-
-    pattern: str
-    after: int = 0
-    times: float = 1
-    stall: float = 0
-    status: int | None = None
-    seen: Any = field(default_factory=itertools.count)
-
-    def strikes(self, request: ResizeTask) -> bool:
-        return bool(re.search(self.pattern, str(request))) and next(self.seen) < self.times
 
 
 @dataclass
@@ -98,16 +35,6 @@ class Repo:
         return commit
 
 
-def route(pattern: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """`"METHOD path"`, with the names of `PARTS` in braces."""
-
-    def add(function: Callable[..., Answer]) -> Callable[..., Answer]:
-        ROUTES.append((re.compile(pattern.format(**PARTS)), function))
-        return function
-
-    return add
-
-
 class Hub:
     """Repositories and blobs in memory, served on two ports: the Hub's own, and its storage, which asks for no token.
 
@@ -119,20 +46,24 @@ class Hub:
     """
 
     def __init__(self) -> None:
+        self.clear()
+        self._servers = [Server(self), Server(self)]
+        self.endpoint, self.storage = (f"http://127.0.0.1:{s.server_port}" for s in self._servers)
+
+    def clear(self) -> None:
+        """Nothing is there."""
         self.blobs: dict[str, bytes] = {}
         self.parts: dict[tuple[str, int], bytes] = {}
         self.repos: dict[str, Repo] = {}
         self.users = {OWNER: "user", GUEST: "guest"}
         self.calm()
-        self._servers = [_Server(self), _Server(self)]
-        self.endpoint, self.storage = (f"http://127.0.0.1:{s.server_port}" for s in self._servers)
 
     def calm(self) -> None:
         """All switches off, nothing on record."""
         self.faults: list[Fault] = []
         self.part_size: int | None = None
-        self.watch: Callable[[ResizeTask], None] = lambda request: None
-        self.requests: list[ResizeTask] = []
+        self.watch: Callable[[Request], None] = lambda request: None
+        self.requests: list[Request] = []
 
     def __enter__(self) -> Self:
         for server in self._servers:
@@ -146,7 +77,7 @@ class Hub:
 
     # ---- for tests
 
-    def asked(self, pattern: str) -> list[ResizeTask]:
+    def asked(self, pattern: str) -> list[Request]:
         return [r for r in self.requests if re.search(pattern, str(r))]
 
     def head(self, name: str) -> str:
@@ -191,13 +122,13 @@ class Hub:
             found.append({"type": "file", "path": path, "size": len(content), "oid": _git_id(content), **lfs})
         return found
 
-    def user(self, request: ResizeTask) -> str | None:
+    def user(self, request: Request) -> str | None:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if given and given not in self.users:
             raise Refusal(401, "Invalid credentials in Authorization header")
         return self.users.get(given)
 
-    def open(self, request: ResizeTask, name: str, write: bool = False, files: bool = False) -> Repo:
+    def open(self, request: Request, name: str, write: bool = False, files: bool = False) -> Repo:
         user, owner = self.user(request), name.partition("/")[0]
         repo = self.repos.get(name)
         if repo is None or (repo.private and user != owner):
@@ -212,17 +143,17 @@ class Hub:
     # ---- what the client asks for
 
     @route("GET /api/whoami-v2")
-    def _whoami(self, request: ResizeTask) -> Answer:
+    def _whoami(self, request: Request) -> Answer:
         if (user := self.user(request)) is None:
             raise Refusal(401, "Invalid username or password.")
-        return _json({"type": "user", "name": user, "orgs": []})
+        return as_json({"type": "user", "name": user, "orgs": []})
 
     @route("POST /api/validate-yaml")
-    def _validate(self, request: ResizeTask) -> Answer:
-        return _json({"errors": [], "warnings": []})
+    def _validate(self, request: Request) -> Answer:
+        return as_json({"errors": [], "warnings": []})
 
     @route("POST /api/repos/create")
-    def _create(self, request: ResizeTask) -> Answer:
+    def _create(self, request: Request) -> Answer:
         user, asked = self.user(request), request.json()
         if user is None or user != (asked.get("organization") or user):
             raise Refusal(403 if user else 401, "You have no right to create a model here")
@@ -230,10 +161,10 @@ class Hub:
         existed = name in self.repos
         if not existed:
             self.create(name, private=asked.get("visibility") == "private")
-        return _json({"url": f"{self.endpoint}/{name}"}, 409 if existed else 200)
+        return as_json({"url": f"{self.endpoint}/{name}"}, 409 if existed else 200)
 
     @route("GET /api/models/{repo}(?:/revision/{revision})?")
-    def _info(self, request: ResizeTask, repo: str, revision: str | None) -> Answer:
+    def _info(self, request: Request, repo: str, revision: str | None) -> Answer:
         opened = self.open(request, repo)
         commit = opened.at(revision or "main")
         siblings = [{"rfilename": e["path"]} for e in self.entries(opened.commits[commit])]
@@ -242,18 +173,18 @@ class Hub:
                 {"rfilename": e["path"], "blobId": e["oid"], **e} for e in self.entries(opened.commits[commit])
             ]
         gated = "auto" if opened.gated else False
-        return _json({"id": repo, "sha": commit, "private": opened.private, "gated": gated, "siblings": siblings})
+        return as_json({"id": repo, "sha": commit, "private": opened.private, "gated": gated, "siblings": siblings})
 
     @route("GET /api/models/{repo}/tree/{revision}(?:/{path})?")
-    def _tree(self, request: ResizeTask, repo: str, revision: str, path: str | None) -> Answer:
+    def _tree(self, request: Request, repo: str, revision: str, path: str | None) -> Answer:
         opened = self.open(request, repo)
         found = [e for e in self.entries(opened.commits[opened.at(revision)]) if e["path"].startswith(path or "")]
         if not found:
             raise Refusal(404, f"{path} does not exist on {revision}", "EntryNotFound")
-        return _json(found)
+        return as_json(found)
 
     @route("POST /api/models/{repo}/(?P<kind>branch|tag)/{revision}")
-    def _refer(self, request: ResizeTask, repo: str, kind: str, revision: str) -> Answer:
+    def _refer(self, request: Request, repo: str, kind: str, revision: str) -> Answer:
         opened, asked = self.open(request, repo, write=True), request.json()
         branch = kind == "branch"
         name, start = (revision, asked.get("startingPoint", "main")) if branch else (asked["tag"], revision)
@@ -261,10 +192,10 @@ class Hub:
         if name in found:
             raise Refusal(409, f"Reference {name} exists already")
         found[name] = opened.at(start)
-        return _json({})
+        return as_json({})
 
     @route("GET /api/models/{repo}/refs")
-    def _refs(self, request: ResizeTask, repo: str) -> Answer:
+    def _refs(self, request: Request, repo: str) -> Answer:
         opened = self.open(request, repo)
 
         def listed(kind: str, refs: Mapping[str, str]) -> list[dict[str, str]]:
@@ -279,10 +210,10 @@ class Hub:
         }
         if "include_prs" in request.query:
             found["pullRequests"] = [{"name": n, "ref": n, "targetCommit": c} for n, c in requests.items()]
-        return _json(found)
+        return as_json(found)
 
     @route("(?:GET|HEAD) /{repo}/resolve/{revision}/{path}")
-    def _resolve(self, request: ResizeTask, repo: str, revision: str, path: str) -> Answer:
+    def _resolve(self, request: Request, repo: str, revision: str, path: str) -> Answer:
         opened = self.open(request, repo, files=True)
         headers = {"X-Repo-Commit": opened.at(revision)}
         blob = opened.commits[opened.at(revision)].get(path)
@@ -291,24 +222,24 @@ class Hub:
         content = self.blobs[blob]
         headers["ETag"] = f'"{_git_id(content)}"'
         if not _large(path):
-            return _ranged(request, content, headers)
+            return ranged(request, content, headers)
         linked = {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{blob}"'}
         return Answer(status=302, headers={**headers, **linked, "Location": f"{self.storage}/storage/{blob}"})
 
     @route("GET /storage/{blob}")
-    def _download(self, request: ResizeTask, blob: str) -> Answer:
-        return _ranged(request, self.blobs[blob], {"ETag": f'"{blob}"'})
+    def _download(self, request: Request, blob: str) -> Answer:
+        return ranged(request, self.blobs[blob], {"ETag": f'"{blob}"'})
 
     @route("POST /api/models/{repo}/preupload/{revision}")
-    def _preupload(self, request: ResizeTask, repo: str, revision: str) -> Answer:
+    def _preupload(self, request: Request, repo: str, revision: str) -> Answer:
         opened = self.open(request, repo, write=True)
         old = {e["path"]: e.get("lfs", e)["oid"] for e in self.entries(opened.commits[opened.at(revision)])}
         modes = {f["path"]: "lfs" if _large(f["path"]) else "regular" for f in request.json()["files"]}
         files = [{"path": p, "uploadMode": m, "shouldIgnore": False, "oid": old.get(p)} for p, m in modes.items()]
-        return _json({"files": files})
+        return as_json({"files": files})
 
     @route("POST /{repo}.git/info/lfs/objects/batch")
-    def _batch(self, request: ResizeTask, repo: str) -> Answer:
+    def _batch(self, request: Request, repo: str) -> Answer:
         self.open(request, repo, write=True)
         objects = []
         for item in request.json()["objects"]:
@@ -320,17 +251,17 @@ class Hub:
             verify = {"href": f"{self.endpoint}/{repo}.git/info/lfs/verify"}
             needed = {} if item["oid"] in self.blobs else {"upload": {"href": url, "header": header}, "verify": verify}
             objects.append({**item, **({"actions": needed} if needed else {})})
-        return _json({"transfer": "multipart" if self.part_size else "basic", "objects": objects})
+        return as_json({"transfer": "multipart" if self.part_size else "basic", "objects": objects})
 
     @route("PUT /storage/{blob}(?:/{part})?")
-    def _put(self, request: ResizeTask, blob: str, part: str | None) -> Answer:
+    def _put(self, request: Request, blob: str, part: str | None) -> Answer:
         if part is None:
             return self._keep(blob, request.body)
         self.parts[blob, int(part)] = request.body
         return Answer(headers={"ETag": f'"{part}"'})
 
     @route("POST /{repo}.git/lfs/{blob}")
-    def _complete(self, request: ResizeTask, repo: str, blob: str) -> Answer:
+    def _complete(self, request: Request, repo: str, blob: str) -> Answer:
         numbers = [p["partNumber"] for p in request.json()["parts"]]
         return self._keep(blob, b"".join(self.parts.pop((blob, n)) for n in numbers))
 
@@ -338,17 +269,17 @@ class Hub:
         if hashlib.sha256(content).hexdigest() != blob:
             raise Refusal(400, "The content is not what was announced")
         self.store(content)
-        return _json({})
+        return as_json({})
 
     @route("POST /{repo}.git/info/lfs/verify")
-    def _verify(self, request: ResizeTask, repo: str) -> Answer:
+    def _verify(self, request: Request, repo: str) -> Answer:
         asked = request.json()
         if len(self.blobs.get(asked["oid"], b"")) != asked["size"]:
             raise Refusal(404, "The object is not there")
-        return _json({})
+        return as_json({})
 
     @route("POST /api/models/{repo}/commit/{revision}")
-    def _commit(self, request: ResizeTask, repo: str, revision: str) -> Answer:
+    def _commit(self, request: Request, repo: str, revision: str) -> Answer:
         opened = self.open(request, repo, write=True)
         start, number = opened.at(revision), 1 + sum(n.startswith("refs/pr/") for n in opened.refs)
         changes: dict[str, str] = {}
@@ -371,7 +302,7 @@ class Hub:
         made = self.commit(repo, changes, revision)
         opened.messages[made] = message
         url = f"{self.endpoint}/{repo}/commit/{made}"
-        return _json({"success": True, "commitOid": made, "commitUrl": url, **answer})
+        return as_json({"success": True, "commitOid": made, "commitUrl": url, **answer})
 
 
 def _large(path: str) -> bool:
@@ -380,76 +311,3 @@ def _large(path: str) -> bool:
 
 def _git_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def _json(content: Any, status: int = 200) -> Answer:
-    return Answer(json.dumps(content).encode(), status, {"Content-Type": "application/json"})
-
-
-def _ranged(request: ResizeTask, content: bytes, headers: dict[str, str]) -> Answer:
-    """All of a file, or what a broken download lacks."""
-    asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
-    if not asked:
-        return Answer(content, headers=headers)
-    start, size = int(asked[1]), len(content)
-    if start >= size:
-        raise Refusal(416, "Range not satisfiable", **{"Content-Range": f"bytes */{size}"})
-    return Answer(content[start:], 206, {**headers, "Content-Range": f"bytes {start}-{size - 1}/{size}"})
-
-
-# ---- HTTP
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, hub: Hub) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.hub = hub
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def _serve(self) -> None:
-        hub, url = self.server.hub, urlsplit(self.path)
-        request = ResizeTask(self.command, url.path, parse_qs(url.query), self.headers)
-        hub.requests.append(request)
-        fault = next((f for f in hub.faults if f.strikes(request)), None)
-        cut = fault if fault and fault.status is None else None
-        length = int(self.headers.get("Content-Length") or 0)
-        if cut and length:
-            self.rfile.read(min(cut.after, length))
-            return self._cut(cut)
-        request.body = self.rfile.read(length)
-        hub.watch(request)
-        answer = Answer(status=fault.status) if fault and fault.status else self._answer(request)
-        request.status = answer.status
-        self.send_response(answer.status)
-        for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer.body[: cut.after] if cut else answer.body)
-        return self._cut(cut) if cut else None
-
-    do_GET = do_HEAD = do_POST = do_PUT = _serve
-
-    def _answer(self, request: ResizeTask) -> Answer:
-        for pattern, function in ROUTES:
-            if found := pattern.fullmatch(str(request)):
-                given = {n: v if v is None else unquote(v) for n, v in found.groupdict().items()}
-                try:
-                    return function(self.server.hub, request, **given)
-                except Refusal as refusal:
-                    return refusal.answer
-        return Answer(status=501)
-
-    def _cut(self, fault: Fault) -> None:
-        time.sleep(fault.stall)
-        self.connection.shutdown(socket.SHUT_RDWR)
-        self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        """Requests are on record."""
