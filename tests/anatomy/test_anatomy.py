@@ -19,6 +19,7 @@ def axes(anatomy, name):
     return [d.axis for d in anatomy.tensors[name].dims]
 
 
+@pytest.mark.every_family
 @pytest.mark.parametrize("case", listed(), ids=case_id)
 def test_every_parameter_is_described(case):
     kind, extra, name = case

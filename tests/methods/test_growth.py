@@ -41,6 +41,7 @@ def requests(anatomy) -> list[dict]:
     return found
 
 
+@pytest.mark.every_family
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_growth_keeps_the_function_in_float64(case):
     kind, extra, name = case
