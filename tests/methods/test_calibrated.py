@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel
 
@@ -13,10 +11,7 @@ from hf_learngene import errors, plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.methods import Calibrated
 from hf_learngene.pruning import Examples, kept_layers
-from hf_learngene.pruning.activations import Runner, execution_order
-from hf_learngene.pruning.moments import Moments
-from hf_learngene.pruning.surgeon import head_maps, kept_units, stream_map, value_map, without_ones
-from hf_learngene.resizing.calibration import fit_table, refitted
+from testing.examples import examples_for
 from testing.families import exact_deberta, inputs_for, tiny_model
 from testing.numerics import assert_close_for
 
@@ -34,7 +29,6 @@ CASES = [
     ("electra", "ElectraForMaskedLM"),
     ("modernbert", "ModernBertForSequenceClassification"),
 ]
-COUNT = 96
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,15 +38,6 @@ def _exact():
 
 def model_of(family, name, **extra):
     return tiny_model(family, name, extra or None)
-
-
-def examples_for(model, count=COUNT, seed=0):
-    """Images, or texts of different lengths; in the model's dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    if model.main_input_name == "pixel_values":
-        shape = inputs_for(model)["pixel_values"].shape[1:]
-        return [{"pixel_values": torch.randn(*shape, generator=generator, dtype=model.dtype)} for _ in range(count)]
-    return [{"input_ids": torch.randint(5, 60, (8 + i % 5,), generator=generator).tolist()} for i in range(count)]
 
 
 def logits_of(model, examples):
@@ -86,7 +71,7 @@ NEARER = [
 @pytest.mark.parametrize(("family", "name", "sizes"), [*NEARER, (*CASES[10], {"intermediate_size": 20})])
 def test_a_calibrated_model_is_nearer_than_a_selected_one(family, name, sizes):
     source = model_of(family, name)
-    examples, unseen = examples_for(source, 192), examples_for(source, 32, seed=1)
+    examples, unseen = examples_for(source), examples_for(source, 32, seed=1)
     calibrated = resize(source, calibration=examples, **sizes)
     assert calibrated.config.learngene["passes"][0]["method"] == "calibrated"
     selected = resize(source, method="weight_selection", **sizes)
@@ -120,7 +105,7 @@ def test_heads_and_head_size_of_families_that_keep_them_apart_from_the_width(siz
 )
 def test_what_lemon_added_is_taken_away_without_loss(family, name, grown, back):
     source = model_of(family, name)
-    examples = examples_for(source, 192)
+    examples = examples_for(source)
     big = resize(source, method="lemon", **grown)
     again = resize(big, method="calibrated", calibration=examples, ridge=1e-12, **back)
     assert distance(again, source, examples) <= 1e-8
@@ -128,7 +113,7 @@ def test_what_lemon_added_is_taken_away_without_loss(family, name, grown, back):
 
 def test_the_head_size_that_lemon_added_is_taken_away():
     source = model_of("vit", "ViTForImageClassification")
-    examples = examples_for(source, 192)
+    examples = examples_for(source)
     big = resize(source, method="lemon", num_attention_heads=3, head_dim=12)
     again = resize(big, method="calibrated", calibration=examples, ridge=1e-12, num_attention_heads=3, head_dim=8)
     assert distance(again, source, examples) <= 1e-8
@@ -257,106 +242,6 @@ def test_layers_are_chosen_on_examples_from_everywhere():
     assert kept == [(0, 2, 3), (0, 1, 3)]
 
 
-# ---- its parts
-
-
-def test_what_a_step_left_is_told_as_it_is(monkeypatch):
-    source = model_of("vit", "ViTForImageClassification")
-    examples, fits = examples_for(source, 40), []
-
-    def kept(*given):
-        fits.extend(refitted(*given))
-        return fits
-
-    monkeypatch.setattr("hf_learngene.resizing.execute.refitted", kept)
-    made = resize(source, calibration=examples, intermediate_size=20)
-    inputs = []
-    handle = made.classifier.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-    wanted = torch.cat([source(**b).logits for b in Examples(examples, source).batches()]).detach()
-    found = torch.cat([made(**b).logits for b in Examples(examples, made).batches()]).detach()
-    handle.remove()
-    # the recipe left the classifier as it was, and it is the last step: all else is as it was then
-    unfitted = source.classifier(torch.cat(inputs)).detach()
-    spread = (wanted - wanted.mean(0)).pow(2).sum()
-    (step,) = (f for f in fits if f.name == "classifier")
-    assert step.tokens == 40
-    assert step.before == pytest.approx(float((unfitted - wanted).pow(2).sum() / spread), rel=1e-6)
-    assert step.after == pytest.approx(float((found - wanted).pow(2).sum() / spread), rel=1e-6)
-    assert step.after < step.before
-    (line,) = (line for line in fit_table(fits).splitlines() if line.startswith("classifier"))
-    assert line.split() == ["classifier", "40", f"{step.before:.3f}", f"{step.after:.3f}"]
-    assert len(fit_table(fits).splitlines()) == len(fits) + 1
-
-
-@pytest.mark.parametrize(("family", "name"), [CASES[0], CASES[4], CASES[6], CASES[8]])
-def test_finished_layers_stand_in_for_themselves(family, name):
-    source = model_of(family, name)
-    anatomy = anatomy_of(source.config, type(source))
-    batches = list(Examples(examples_for(source), source).batches())
-    names = [n.name for n in anatomy.norms if n.layer in (None, 2)]
-    names = execution_order(source, batches[0], names)
-    runner = Runner(source, anatomy)
-    try:
-        whole = [runner.capture(i, b, inputs=names[-1:]) for i, b in enumerate(batches)]
-        runner.cache_prefix(1, batches)
-        runner.cache_prefix(2, batches)
-        short = [runner.capture(i, b, inputs=names[-1:]) for i, b in enumerate(batches)]
-    finally:
-        runner.close()
-    for a, b in zip(whole, short, strict=True):
-        assert_close_for(a.inputs[names[-1]][-1], b.inputs[names[-1]][-1])
-
-
-@settings(max_examples=25)
-@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 20), st.booleans())
-def test_least_squares_finds_what_is_there(inputs, outputs, seed, with_bias):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(50, inputs, generator=generator, dtype=torch.float64) + 1
-    weight = torch.randn(outputs, inputs, generator=generator, dtype=torch.float64)
-    bias = torch.randn(outputs, generator=generator, dtype=torch.float64) if with_bias else torch.zeros(outputs)
-    moments = Moments()
-    for part in (x[:20], x[20:]):
-        moments.add(part, part @ weight.T + bias)
-    solved, level = moments.solve(torch.zeros_like(weight), with_bias, ridge=1e-13)
-    torch.testing.assert_close(solved, weight, rtol=1e-6, atol=1e-6)
-    assert (level is not None) == with_bias
-    assert float(moments.error(solved, level)) <= 1e-8 * float(moments.spread() + 1)
-    same, _ = moments.solve(weight, with_bias, ridge=10.0)
-    torch.testing.assert_close(same, weight, rtol=1e-9, atol=1e-9)
-
-
-def test_copies_of_a_unit_cost_nothing():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 6, generator=generator, dtype=torch.float64)
-    x = torch.cat([x, x[:, :2]], 1)
-    kept = kept_units(x.T @ x / 200, torch.randn(4, 8, generator=generator), 6).tolist()
-    assert {2, 3, 4, 5} <= set(kept)
-    assert len({i % 6 for i in kept}) == 6
-
-
-@given(st.integers(2, 12), st.integers(2, 16))
-def test_a_turned_stream_keeps_its_variance(old, new):
-    basis = without_ones(old)
-    torch.testing.assert_close(basis.T @ basis, torch.eye(old - 1, dtype=torch.float64))
-    x = torch.randn(30, old, generator=torch.Generator().manual_seed(old), dtype=torch.float64)
-    centred = x - x.mean(1, keepdim=True)
-    turned = x @ stream_map(centred.T @ centred / 30, new, centred=True)
-    assert float(turned.mean(1).abs().max()) < 1e-9
-    if new >= old:
-        torch.testing.assert_close(turned.var(1, correction=0), x.var(1, correction=0))
-
-
-def test_heads_of_low_rank_lose_nothing():
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    q, k = draw(100, 3) @ draw(3, 8), draw(100, 8)
-    a, b = head_maps(q.T @ q / 100, k.T @ k / 100, 3)
-    torch.testing.assert_close(q @ a @ (k @ b).T, q @ k.T, rtol=1e-6, atol=1e-6)
-    v, reader = draw(100, 8), draw(5, 2) @ draw(2, 8)
-    into, back = value_map(v.T @ v / 100, reader, 2)
-    torch.testing.assert_close(v @ into @ back @ reader.T, v @ reader.T, rtol=1e-6, atol=1e-6)
-
-
 # ---- bad input
 
 
@@ -399,11 +284,6 @@ def test_what_calibration_cannot_take_is_said(model, given, error, message):
         resize(model(), **{**sizes, **given})
 
 
-def test_padding_made_here_is_masked():
-    batch = next(Examples([{"input_ids": [5, 6, 7]}, {"input_ids": [8]}], bert()).batches())
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-
-
 class Once:
     """Examples that may be read once more after a peek at the first, and come in another order each time."""
 
@@ -423,12 +303,6 @@ def test_examples_are_read_once():
     assert given.read == 1
     again = resize(source, calibration=(r for r in rows[1:] + rows[:1]), num_hidden_layers=2, intermediate_size=20)
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
-
-
-def test_some_of_the_batches():
-    examples = Examples([{"input_ids": [i]} for i in range(100)], bert())
-    numbers = [int(b["input_ids"][0, 0]) for b in examples.part([1, 3]).batches()]
-    assert numbers == [32, 96]
 
 
 def test_too_few_tokens_for_a_width_are_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -39,3 +40,12 @@ def cached(folder: Path, cache: Path) -> str:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     return "user/tiny"
+
+
+def same_weights(first, second, ignore=()):
+    """Whether two models agree bit for bit, up to parameters whose names start so."""
+    one, two = (
+        {n: p for n, p in m.named_parameters(remove_duplicate=False) if not n.startswith(tuple(ignore))}
+        for m in (first, second)
+    )
+    return one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
