@@ -12,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from typer.testing import CliRunner
 
+# What pages import, once for all: each page is a fork of the process that has loaded this module.
+from hf_learngene import AutoLearngene, LearngeneTrainer, compare, plan, resize  # noqa: F401
+from hf_learngene.cli import app
 from testing import ROOT
 from testing.hub import OWNER, Hub
 from testing.saving import tokenizer
@@ -49,10 +56,6 @@ def is_command(line: str) -> bool:
 
 def run_page(found: list[tuple[str, str]], folder: str) -> list[str]:
     """Runs in a process of its own; what it printed, piece by piece."""
-    from typer.testing import CliRunner
-
-    from hf_learngene.cli import app
-
     signal.alarm(900)  # models of real sizes
     os.chdir(folder)
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -73,8 +76,6 @@ def run_page(found: list[tuple[str, str]], folder: str) -> list[str]:
 
 def place(folder: Path) -> None:
     """What pages take for granted: pictures in a folder for each class, and a few texts."""
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     for part in ("images", "train", "test"):
         for label in ("cat", "dog"):
@@ -87,10 +88,6 @@ def place(folder: Path) -> None:
 
 def publish(hub: Hub, folder: Path) -> None:
     """The models that pages name: as wide and deep as they are, with random weights; images and ffn are smaller, for time."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-
     labels = {0: "cat", 1: "dog"}
     smaller = {"intermediate_size": 1536}
     vit = ViTConfig(image_size=64, id2label=labels, label2id={n: i for i, n in labels.items()}, **smaller)
