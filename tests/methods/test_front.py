@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import fft
-from testing.families import tiny_model
 
 from hf_learngene import resize
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.methods import Front
+from testing.families import tiny_model
 
 
 LAYER = re.compile(r"\.(\d+)\.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from testing.families import inputs_for, tiny_model
 
 from hf_learngene import resize, verify
+from testing.families import inputs_for, tiny_model
 
 
 NOISE = 0.1 * 0.02  # the script's scale of the initialiser range

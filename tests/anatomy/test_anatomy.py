@@ -1,0 +1,155 @@
+"""Anatomy: axes and roles found by probing, against what is known of a few families."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification
+
+from hf_learngene import register_anatomy, resize, verify
+from hf_learngene.anatomy import anatomy_like, anatomy_of, registry
+from hf_learngene.anatomy.axes import UNKNOWN
+from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
+from testing.families import case_id, listed, model_class, tiny_config, tiny_model
+
+
+def axes(anatomy, name):
+    return [d.axis for d in anatomy.tensors[name].dims]
+
+
+@pytest.mark.every_family
+@pytest.mark.parametrize("case", listed(), ids=case_id)
+def test_every_parameter_is_described(case):
+    kind, extra, name = case
+    cls = model_class(name)
+    config = tiny_config(kind, cls.main_input_name, **extra)
+    anatomy = anatomy_of(config, cls)
+    model = cls(config)
+    own = dict(model.named_parameters(remove_duplicate=False))
+    assert set(own) == set(anatomy.tensors) | set(anatomy.ties)
+    assert all(tuple(own[n].shape) == t.shape for n, t in anatomy.tensors.items())
+    assert anatomy.num_parameters == sum(p.numel() for p in model.parameters())
+    assert not any(d.axis == UNKNOWN for t in anatomy.tensors.values() for d in t.dims)
+    roles = {t.role for t in anatomy.tensors.values()}
+    assert "o" in roles
+    assert {"q", "k", "v"} <= roles or "qkv" in roles
+
+
+def test_vit():
+    anatomy = anatomy_of(tiny_config("vit", "pixel_values"), ViTForImageClassification)
+    assert axes(anatomy, "vit.layers.1.attention.q_proj.weight") == ["heads", "hidden"]
+    assert axes(anatomy, "vit.layers.1.attention.o_proj.weight") == ["hidden", "heads"]
+    assert axes(anatomy, "vit.layers.1.mlp.fc1.weight") == ["ffn", "hidden"]
+    assert axes(anatomy, "vit.embeddings.position_embeddings") == ["fixed", "patches", "hidden"]
+    assert anatomy.tensors["vit.embeddings.position_embeddings"].dims[1].prefix == 1
+    assert axes(anatomy, "classifier.weight") == ["labels", "hidden"]
+    assert not anatomy.post_norm
+    assert not anatomy.norms_that_need_multiples()
+    assert anatomy.tensors["vit.layers.1.attention.o_proj.weight"].writes_stream
+    assert anatomy.tensors["vit.layers.1.mlp.fc1.weight"].reads_norm
+
+
+def test_bert():
+    anatomy = anatomy_of(tiny_config("bert"), BertForMaskedLM)
+    assert anatomy.post_norm
+    assert anatomy.tied_readers == {"cls.predictions.transform.LayerNorm": "bert.embeddings.word_embeddings.weight"}
+    needy = {n.name for n in anatomy.norms_that_need_multiples()}
+    assert "bert.embeddings.LayerNorm" not in needy
+    assert "bert.encoder.layer.2.output.LayerNorm" in needy
+    assert axes(anatomy, "bert.encoder.layer.0.attention.self.query.bias") == ["heads"]
+
+
+def test_fused_projections():
+    modern = anatomy_of(tiny_config("modernbert"), model_class("ModernBertModel"))
+    wqkv, wi = (modern.tensors[f"layers.0.{n}.weight"].dims[0] for n in ("attn.Wqkv", "mlp.Wi"))
+    assert (wqkv.axis, wqkv.parts, wi.axis, wi.parts) == ("heads", 3, "ffn", 2)
+    deberta = anatomy_of(tiny_config("deberta"), model_class("DebertaModel"))
+    assert deberta.tensors["encoder.layer.0.attention.self.in_proj.weight"].dims[0].by_head
+    dinov2 = anatomy_of(tiny_config("dinov2", "pixel_values"), model_class("Dinov2ForImageClassification"))
+    assert dinov2.tensors["classifier.weight"].dims[1].parts == 2
+
+
+def test_embedding_norms_of_pre_norm_families_need_multiples():
+    for kind, name in (("clip_vision_model", "CLIPVisionModel"), ("roberta-prelayernorm", "RobertaPreLayerNormModel")):
+        cls = model_class(name)
+        anatomy = anatomy_of(tiny_config(kind, cls.main_input_name), cls)
+        assert not anatomy.post_norm
+        assert anatomy.norms_that_need_multiples()
+
+
+def test_all_layers_are_described_at_any_depth():
+    for depth in (1, 2, 3, 9):
+        anatomy = anatomy_of(tiny_config("bert", num_hidden_layers=depth), BertForMaskedLM)
+        assert {t.layer for t in anatomy.tensors.values()} == {None, *range(depth)}
+        assert sum(n.closes_layer for n in anatomy.norms) == depth
+        order = [n.name for n in anatomy.norms]
+        assert order.index("bert.embeddings.LayerNorm") == 0
+        assert order[-1] == "cls.predictions.transform.LayerNorm"
+
+
+def test_one_head_is_still_heads():
+    config = tiny_config("vit", "pixel_values", num_attention_heads=1, head_dim=4)
+    assert axes(anatomy_of(config, ViTForImageClassification), "vit.layers.0.attention.q_proj.weight") == [
+        "heads",
+        "hidden",
+    ]
+
+
+def test_the_anatomy_of_another_size_follows_from_a_known_one():
+    known = anatomy_of(tiny_config("vit", "pixel_values"), ViTForImageClassification)
+    other = tiny_config("vit", "pixel_values", hidden_size=48, num_hidden_layers=5, num_attention_heads=6)
+    assert (
+        anatomy_like(known, other, ViTForImageClassification).tensors
+        == anatomy_of(other, ViTForImageClassification).tensors
+    )
+
+
+def test_probing_is_fast_and_cached():
+    started = time.perf_counter()
+    anatomy_of(ViTConfig(), ViTForImageClassification)
+    anatomy_of(BertConfig(), BertForMaskedLM)
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    assert anatomy_of(ViTConfig(), ViTForImageClassification) is anatomy_of(ViTConfig(), ViTForImageClassification)
+    assert time.perf_counter() - started < first / 2
+
+
+class TestRegisterAnatomy:
+    @pytest.fixture(autouse=True)
+    def _forget(self):
+        yield
+        registry._DECLARED.pop("vit", None)
+
+    def test_a_declared_axis_wins(self):
+        config = tiny_config("vit", "pixel_values")
+        register_anatomy("vit", axes={r"^classifier\.weight$": ("labels", "fixed")})
+        assert axes(anatomy_of(config, ViTForImageClassification), "classifier.weight") == ["labels", "fixed"]
+
+    def test_a_wrong_declaration_is_caught_by_the_growth(self):
+        register_anatomy("vit", roles={r"k_proj\.(weight|bias)$": "v"})
+        with pytest.raises(UnsupportedFamilyError, match="found roles: .*needed: q, k, v"):
+            anatomy_of(tiny_config("vit", "pixel_values"), ViTForImageClassification)
+
+    def test_a_renamed_family_grows_exactly_with_a_declaration(self):
+        register_anatomy("vit", roles={r"q_proj\.(weight|bias)$": "q", r"k_proj\.(weight|bias)$": "k"})
+        model = tiny_model("vit", "ViTForImageClassification")
+        assert verify(model, resize(model, method="lemon", num_attention_heads=4, head_dim=12)).function_preserving
+
+    @pytest.mark.parametrize(
+        ("kind", "value", "message"),
+        [("roles", {"x": "qq"}, "'qq' does not exist"), ("roles", {"(": "q"}, "no regular")],
+    )
+    def test_bad_declarations(self, kind, value, message):
+        with pytest.raises(UnknownOptionError, match=message):
+            register_anatomy("vit", **{kind: value})
+
+
+def test_the_model_is_not_touched():
+    model = tiny_model("bert", "BertForMaskedLM")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    config = model.config.to_json_string()
+    anatomy_of(model.config, type(model))
+    assert model.config.to_json_string() == config
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

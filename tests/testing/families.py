@@ -1,0 +1,275 @@
+"""Tiny random models of every family: one table of sizes that any config class understands, and what few add to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto as auto
+
+from hf_learngene import plan
+from hf_learngene.anatomy.config_fields import native_name, section, section_name
+from hf_learngene.anatomy.infer import example_inputs
+from hf_learngene.resizing.plan import Plan
+from testing import ROOT
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 61,
+    "max_position_embeddings": 40, "image_size": 12, "patch_size": 4,
+}  # fmt: skip
+SMALL_VISION: dict[str, Any] = {
+    "model_type": "siglip_vision_model", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 20, "image_size": 16, "patch_size": 4,
+}  # fmt: skip
+# New layers of a post-norm family are exact up to epsilon, so all have BERT's 1e-12 here.
+# What keeps a family's other sizes in proportion; nothing here says what a tensor is.
+EXTRA: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16},
+    "beit": {"use_relative_position_bias": True, "use_absolute_position_embeddings": True, "layer_scale_init_value": 0.1},
+    "data2vec-vision": {"use_relative_position_bias": True, "layer_scale_init_value": 0.1},
+    "big_bird": {"attention_type": "original_full"},
+    "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False,
+                "layer_norm_eps": 1e-12},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True,
+                   "norm_rel_ebd": "layer_norm", "position_buckets": 8, "layer_norm_eps": 1e-12},
+    "dinov2": {"mlp_ratio": 2}, "dinov2_with_registers": {"mlp_ratio": 2},
+    "electra": {"embedding_size": 16}, "convbert": {"embedding_size": 24},
+    "layoutlm": {"max_2d_position_embeddings": 32},
+    "longformer": {"attention_window": 8, "max_position_embeddings": 64},
+    "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8, "pad_token_id": 0},
+    "nystromformer": {"num_landmarks": 16, "segment_means_seq_len": 16, "conv_kernel_size": 3, "layer_norm_eps": 1e-12},
+    "rembert": {"input_embedding_size": 16, "output_embedding_size": 20},
+    "vit_mae": {"decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1,
+                "decoder_intermediate_size": 20, "mask_ratio": 0.0},
+    "roformer": {"embedding_size": 24},
+    "esm": {"vocab_size": 61, "position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 4},
+    "eurobert": {"num_key_value_heads": 3, "head_dim": 8}, "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "jina_embeddings_v3": {"layer_norm_eps": 1e-12},
+    "luke": {"entity_vocab_size": 20, "entity_emb_size": 16},
+    "markuplm": {"max_xpath_tag_unit_embeddings": 20, "max_xpath_subs_unit_embeddings": 20, "tag_pad_id": 16,
+                 "subs_pad_id": 17, "max_depth": 6, "xpath_unit_hidden_size": 4},
+    "mobilebert": {"embedding_size": 16, "true_hidden_size": 12, "intra_bottleneck_size": 12},
+    "neomme": {"num_key_value_heads": 3, "head_dim": 8, "embedding_dim": 16, "embedding_rank": 12, "per_layer_config": {}},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local", "local"], "feed_forward_size": 40,
+                 "attention_head_size": 8},
+    "squeezebert": {"embedding_size": 24}, "ultrabert": {"prediction_head_size": 20},
+    # image and text: the text side is resized, the image side is only made small
+    "modernvbert": {"vision_config": SMALL_VISION}, "ultravbert": {"vision_config": SMALL_VISION, "prediction_head_size": 20},
+}  # fmt: skip
+
+IMAGE_HEADS = (
+    auto.MODEL_MAPPING_NAMES,
+    auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES,
+)
+TEXT_HEADS = (
+    auto.MODEL_MAPPING_NAMES,
+    auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+)
+TWO_TOWERS = ("CLIPModel", "SiglipModel")  # one of both is resized at a time
+
+
+def classes_of(kind: str, mappings: Iterable[Mapping[str, str | Sequence[str]]]) -> list[str]:
+    """Every class that transformers' mappings have for a model type."""
+    found: list[str] = []
+    for mapping in mappings:
+        names = mapping.get(kind, ())
+        found += [names] if isinstance(names, str) else names
+    return [name for name in found if name not in TWO_TOWERS]
+
+
+# The families that every change is tested on, with their base model and all heads. docs/families.md is of every family there is.
+VISION = {
+    kind: classes_of(kind, IMAGE_HEADS)
+    for kind in (
+        "vit", "deit", "beit", "dinov2", "dinov2_with_registers", "vit_msn", "vit_mae", "ijepa", "data2vec-vision",
+        "siglip_vision_model", "siglip", "clip_vision_model", "clip",
+    )
+}  # fmt: skip
+TEXT = {
+    kind: classes_of(kind, TEXT_HEADS)
+    for kind in (
+        "bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert", "deberta", "deberta-v2",
+        "roberta-prelayernorm", "megatron-bert", "xlm-roberta-xl", "modernbert", "data2vec-text", "ernie", "rembert", "roformer",
+        "nystromformer", "big_bird", "longformer", "layoutlm",
+    )
+}  # fmt: skip
+# (model type, extra config, class name): every listed family with base model and heads, and variants of structure.
+VARIANTS: list[tuple[str, dict[str, Any], str]] = [
+    ("dinov2", {"use_swiglu_ffn": True}, "Dinov2ForImageClassification"),
+    ("beit", {"use_mean_pooling": False, "use_shared_relative_position_bias": True, "use_relative_position_bias": False},
+     "BeitForImageClassification"),
+    ("vit", {"qkv_bias": False}, "ViTForImageClassification"),
+    ("vit", {"image_size": (12, 20)}, "ViTForImageClassification"),
+    ("bert", {}, "BertForPreTraining"),
+    ("layoutlm", {}, "LayoutLMForQuestionAnswering"),
+    ("electra", {}, "ElectraForPreTraining"),
+    ("electra", {"embedding_size": 24}, "ElectraForMaskedLM"),
+    ("distilbert", {"sinusoidal_pos_embds": True}, "DistilBertForMaskedLM"),
+    ("deberta-v2", {"share_att_key": False}, "DebertaV2ForMaskedLM"),
+    ("bert", {"tie_word_embeddings": False}, "BertForMaskedLM"),
+    ("ibert", {"layer_norm_eps": 1e-12}, "IBertForMaskedLM"),
+    ("yoso", {"layer_norm_eps": 1e-12}, "YosoForMaskedLM"),
+]  # fmt: skip
+
+
+def listed() -> list[tuple[str, dict[str, Any], str]]:
+    """Every (model type, extra, class name) that every change is tested on."""
+    return [*((kind, {}, name) for kind, names in {**VISION, **TEXT}.items() for name in names), *VARIANTS]
+
+
+def case_id(case: tuple[str, dict[str, Any], str]) -> str:
+    kind, extra, name = case
+    return "-".join([name, *(f"{k}={v}" for k, v in extra.items())]) or kind
+
+
+def model_class(name: str) -> type[PreTrainedModel]:
+    import transformers
+
+    return getattr(transformers, name)
+
+
+def tiny_config(model_type: str, main_input: str = "", **extra: Any) -> PreTrainedConfig:
+    """A config of the family with tiny sizes.
+
+    Only fields that the config class has are set, on its nested config where the sizes stand there.
+    """
+    config_class = CONFIG_MAPPING[model_type]
+    default = config_class()
+    nested = section_name(default, main_input or "pixel_values")
+    part = section(default, nested)
+    values: dict[str, Any] = {}
+    asked = {**EXTRA.get(model_type, {}), **extra}
+    other = {n: asked.pop(n) for n in ("vision_config", "text_config") if n in asked and nested}
+    for name, value in {**SIZES, **asked}.items():
+        native = native_name(part, name) if name in SIZES else name
+        if name in asked:  # a size that stands at None by default has no native name yet
+            values[native or name] = value
+        elif native is not None and _sizes_like(part, native):
+            values[native] = value
+    for stale in ("pooler_output_size", "pooler_hidden_size"):
+        if isinstance(getattr(part, stale, None), int):
+            values[stale] = SIZES["hidden_size"]
+    if "layer_types" in vars(part):
+        values["layer_types"] = None
+    for token in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+        current = getattr(part, token, None)
+        if isinstance(current, int) and current >= SIZES["vocab_size"]:
+            values.setdefault(token, 3)
+    return config_class(**({nested: values, **other} if nested else values))
+
+
+def _sizes_like(part: PreTrainedConfig, native: str) -> bool:
+    return isinstance(getattr(part, native, None), (int, list, tuple))
+
+
+def randomise(model: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:
+    """Random values everywhere, biases and norm weights too: a growth that only works on fresh ones must fail."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad and "embed_positions" in name:
+                continue  # sinusoids are computed, not learnt
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            norm = parameter.dim() == 1 and name.endswith("weight")
+            parameter.copy_((1.0 + 0.3 * noise if norm else scale * noise).to(parameter.dtype))
+    return model
+
+
+def tiny_model(
+    model_type: str,
+    class_name: str,
+    extra: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A tiny random model in eval mode."""
+    cls = model_class(class_name)
+    config = tiny_config(model_type, cls.main_input_name, **(extra or {}))
+    config.num_labels = 2 if "QuestionAnswering" in class_name else 5
+    torch.manual_seed(seed)
+    return randomise(cls(config).to(dtype), seed).eval()
+
+
+def exact_deberta() -> None:
+    """DeBERTa's norm and score scale cast to float32 in transformers; the same formulas in the model's own dtype.
+
+    Without this no float64 figure of DeBERTa means anything: it differs from itself by 1e-8.
+    """
+    from transformers.models.deberta import modeling_deberta as v1
+    from transformers.models.deberta_v2 import modeling_deberta_v2 as v2
+
+    def norm(self, hidden_states):
+        centred = hidden_states - hidden_states.mean(-1, keepdim=True)
+        variance = centred.pow(2).mean(-1, keepdim=True)
+        return self.weight * (centred / torch.sqrt(variance + self.variance_epsilon)) + self.bias
+
+    def root(query_layer, scale_factor):
+        return torch.sqrt(torch.tensor(query_layer.size(-1) * scale_factor, dtype=torch.float64)).to(query_layer.dtype)
+
+    v1.DebertaLayerNorm.forward = norm
+    v1.scaled_size_sqrt = root
+    v2.scaled_size_sqrt = root
+
+
+def inputs_for(model: PreTrainedModel, seed: int = 0, batch: int = 2) -> dict[str, torch.Tensor]:
+    """Random inputs, with a padding mask on for text."""
+    generator = torch.Generator().manual_seed(seed)
+    example = example_inputs(model, model.config)
+    if "pixel_values" in example:
+        shape = (batch, *example["pixel_values"].shape[1:])
+        return {"pixel_values": torch.randn(shape, generator=generator, dtype=model.dtype)}
+    length = {"nystromformer": 16, "longformer": 16, "big_bird": 16}.get(model.config.model_type, 10)
+    ids = torch.randint(4, SIZES["vocab_size"] - 1, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, -3:] = 0
+    if type(model).__name__ == "LongformerForQuestionAnswering":
+        ids[:, [2, 3, 7]] = model.config.sep_token_id  # it wants one question, one context
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def mapping_families() -> dict[str, list[str]]:
+    """Every model type of the image-classification, masked-LM and sequence-classification auto mappings."""
+    found: dict[str, list[str]] = {}
+    for names in (
+        auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    ):
+        for kind, classes in names.items():
+            for name in classes if isinstance(classes, (list, tuple)) else [classes]:
+                found.setdefault(kind, []).append(name)
+    return found
+
+
+def plan_of(kind: str, class_name: str, extra: dict[str, Any] | None = None, **request: Any) -> Plan:
+    """A plan for a family's tiny config: no weight exists, so none can be touched."""
+    cls = model_class(class_name)
+    return plan(tiny_config(kind, cls.main_input_name, **(extra or {})), model_class=cls, **request)
+
+
+def edit_config(folder: Path, **values: Any) -> None:
+    """Changes fields of a saved config by hand."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def load_example(name: str) -> Any:
+    """A script of `examples/`, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name to resolve annotations.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

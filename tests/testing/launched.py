@@ -1,0 +1,84 @@
+"""Runs inside `torchrun` or `accelerate launch`: example scripts as `python script.py` runs them, and a step under FSDP2."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from hf_learngene import resize
+from testing import ROOT
+from testing.families import inputs_for, tiny_model
+from testing.training import NO_DROPOUT
+
+
+EXAMPLES = ROOT / "examples"
+
+
+def run(script: str, argv: list[str]) -> None:
+    sys.argv = [str(EXAMPLES / script), *argv]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def shard(plugin: Any, model: torch.nn.Module) -> torch.nn.Module:
+    """What Accelerate does to a model under FSDP2, but on the CPU, where its `Accelerator` itself falls back to DDP."""
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+    mesh = distributed.init_device_mesh("cpu", (distributed.get_world_size(),), mesh_dim_names=("shards",))
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin),
+        torch_device_mesh=mesh,
+        parallelism_config=SimpleNamespace(fsdp_dim_names=("shards",)),
+        mixed_precision="no",
+        is_main_process=distributed.get_rank() == 0,
+        device=torch.device("cpu"),
+    )
+    return fsdp2_prepare_model(accelerator, model)
+
+
+def step(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.nn.Module:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(**inputs).logits.square().mean().backward()
+    optimizer.step()
+    return model
+
+
+def fsdp2_step(kind: str, name: str, environment: dict[str, str]) -> None:
+    """A step of a resized model, sharded over the processes, must be the step of one process on the whole batch."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from torch.distributed.tensor import DTensor
+
+    os.environ.update(environment)
+    model = resize(
+        tiny_model(kind, name, NO_DROPOUT, torch.float32), hidden_size=48, num_hidden_layers=4, method="lemon"
+    )
+    whole = inputs_for(model, batch=2 * distributed.get_world_size())
+    mine = {key: value[2 * distributed.get_rank() :][:2] for key, value in whole.items()}
+    sharded = shard(FullyShardedDataParallelPlugin(), copy.deepcopy(model))
+    assert all(isinstance(parameter, DTensor) for parameter in sharded.parameters())
+    step(sharded, mine)
+    gathered = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    wanted = step(model, whole).state_dict()
+    if distributed.get_rank() == 0:
+        assert gathered.keys() == wanted.keys()
+        for key, value in gathered.items():
+            torch.testing.assert_close(value, wanted[key], rtol=0, atol=1e-5, msg=f"{name}: {key}")
+
+
+def main() -> None:
+    """`python -m testing.launched JOBS`: a JSON list of `[script, arguments]` and `["fsdp2", [kind, class, environment]]`."""
+    for what, arguments in json.loads(Path(sys.argv[1]).read_text()):
+        fsdp2_step(*arguments) if what == "fsdp2" else run(what, arguments)
+
+
+if __name__ == "__main__":
+    main()

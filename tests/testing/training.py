@@ -1,0 +1,133 @@
+"""Tiny data, teachers and trainers for the training tests; run as a script, one training in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
+from testing.families import SIZES, tiny_model
+from testing.learngenes import OPTIONS
+
+
+class Images(Dataset):
+    """Random images with labels."""
+
+    def __init__(self, count: int = 32, size: int = 12) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.pixels = torch.randn(count, 3, size, size, generator=generator)
+        self.labels = torch.randint(0, 5, (count,), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixel_values": self.pixels[index], "labels": int(self.labels[index])}
+
+
+class Texts(Dataset):
+    """Random texts: `task` is `classify` or `mask` (a label at every third token, more of them in later examples)."""
+
+    def __init__(self, count: int = 32, task: str = "classify") -> None:
+        generator = torch.Generator().manual_seed(2)
+        self.ids = torch.randint(5, SIZES["vocab_size"] - 1, (count, 10), generator=generator)
+        self.labels = torch.randint(0, 5, (count,), generator=generator)
+        self.task = task
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        ids = self.ids[index]
+        mask = torch.ones_like(ids)
+        mask[10 - index % 3 :] = 0
+        labels: Any = int(self.labels[index])
+        if self.task == "mask":
+            labels = torch.full_like(ids, -100)
+            labels[: 1 + index % 5] = ids[: 1 + index % 5]
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+# what a dropout mask hits depends on how the batch is split
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+# keywords of the trainer, not of its arguments
+PASSED = ("compute_loss_func", "processing_class", "teacher_processing_class")
+DATA = {
+    "vit": ("vit", "ViTForImageClassification", Images),
+    "bert": ("bert", "BertForSequenceClassification", Texts),
+    "mlm": ("bert", "BertForMaskedLM", lambda: Texts(task="mask")),
+}
+
+
+def teacher_of(data: str, seed: int = 7, **extra: Any):
+    kind, name, _ = DATA[data]
+    return tiny_model(kind, name, {**NO_DROPOUT, **extra}, dtype=torch.float32, seed=seed)
+
+
+def student_of(data: str, learngene: str):
+    """A learngene fitted to a tiny model, or that model (`plain`)."""
+    kind, name, _ = DATA[data]
+    model = tiny_model(kind, name, NO_DROPOUT, dtype=torch.float32, seed=3)
+    return model if learngene == "plain" else AutoLearngene.from_ancestry(model, learngene, **OPTIONS[learngene])
+
+
+def trainer_of(data: str, learngene: str, output: str | os.PathLike[str], teacher: Any = "default", **arguments: Any):
+    """A trainer of four steps of eight examples."""
+    defaults: dict[str, Any] = {
+        "output_dir": str(output),
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "optim": "adamw_torch",
+        "adam_epsilon": 1e-4,  # a key bias has no gradient but rounding, which AdamW would blow up
+    }
+    extra = {k: arguments.pop(k) for k in ("train_dataset", "eval_dataset", "model", *PASSED) if k in arguments}
+    args = LearngeneTrainingArguments(**{**defaults, **arguments})
+    model = extra.pop("model", None) or student_of(data, learngene)
+    known = teacher_of(data) if isinstance(teacher, str) and teacher == "default" else teacher
+    return LearngeneTrainer(model, args, known, **{"train_dataset": DATA[data][2](), **extra})
+
+
+def losses_of(trainer: Any) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def main() -> None:
+    """`python -m testing.training DATA LEARNGENE OUTPUT ARGUMENTS`: see `train`."""
+    data, learngene, output, arguments = sys.argv[1:]
+    train(data, learngene, output, **json.loads(arguments))
+
+
+def train(data: str, learngene: str, output: str | os.PathLike[str], **given: Any) -> None:
+    """Writes losses and weights (of process 0) to `output`."""
+    resume = given.pop("resume", None)
+    kill_at = given.pop("kill_at", None)
+    trainer = trainer_of(data, learngene, output, **given)
+    if kill_at is not None:
+        from transformers import TrainerCallback
+
+        class Kill(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                if state.global_step == kill_at:
+                    os.kill(os.getpid(), 9)
+
+        trainer.add_callback(Kill())
+    trainer.train(resume_from_checkpoint=resume)
+    if trainer.is_world_process_zero():
+        Path(output, "losses.json").write_text(json.dumps(losses_of(trainer)))
+        torch.save(trainer.student.state_dict(), Path(output, "weights.pt"))
+
+
+if __name__ == "__main__":
+    main()
