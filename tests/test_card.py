@@ -13,12 +13,12 @@ from huggingface_hub import ModelCard
 from test_saving import cached, tokenizer
 from transformers import BertForMaskedLM
 
-from hf_learngene import AutoModelForMaskedLM, plan, registered_methods, resize
+from hf_learngene import AutoModelForMaskedLM, plan, resize
 from hf_learngene.errors import ProvenanceError
 from hf_learngene.hub.card import model_card, recorded_source
 from hf_learngene.hub.card_parts import Result, is_ours, renamed
 from hf_learngene.hub.save import save_resized
-from hf_learngene.methods import METHODS
+from hf_learngene.methods import METHODS, registered_methods
 
 
 PATTERN = r"""---

@@ -17,8 +17,8 @@ from PIL import Image as PILImage
 from training import Images, Texts, teacher_of
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from hf_learngene import Comparison, compare, resize
-from hf_learngene.comparing import Row, fingerprint, folder, measuring, run
+from hf_learngene import compare, resize
+from hf_learngene.comparing import Comparison, Row, fingerprint, folder, measuring, run
 from hf_learngene.errors import (
     CalibrationError,
     CheckpointError,

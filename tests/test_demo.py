@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification, ViTImageProcessorPil, ViTModel
 from transformers.utils import logging
 
-from hf_learngene import demo
+from hf_learngene.comparing import demo
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import pytest
 from families import mapping_families
 
 import hf_learngene
-from hf_learngene import errors, registered_learngenes
+from hf_learngene import errors
+from hf_learngene.learngenes import registered_learngenes
 from hf_learngene.methods import METHODS
 
 

@@ -24,9 +24,9 @@ from hf_learngene import (
     AutoModelForSequenceClassification,
     LearngeneTrainer,
     LearngeneTrainingArguments,
-    push_folder,
     push_resized,
 )
+from hf_learngene.hub import push_folder
 
 
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="jobs run in forks"), pytest.mark.usefixtures("hub")]

@@ -87,7 +87,7 @@ def test_saved_and_loaded_it_is_the_same(kind, family, name, tmp_path):
 def test_a_plain_process_loads_it_after_one_import(tmp_path):
     fitted("wave").save_pretrained(tmp_path)
     code = (
-        "import hf_learngene; from transformers import AutoModel, AutoConfig;"
+        "import hf_learngene.learngenes; from transformers import AutoModel, AutoConfig;"
         f"print(type(AutoModel.from_pretrained({str(tmp_path)!r})).__name__, "
         f"AutoConfig.from_pretrained({str(tmp_path)!r}).model_type)"
     )

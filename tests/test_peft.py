@@ -13,7 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from training import NO_DROPOUT, OPTIONS, Images
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
-from hf_learngene import AutoLearngene, AutoModelForMaskedLM, CheckpointSafeTrainer, resize
+from hf_learngene import AutoLearngene, AutoModelForMaskedLM, resize
+from hf_learngene.training import CheckpointSafeTrainer
 
 
 exact_deberta()

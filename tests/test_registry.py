@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import inputs_for, tiny_model
 
-from hf_learngene import plan, register_method, registered_methods, resize, verify
+from hf_learngene import plan, resize, verify
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.methods import (
     L2,
@@ -24,6 +24,8 @@ from hf_learngene.methods import (
     ShortGPT,
     Taylor,
     WeightSelection,
+    register_method,
+    registered_methods,
 )
 from hf_learngene.methods.registry import option_owners
 
