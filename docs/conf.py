@@ -25,6 +25,7 @@ extensions = [
     "docstrings",
     "links",
     "mathml",
+    "registered",
 ]
 exclude_patterns = ["_build"]
 smartquotes_action = "D"  # dashes alone: quotes in results are Python's
