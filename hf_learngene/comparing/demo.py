@@ -43,7 +43,6 @@ EVALUATIONS = 6
 WEIGHT_DECAY = 0.05
 LEARNING_RATES = (1e-4, 3e-4)
 STARTS = {"resized": "auto", "random": "random"}
-SIZE = "small"
 SIZE_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 Examples = list[dict[str, Any]]
@@ -248,6 +247,7 @@ def compare_starts(image_model: str, steps: int, seeds: Sequence[int]) -> tuple[
     """
     sizes = small_sizes(AutoConfig.from_pretrained(image_model, trust_remote_code=False))
     digits = load_images(image_model, sizes["image_size"])
+    size = f"hidden_size={sizes['hidden_size']}, num_hidden_layers={sizes['num_hidden_layers']}"
     with quiet(), seeded(0):
         source = TransformersAutoModelForImageClassification.from_pretrained(
             image_model, dtype=torch.float32, trust_remote_code=False
@@ -259,7 +259,7 @@ def compare_starts(image_model: str, steps: int, seeds: Sequence[int]) -> tuple[
         with tempfile.TemporaryDirectory(prefix="learngene_demo_") as folder:
             return compare(
                 source,
-                {SIZE: {**sizes, "num_labels": NUM_LABELS}},
+                {size: {**sizes, "num_labels": NUM_LABELS}},
                 digits.train,
                 held_out,
                 output_dir=folder,
@@ -276,7 +276,7 @@ def compare_starts(image_model: str, steps: int, seeds: Sequence[int]) -> tuple[
     tried = {rate: compared(digits.validation, rate, [0], steps) for rate in LEARNING_RATES}
     rates: dict[str, dict[str, Any]] = {}
     for start in STARTS:
-        scores = {rate: found.row(SIZE, start).mean[-1] for rate, found in tried.items()}
+        scores = {rate: found.row(size, start).mean[-1] for rate, found in tried.items()}
         rates[start] = {"validation_accuracy": scores, "chosen": max(scores, key=scores.__getitem__)}
     chosen = {start: rate["chosen"] for start, rate in rates.items()}
     found = compared(digits.test, chosen, list(seeds), max(1, steps // EVALUATIONS))

@@ -21,6 +21,12 @@ logger = logging.get_logger(__name__)
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "proxies")
 
 
+_INITIALIZE = (
+    "It makes models of other sizes itself: AutoLearngene.from_pretrained(...).initialize(num_hidden_layers=...), or "
+    "hf-learngene init."
+)
+
+
 def load_config(source: str | os.PathLike, loading: dict[str, Any]) -> PreTrainedConfig:
     """The config of a checkpoint, and nothing else of it.
 
@@ -43,6 +49,10 @@ def load_config(source: str | os.PathLike, loading: dict[str, Any]) -> PreTraine
 
 
 def _not_found(source: str, error: Exception) -> str:
+    if "model type `learngene_" in str(
+        error
+    ):  # not registered with transformers until hf_learngene.learngenes is imported
+        return f"`{source}` is a learngene. {_INITIALIZE}"
     if os.path.isdir(source):
         return f"The folder `{source}` holds no usable config.json: {error}"
     if os.path.isabs(source) or source.startswith((".", "~")) or source.count("/") > 1:
@@ -65,6 +75,8 @@ def native_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     A subclass of a native class counts as custom code there: its checkpoint's old key names are then not converted, and
     whole encoders stay at random values with no error. So a subclass is loaded through its native parent.
     """
+    if getattr(model_class.config_class, "learngene_type", None) is not None:
+        raise UnsupportedSourceError(f"A {model_class.__name__} is a learngene. {_INITIALIZE}")
     for parent in model_class.__mro__:
         if parent.__module__.startswith("transformers.") and issubclass(parent, PreTrainedModel):
             if parent is PreTrainedModel:
