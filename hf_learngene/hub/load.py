@@ -21,12 +21,6 @@ logger = logging.get_logger(__name__)
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "proxies")
 
 
-_INITIALIZE = (
-    "It makes models of other sizes itself: AutoLearngene.from_pretrained(...).initialize(num_hidden_layers=...), or "
-    "hf-learngene init."
-)
-
-
 def load_config(source: str | os.PathLike, loading: dict[str, Any]) -> PreTrainedConfig:
     """The config of a checkpoint, and nothing else of it.
 
@@ -48,10 +42,15 @@ def load_config(source: str | os.PathLike, loading: dict[str, Any]) -> PreTraine
     return config
 
 
+_INITIALIZE = (
+    "It makes models of other sizes itself: AutoLearngene.from_pretrained(...).initialize(num_hidden_layers=...), or "
+    "hf-learngene init."
+)
+
+
 def _not_found(source: str, error: Exception) -> str:
-    if "model type `learngene_" in str(
-        error
-    ):  # not registered with transformers until hf_learngene.learngenes is imported
+    # not registered with transformers until hf_learngene.learngenes is imported
+    if "model type `learngene_" in str(error):
         return f"`{source}` is a learngene. {_INITIALIZE}"
     if os.path.isdir(source):
         return f"The folder `{source}` holds no usable config.json: {error}"
