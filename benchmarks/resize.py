@@ -85,12 +85,12 @@ def child_write(folder: str, model: str, sizes: dict[str, int]) -> dict[str, flo
 def child_anatomy(model: str) -> dict[str, float]:
     """Probing a config of base size, the first time in a process and again without the cache."""
     cls = _ready(model)
-    from hf_learngene.anatomy import build
+    from hf_learngene.anatomy import infer
 
     config = cls.config_class()
-    first = _seconds(lambda: build.anatomy_of(config, cls))
-    build._CACHE.clear()
-    return {"first_s": first, "again_s": _seconds(lambda: build.anatomy_of(config, cls))}
+    first = _seconds(lambda: infer.anatomy_of(config, cls))
+    infer._CACHE.clear()
+    return {"first_s": first, "again_s": _seconds(lambda: infer.anatomy_of(config, cls))}
 
 
 def child_import() -> dict[str, float]:

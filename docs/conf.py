@@ -26,6 +26,7 @@ extensions = [
     "registered_tables",
     "links",
     "mathml",
+    "registered",
 ]
 exclude_patterns = ["_build"]
 smartquotes_action = "D"  # dashes alone: quotes in results are Python's

@@ -29,8 +29,9 @@ from transformers import (
     set_seed,
 )
 
-from hf_learngene import AutoModelForImageClassification, CheckpointSafeTrainer
+from hf_learngene import AutoModelForImageClassification
 from hf_learngene.metrics import F1, Accuracy
+from hf_learngene.training import CheckpointSafeTrainer
 
 
 logger = logging.getLogger(__name__)

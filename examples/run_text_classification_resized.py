@@ -29,8 +29,9 @@ from transformers import (
     set_seed,
 )
 
-from hf_learngene import AutoModelForSequenceClassification, CheckpointSafeTrainer
+from hf_learngene import AutoModelForSequenceClassification
 from hf_learngene.metrics import F1, Accuracy, MatthewsCorrcoef
+from hf_learngene.training import CheckpointSafeTrainer
 
 
 logger = logging.getLogger(__name__)

@@ -1,31 +1,20 @@
-"""Well-initialised ViT and BERT models of any size, from checkpoints you already have."""
+"""Well-initialised ViT and BERT models of any size, from checkpoints you already have.
+
+The verbs and classes that most people need are here, and each loads what it needs when it is first used. The rest is in
+submodules: `hf_learngene.methods`, `.learngenes`, `.training`, `.comparing`, `.hub`, `.anatomy`, `.errors`.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hf_learngene import errors
 from hf_learngene._version import __version__
 
 
 if TYPE_CHECKING:
-    from hf_learngene import errors
-    from hf_learngene.anatomy import register_anatomy
-    from hf_learngene.comparing import Comparison, compare
-    from hf_learngene.hub.card_parts import Result
-    from hf_learngene.hub.push import push_folder, push_resized
-    from hf_learngene.hub.save import save_resized
-    from hf_learngene.learngenes import (
-        AutoLearngene,
-        AutoLearngeneConfig,
-        FineConfig,
-        LearngeneConfig,
-        LetsConfig,
-        SwsConfig,
-        TlegConfig,
-        WaveConfig,
-        register_learngene,
-        registered_learngenes,
-    )
-    from hf_learngene.methods import register_method, registered_methods
+    from hf_learngene.comparing import compare
+    from hf_learngene.hub import push_resized, save_resized
+    from hf_learngene.learngenes import AutoLearngene, AutoLearngeneConfig
     from hf_learngene.resizing import (
         AutoModel,
         AutoModelForImageClassification,
@@ -39,16 +28,10 @@ if TYPE_CHECKING:
         resize,
         verify,
     )
-    from hf_learngene.training import (
-        CheckpointSafeTrainer,
-        LearngeneTrainer,
-        LearngeneTrainingArguments,
-        get_lemon_schedule,
-        lemon_steps,
-    )
+    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
     from hf_learngene.vocabulary.trimming import trim_tokenizer
 
-# Names are loaded on first use, as transformers does: torch and the modelling code take seconds to import.
+# Imported on first use, as transformers does it: torch and the modelling code take seconds.
 _HOME = {
     "AutoLearngene": "learngenes",
     "AutoLearngeneConfig": "learngenes",
@@ -58,32 +41,15 @@ _HOME = {
     "AutoModelForQuestionAnswering": "resizing",
     "AutoModelForSequenceClassification": "resizing",
     "AutoModelForTokenClassification": "resizing",
-    "CheckpointSafeTrainer": "training",
-    "Comparison": "comparing",
-    "FineConfig": "learngenes",
-    "LearngeneConfig": "learngenes",
     "LearngeneTrainer": "training",
     "LearngeneTrainingArguments": "training",
-    "LetsConfig": "learngenes",
     "ResizableMixin": "resizing",
-    "Result": "hub.card_parts",
-    "SwsConfig": "learngenes",
-    "TlegConfig": "learngenes",
-    "WaveConfig": "learngenes",
     "allocate": "resizing",
     "compare": "comparing",
-    "get_lemon_schedule": "training",
-    "lemon_steps": "training",
     "plan": "resizing",
-    "push_folder": "hub.push",
-    "push_resized": "hub.push",
-    "register_anatomy": "anatomy",
-    "register_learngene": "learngenes",
-    "register_method": "methods",
-    "registered_learngenes": "learngenes",
-    "registered_methods": "methods",
+    "push_resized": "hub",
     "resize": "resizing",
-    "save_resized": "hub.save",
+    "save_resized": "hub",
     "trim_tokenizer": "vocabulary.trimming",
     "verify": "resizing",
 }
@@ -97,32 +63,15 @@ __all__ = [
     "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
-    "CheckpointSafeTrainer",
-    "Comparison",
-    "FineConfig",
-    "LearngeneConfig",
     "LearngeneTrainer",
     "LearngeneTrainingArguments",
-    "LetsConfig",
     "ResizableMixin",
-    "Result",
-    "SwsConfig",
-    "TlegConfig",
-    "WaveConfig",
     "__version__",
     "allocate",
     "compare",
     "errors",
-    "get_lemon_schedule",
-    "lemon_steps",
     "plan",
-    "push_folder",
     "push_resized",
-    "register_anatomy",
-    "register_learngene",
-    "register_method",
-    "registered_learngenes",
-    "registered_methods",
     "resize",
     "save_resized",
     "trim_tokenizer",
@@ -131,8 +80,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "errors":
-        return import_module("hf_learngene.errors")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"hf_learngene.{_HOME[name]}"), name)
@@ -140,6 +87,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-import_module("hf_learngene.learngenes")  # AutoModel and AutoConfig then know the model types of learngenes

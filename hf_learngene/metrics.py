@@ -1,4 +1,4 @@
-"""Metrics for `evaluate` that need no network.
+"""Metrics that need no network: the accuracy that everything here is measured by, and three classes for `evaluate`.
 
 `evaluate.load("accuracy")` downloads a script from the Hub. The three metrics that the classification tasks here
 report are defined on the spot instead: instantiate the class and use it like any other metric.
@@ -11,16 +11,20 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 from sklearn import metrics as sklearn_metrics
+from torch import Tensor
 
 
-__all__ = ["F1", "Accuracy", "MatthewsCorrcoef"]
+__all__ = ["F1", "Accuracy", "MatthewsCorrcoef", "accuracy", "predicted_classes"]
 
+IGNORED = -100  # labels that do not count, and what Trainer fills rows of unequal length with
 _SKLEARN_DOCS = "https://scikit-learn.org/stable/modules/generated/sklearn.metrics.{}.html"
 _CITATION = """\
 @article{scikit-learn,
@@ -34,6 +38,36 @@ _CITATION = """\
   year={2011}
 }
 """
+
+
+def accuracy(predictions: Any, references: Any, ignored: int | None = None, sample_weight: Any = None) -> float:
+    """The share of predictions that equal their reference.
+
+    Args:
+        predictions (`array`): a class for each reference, or one row of 0/1 flags for each row of flags.
+        references (`array`): what is right.
+        ignored (`int`, *optional*): the reference of entries that do not count, such as -100.
+        sample_weight (`array`, *optional*): a weight for each example.
+
+    Returns:
+        `float`: NaN where nothing counts.
+
+    Example:
+        >>> accuracy([0, 1, 2], [0, 1, 1]), accuracy([0, 1, 2], [0, 1, -100], ignored=-100)
+        (0.6666666666666666, 1.0)
+    """
+    references = np.asarray(references)
+    right = np.equal(np.asarray(predictions), references)
+    if ignored is not None:
+        right = right[references != ignored]
+    elif right.ndim > 1:
+        right = right.all(-1)
+    return float(np.average(right, weights=sample_weight)) if right.size else math.nan
+
+
+def predicted_classes(logits: Any, labels: Any) -> Tensor:
+    """The place of the largest logit: a `preprocess_logits_for_metrics` that spares a `Trainer` keeping all logits."""
+    return (logits[0] if isinstance(logits, (tuple, list)) else logits).argmax(-1)
 
 
 class _ClassificationMetric(evaluate.Metric):
@@ -93,10 +127,9 @@ class Accuracy(_ClassificationMetric):
         normalize: bool = True,
         sample_weight: Sequence[float] | None = None,
     ) -> dict[str, float]:
-        score = sklearn_metrics.accuracy_score(
-            references, predictions, normalize=normalize, sample_weight=sample_weight
-        )
-        return {"accuracy": float(score)}
+        share = accuracy(predictions, references, sample_weight=sample_weight)
+        total = len(references) if sample_weight is None else float(np.sum(sample_weight))
+        return {"accuracy": share if normalize else share * total}
 
 
 class F1(_ClassificationMetric):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from transformers.utils import logging
 
@@ -30,6 +32,18 @@ def seeded(seed: int) -> Iterator[None]:
     with _LOCK, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too, for good
         yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Gives the caller's random state back, of python, numpy and torch: a `Trainer` seeds all of them."""
+    python, numpy_ = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from hf_learngene._version import __version__
@@ -39,7 +38,8 @@ from hf_learngene.errors import CheckpointError, LearngeneError, UnknownOptionEr
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
 
     from hf_learngene.resizing.plan import Plan
     from hf_learngene.resizing.spec import ResizeSpec
@@ -106,7 +106,7 @@ def _root(
     "plan",
     help=example_help(
         "Show what a resize would do. Only the config is fetched, no weights.\n\n"
-        "For each tensor: kept, selected, duplicated, interpolated, or fresh. Sizes you leave out follow the source.",
+        "For each tensor: where it comes from, such as kept, selected or fresh. Sizes you leave out follow the source.",
         "plan google/vit-base-patch16-224 --hidden-size 384 --num-hidden-layers 6",
         "plan google-bert/bert-base-uncased --method layers --option layer_map=0,2,4,7,9,11",
     ),
@@ -227,63 +227,6 @@ def resize_command(
     typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
 
 
-@app.command(
-    "verify",
-    help=example_help(
-        "Measure whether a grown model computes what its source computes.\n\n"
-        "Both get the same random inputs. The exit status is 0 if they agree up to rounding, 1 if they do not.",
-        "verify google-bert/bert-base-uncased bert-24 --dtype float64",
-    ),
-)
-def verify_command(
-    source: Source,
-    grown: Annotated[
-        str, typer.Argument(metavar="GROWN", help="The resized model: a Hub id or a folder.", show_default=False)
-    ],
-    dtype: Annotated[
-        str | None, typer.Option(help=f"Compute in {', '.join(DTYPES)}. Default: as stored.", show_default=False)
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of SOURCE on the Hub.", show_default=False)
-    ] = None,
-    token: Token = None,
-) -> None:
-    """Measure whether a grown model computes what its source computes."""
-    import torch
-
-    from hf_learngene.resizing import verify
-
-    wanted = dtype_name(dtype)
-    with status("Loading both models"):
-        first, second = _load_pair(source, grown, revision, token)
-    with status("Comparing"):
-        report = verify(first, second, dtype=getattr(torch, wanted) if wanted else None)
-    typer.echo(str(report))
-    if not report.function_preserving:
-        raise typer.Exit(1)
-
-
-@app.command(
-    "demo",
-    help=example_help(
-        "Grow a text encoder, shrink a vision encoder, and fine-tune it beside a random start.\n\n"
-        "A few minutes on a CPU. It leaves learning_curves.png and results.json in OUTPUT.",
-        "demo --image-model google/vit-base-patch16-224 --text-model google-bert/bert-base-uncased",
-    ),
-)
-def demo_command(
-    image_model: Annotated[str, typer.Option(help="A vision encoder with an image processor.", show_default=False)],
-    text_model: Annotated[str, typer.Option(help="A text encoder.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="The folder for figure and numbers.")] = Path("demo"),
-    steps: Annotated[int, typer.Option(min=1, help="Fine-tuning steps of each run.")] = 60,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs from each start.")] = 3,
-) -> None:
-    """Grow a text encoder, shrink a vision encoder, and fine-tune it beside a random start."""
-    from hf_learngene.comparing.demo import run_demo
-
-    run_demo(image_model, text_model, output, steps=steps, seeds=seeds, console=Console())
-
-
 def _plan(source: str, spec: ResizeSpec, task: str | None) -> Plan:
     from hf_learngene.hub.tasks import class_of_checkpoint
     from hf_learngene.resizing.auto import BY_TASK
@@ -317,7 +260,9 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
             texts = (line.rstrip("\n") for line in lines)
             trimmed = trim_tokenizer(tokenizer, texts, given.get("vocab_size"), config=config)
     except UnicodeDecodeError as error:
-        raise VocabularyError(f"`{corpus}` is no text in UTF-8, one text a line: {error}") from error
+        raise VocabularyError(
+            f"`{corpus}` is not UTF-8 text. --corpus takes a file with one text on each line. ({error})"
+        ) from error
     given["vocab_size"] = len(trimmed[1])
     return trimmed
 
@@ -325,7 +270,7 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
 def _calibration_examples(
     data: str, made: Plan, source: str, loading: Mapping[str, Any], limit: int, seed: int
 ) -> Any:
-    """Examples of a data set as the plan's methods look at them: with labels only where one asks for them."""
+    """Calibration examples for a plan: with labels only where one of its methods needs them."""
     import torch
 
     from hf_learngene.training.data import drawn_examples, processor_of, read_data, training_data, unlabelled_data
@@ -355,26 +300,9 @@ def _spent(source: str, made: Plan, budget: str | int | float, spec: ResizeSpec)
     return found.full
 
 
-def _load_pair(
-    source: str, grown: str, revision: str | None, token: str | None
-) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Both models by the class that both checkpoints fill: the common head, or the encoder alone."""
-    from hf_learngene.hub.load import load_config, load_whole, pinned
-    from hf_learngene.hub.tasks import class_of_checkpoint
-    from hf_learngene.resizing.auto import AutoModel
-
-    at_source = pinned(source, keywords(None, revision=revision, token=token))
-    at_grown = pinned(grown, keywords(None, token=token))
-    configs = [load_config(source, at_source), load_config(grown, at_grown)]
-    first, second = (class_of_checkpoint(config) for config in configs)
-    if first.main_input_name != second.main_input_name:
-        raise CheckpointError(f"`{source}` takes {first.main_input_name}, `{grown}` takes {second.main_input_name}.")
-    if first is not second:
-        first, second = (AutoModel.class_for(config) for config in configs)
-    return load_whole(source, first, **at_source), load_whole(grown, second, **at_grown)
-
-
 def _errors() -> Console:
+    from rich.console import Console
+
     return Console(stderr=True)
 
 

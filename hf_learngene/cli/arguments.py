@@ -40,8 +40,8 @@ MethodName = Annotated[
     str,
     typer.Option(
         "--method",
-        help="auto (lemon; weight_selection, calibrated), layers, front, l2, minitron, random, shortgpt, taylor.",
-        show_default=False,
+        metavar="NAME",
+        help="How weights are made; `hf-learngene methods` lists the names.",
     ),
 ]
 Option = Annotated[
@@ -56,8 +56,8 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 Token = Annotated[str | None, typer.Option(help="Hub token. Default: your login's.", show_default=False)]
 
 
-def keywords(sizes: list[str] | None, **named: Any) -> dict[str, Any]:
-    """The keywords that were given, those of `--size` among them.
+def keywords(sizes: list[str] | None, flag: str = "--size", **named: Any) -> dict[str, Any]:
+    """The keywords that were given, those of `--size` (or of `flag`) among them.
 
     Raises:
         UnknownOptionError: a name that is no size, or one given twice.
@@ -65,11 +65,13 @@ def keywords(sizes: list[str] | None, **named: Any) -> dict[str, Any]:
     from hf_learngene.resizing.spec import LABELS, LOADING, REFUSED
 
     found = {name: value for name, value in named.items() if value is not None}
-    for name, value in _pairs("--size", sizes, "num_attention_heads=6"):
+    for name, value in _pairs(flag, sizes, "num_attention_heads=6"):
         if name in found:
             raise UnknownOptionError(f"{name!r} was given twice.")
         if name in LOADING | LABELS | REFUSED.keys() or name in ("method", "params", "seed", "source", "model_class"):
-            raise UnknownOptionError(f"{name!r} is no size, so --size cannot set it.")
+            raise UnknownOptionError(
+                f"{name!r} is not a size, so {flag} cannot set it. Sizes are config fields, such as num_attention_heads."
+            )
         found[name] = _value(value)
     return found
 
@@ -97,7 +99,7 @@ def method_with_options(name: str, options: list[str] | None) -> Method | str:
     if chosen is None and given:
         option = next(iter(given))
         owners = option_owners(option)
-        hint = f"It is one of {', '.join(owners)}: add --method {owners[0]}." if owners else "No method has it."
+        hint = f"It is an option of {', '.join(owners)}: add --method {owners[0]}." if owners else "No method has it."
         raise UnknownOptionError(f"--method auto has no option {option!r}. {hint}")
     return chosen or name
 

@@ -26,17 +26,19 @@ LEARNING_RATE = 3e-4
     help=example_help(
         "Start models of each size by each method, train all of them the same way, and show what it was worth.\n\n"
         "A table, a picture and the numbers are left in OUTPUT. Stopped, it goes on where it was when called again.",
-        "compare my-vit out --data images/ --size-set hidden_size=192,num_hidden_layers=6",
-        "compare my-bert out --data a.csv --size-set params=0.5 --method random --method auto",
+        "compare my-vit out --data images/ --sizes hidden_size=192,num_hidden_layers=6",
+        "compare my-bert out --data a.csv --sizes params=0.5 --method random --method auto",
     ),
 )
 def compare_command(
     source: Source,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of results.", show_default=False)],
     data: Annotated[str, typer.Option(help="To train on: a file, a folder of images, a Hub id.", show_default=False)],
-    size_set: Annotated[
+    size: Annotated[
         list[str],
-        typer.Option(metavar="NAME=VALUE,...", help="The sizes of one model. Repeatable.", show_default=False),
+        typer.Option(
+            "--sizes", metavar="NAME=VALUE,...", help="The sizes of one model. Repeatable.", show_default=False
+        ),
     ],
     method: Annotated[
         list[str] | None,
@@ -70,7 +72,7 @@ def compare_command(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Examples of a step.")] = 32,
     calibration_examples: Annotated[
-        int, typer.Option(metavar="COUNT", min=1, help="For methods that look at some.")
+        int, typer.Option(metavar="COUNT", min=1, help="For methods that use calibration examples.")
     ] = 512,
     input_column: Annotated[str | None, typer.Option(help="Default: by its type.", show_default=False)] = None,
     label_column: Annotated[str | None, typer.Option(help="Default: by its name.", show_default=False)] = None,
@@ -79,7 +81,7 @@ def compare_command(
     token: Token = None,
 ) -> None:
     """Start models of each size by each method, train all of them the same way, and show what it was worth."""
-    sizes = [size_of(text) for text in size_set]
+    sizes = [size_of(text) for text in size]
     methods = {text: start_of(text) for text in method or ("random", "weight_selection")}
     rates = rates_of(learning_rate, methods)
 
@@ -131,14 +133,14 @@ def size_of(text: str) -> dict[str, Any]:
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(name.strip() and value.strip() for name, _, value in pairs):
         raise UnknownOptionError(
-            f"--size-set takes NAME=VALUE, several parted by commas, such as hidden_size=192,num_hidden_layers=6; it was "
+            f"--sizes takes NAME=VALUE, separated by commas, such as hidden_size=192,num_hidden_layers=6; it was "
             f"{text!r}."
         )
     budgets = [value.strip() for name, _, value in pairs if name.strip() == "params"]
     if len(budgets) > 1:
         raise UnknownOptionError("'params' was given twice.")
     others = ["".join(pair) for pair in pairs if pair[0].strip() != "params"]
-    return keywords(others, params=budgets[0] if budgets else None)
+    return keywords(others, "--sizes", params=budgets[0] if budgets else None)
 
 
 def start_of(text: str) -> Any:
@@ -186,15 +188,17 @@ def _split(
 
     if eval_data is not None and Path(eval_data) == Path(data) and (Path(data).is_file() or eval_split == "train"):
         raise TrainingDataError(
-            f"--eval-data is what is trained on ({data}). Name other examples, another --eval-split, or leave it out: then "
-            "--eval-share of them is held out."
+            f"--eval-data is also the training data ({data}). Name other examples, another --eval-split, or leave it out: then "
+            "--eval-share of --data is held out."
         )
     train = read_data(data)
     if eval_data is not None:
         held_out = read_data(eval_data, split=eval_split)
     else:
         if len(train) < 2:
-            raise TrainingDataError(f"{data} holds {len(train)} examples; some are to train on, others to measure on.")
+            raise TrainingDataError(
+                f"{data} holds {len(train)} examples; at least 2 are needed, one to train on and one to measure on."
+            )
         parts = train.train_test_split(
             test_size=min(max(1, round(share * len(train))), len(train) - 1), seed=SPLIT_SEED
         )

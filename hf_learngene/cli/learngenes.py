@@ -30,7 +30,9 @@ def build_command(
     data: Annotated[
         str | None, typer.Option(help="A file, a folder of images, or a Hub id.", show_default=False)
     ] = None,
-    learngene_type: Annotated[str, typer.Option(help="wave, sws, tleg, fine or lets.")] = "wave",
+    learngene_type: Annotated[
+        str, typer.Option(metavar="NAME", help="Which kind; `hf-learngene methods` lists them.")
+    ] = "wave",
     num_hidden_layers: NumHiddenLayers = None,
     option: Option = None,
     steps: Annotated[int, typer.Option(min=0, help="Optimizer steps.")] = 1000,

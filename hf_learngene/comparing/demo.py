@@ -1,14 +1,15 @@
 """What the package does, shown on two real checkpoints in a few minutes on a CPU.
 
-A vision encoder is shrunk and fine-tuned beside the same network from a random start; a text encoder is grown and
-compared with its source. Nothing is downloaded: the images are scikit-learn's handwritten digits.
+A text encoder is grown and compared with its source, a learngene is fitted to it, and a vision encoder is shrunk and fine-tuned
+beside the same network from a random start. Nothing is downloaded: the images are scikit-learn's handwritten digits.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,43 +18,43 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers import AutoModel as TransformersAutoModel
 from transformers import AutoModelForImageClassification as TransformersAutoModelForImageClassification
 
-from hf_learngene import AutoLearngene, AutoModel, AutoModelForImageClassification, verify
-from hf_learngene.state import quiet
+from hf_learngene.comparing.result import Comparison
+from hf_learngene.comparing.run import compare
+from hf_learngene.comparing.spec import whole_number
+from hf_learngene.learngenes import AutoLearngene
+from hf_learngene.resizing import AutoModel, AutoModelForImageClassification, verify
+from hf_learngene.state import quiet, seeded
 
 
 NUM_LABELS = 10
-CHANCE = 1 / NUM_LABELS
 TEST_SHARE = 0.25
 VALIDATION_SHARE = 0.2
 # Eight-pixel digits hold no more detail than a 4 x 4 grid of patches can show.
 PATCHES_PER_SIDE = 4
 BATCH_SIZE = 32
 EVALUATIONS = 6
-WARMUP_SHARE = 0.1
 WEIGHT_DECAY = 0.05
 LEARNING_RATES = (1e-4, 3e-4)
 STARTS = {"resized": "auto", "random": "random"}
 SIZE_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
-Pair = tuple[Tensor, Tensor]
+Examples = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Digits:
     """The handwritten digits as images of the size a model takes, split once and for all."""
 
-    train: Pair
-    validation: Pair
-    test: Pair
+    train: Examples
+    validation: Examples
+    test: Examples
 
 
 def run_demo(
@@ -72,20 +73,18 @@ def run_demo(
         output: The folder to write to.
         steps: Fine-tuning steps of each run.
         seeds: Runs from each start; they differ in whatever is drawn at random, and in the order of the examples.
-        console: Where to show tables and progress. Left out: the terminal.
+        console: Where to show tables. Left out: the terminal.
 
     Returns:
         What `results.json` holds.
 
     Raises:
-        ValueError: If `steps` or `seeds` is not positive.
+        UnknownOptionError: `steps` or `seeds` is not positive.
 
     Example:
         >>> run_demo("vit-s14", "minilm-l6", "demo")  # doctest: +SKIP
     """
-    for name, value in (("steps", steps), ("seeds", seeds)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    steps, seeds = whole_number("steps", steps), whole_number("seeds", seeds)
     console = console or Console()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -98,8 +97,9 @@ def run_demo(
         learngene = make_learngene(text_model, console)
         console.rule("[bold]Shrinking a vision encoder")
         image = shrink_image_model(image_model, console)
-        console.rule("[bold]Fine-tuning the small encoder")
-        training = compare_starts(image_model, steps, range(seeds), console)
+    console.rule("[bold]Fine-tuning the small encoder")
+    training, found = compare_starts(image_model, steps, range(seeds))
+    console.print(str(found), markup=False, highlight=False)
 
     results = {
         "image_model": image,
@@ -110,12 +110,12 @@ def run_demo(
         "seconds": round(time.perf_counter() - start, 1),
     }
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    plot_learning_curves(results, output / "learning_curves.png")
+    found.plot(output / "learning_curves.png")
     console.print(f"Wrote {output / 'learning_curves.png'} and {output / 'results.json'}, {results['seconds']:.0f} s.")
     return results
 
 
-def small_sizes(config: PreTrainedConfig) -> dict[str, int]:
+def small_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     """Two thirds of the heads and of the width, half of the layers, and as many pixels as the digits are worth."""
     heads = max(1, config.num_attention_heads * 2 // 3)
     return {
@@ -127,11 +127,13 @@ def small_sizes(config: PreTrainedConfig) -> dict[str, int]:
 
 def shrink_image_model(image_model: str, console: Console) -> dict[str, Any]:
     """Shrinks the vision encoder once, to show what it takes."""
-    config = AutoConfig.from_pretrained(image_model, num_labels=NUM_LABELS)
+    config = AutoConfig.from_pretrained(image_model, num_labels=NUM_LABELS, trust_remote_code=False)
     with torch.device("meta"):
         source = TransformersAutoModelForImageClassification.from_config(config)
     start = time.perf_counter()
-    model = build_classifier(image_model, "auto", seed=0)
+    model = AutoModelForImageClassification.from_pretrained_resized(
+        image_model, num_labels=NUM_LABELS, dtype=torch.float32, **small_sizes(config)
+    )
     facts = describe_resize(source, model, time.perf_counter() - start)
     console.print(resize_table(facts))
     return facts
@@ -139,7 +141,7 @@ def shrink_image_model(image_model: str, console: Console) -> dict[str, Any]:
 
 def grow_text_model(text_model: str, console: Console) -> dict[str, Any]:
     """Doubles the text encoder in width and depth, and checks that it still computes the same."""
-    source = TransformersAutoModel.from_pretrained(text_model, dtype=torch.float32).eval()
+    source = TransformersAutoModel.from_pretrained(text_model, dtype=torch.float32, trust_remote_code=False).eval()
     start = time.perf_counter()
     grown = AutoModel.from_pretrained_resized(
         text_model,
@@ -205,14 +207,6 @@ def describe_resize(source: PreTrainedModel, model: PreTrainedModel, seconds: fl
     }
 
 
-def build_classifier(image_model: str, method: str, seed: int) -> PreTrainedModel:
-    """The small classifier, from one start or the other."""
-    sizes = small_sizes(AutoConfig.from_pretrained(image_model))
-    return AutoModelForImageClassification.from_pretrained_resized(
-        image_model, method=method, seed=seed, num_labels=NUM_LABELS, dtype=torch.float32, **sizes
-    )
-
-
 def load_images(image_model: str, image_size: int) -> Digits:
     """Loads the digits through the preprocessing of the checkpoint.
 
@@ -223,134 +217,79 @@ def load_images(image_model: str, image_size: int) -> Digits:
     Returns:
         The images with labels, split in proportion to the classes.
     """
-    processor = AutoImageProcessor.from_pretrained(image_model, backend="pil")
+    processor = AutoImageProcessor.from_pretrained(image_model, backend="pil", trust_remote_code=False)
     raw = load_digits()
     images = [Image.fromarray((image * 255 / 16).astype(np.uint8)).convert("RGB") for image in raw.images]
     size = {"height": image_size, "width": image_size}
     pixels = processor(images, size=size, do_center_crop=False, return_tensors="pt")["pixel_values"]
-    labels = torch.tensor(raw.target)
-    rest, test = train_test_split(np.arange(len(labels)), test_size=TEST_SHARE, random_state=0, stratify=labels)
-    train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=0, stratify=labels[rest])
-    return Digits(*((pixels[part], labels[part]) for part in (train, validation, test)))
+    rest, test = train_test_split(
+        np.arange(len(raw.target)), test_size=TEST_SHARE, random_state=0, stratify=raw.target
+    )
+    train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=0, stratify=raw.target[rest])
+    return Digits(
+        *(
+            [{"pixel_values": pixels[i], "labels": int(raw.target[i])} for i in part]
+            for part in (train, validation, test)
+        )
+    )
 
 
-def compare_starts(image_model: str, steps: int, seeds: Sequence[int], console: Console) -> dict[str, Any]:
+def compare_starts(image_model: str, steps: int, seeds: Sequence[int]) -> tuple[dict[str, Any], Comparison]:
     """Fine-tunes the small classifier from both starts, each at the learning rate that suits it best.
 
     Args:
         image_model: The checkpoint that one of the starts is made from.
         steps: Steps of each run.
         seeds: One run of each start for each of them.
-        console: Where to show progress and the outcome.
 
     Returns:
-        Settings, learning rates tried, and test accuracy by step for each start and seed.
+        Settings, learning rates tried, and test accuracy by step for each start and seed; and the comparison itself.
     """
-    digits = load_images(image_model, small_sizes(AutoConfig.from_pretrained(image_model))["image_size"])
-    every = max(1, steps // EVALUATIONS)
+    sizes = small_sizes(AutoConfig.from_pretrained(image_model, trust_remote_code=False))
+    digits = load_images(image_model, sizes["image_size"])
+    size = f"hidden_size={sizes['hidden_size']}, num_hidden_layers={sizes['num_hidden_layers']}"
+    with quiet(), seeded(0):
+        source = TransformersAutoModelForImageClassification.from_pretrained(
+            image_model, dtype=torch.float32, trust_remote_code=False
+        )
+
+    def compared(
+        held_out: Examples, rates: float | Mapping[str, float], seeds: Sequence[int], every: int
+    ) -> Comparison:
+        with tempfile.TemporaryDirectory(prefix="learngene_demo_") as folder:
+            return compare(
+                source,
+                {size: {**sizes, "num_labels": NUM_LABELS}},
+                digits.train,
+                held_out,
+                output_dir=folder,
+                methods=STARTS,
+                steps=steps,
+                eval_steps=every,
+                seeds=seeds,
+                learning_rate=rates,
+                batch_size=BATCH_SIZE,
+                args=TrainingArguments(folder, weight_decay=WEIGHT_DECAY),
+            )
+
+    # The test images stay out of every choice.
+    tried = {rate: compared(digits.validation, rate, [0], steps) for rate in LEARNING_RATES}
     rates: dict[str, dict[str, Any]] = {}
-    curves: dict[str, list[list[float]]] = {start: [] for start in STARTS}
-    total = steps * len(STARTS) * (len(LEARNING_RATES) + len(seeds))
-    with progress_bar(console) as progress:
-        task = progress.add_task("", total=total)
-
-        def advance() -> None:
-            progress.advance(task)
-
-        for start, method in STARTS.items():
-            scores = {}
-            for rate in LEARNING_RATES:
-                progress.update(task, description=f"{start} start: trying learning rate {rate:g}")
-                model = build_classifier(image_model, method, seed=0)
-                # The test images stay out of every choice.
-                curve = fine_tune(model, digits.train, digits.validation, rate, steps, steps, 0, advance)
-                scores[rate] = curve[steps]
-            rates[start] = {"validation_accuracy": scores, "chosen": max(scores, key=scores.__getitem__)}
-        for start, method in STARTS.items():
-            for seed in seeds:
-                progress.update(task, description=f"{start} start: seed {seed}")
-                model = build_classifier(image_model, method, seed=seed)
-                rate = rates[start]["chosen"]
-                curve = fine_tune(model, digits.train, digits.test, rate, steps, every, seed, advance)
-                curves[start].append(list(curve.values()))
+    for start in STARTS:
+        scores = {rate: found.row(size, start).mean[-1] for rate, found in tried.items()}
+        rates[start] = {"validation_accuracy": scores, "chosen": max(scores, key=scores.__getitem__)}
+    chosen = {start: rate["chosen"] for start, rate in rates.items()}
+    found = compared(digits.test, chosen, list(seeds), max(1, steps // EVALUATIONS))
     training = {
         "data": "scikit-learn digits",
-        "images": {name: len(getattr(digits, name)[1]) for name in ("train", "validation", "test")},
+        "images": {name: len(getattr(digits, name)) for name in ("train", "validation", "test")},
         "batch_size": BATCH_SIZE,
         "learning_rates": rates,
-        "steps": list(curve),
+        "steps": list(found.rows[0].steps),
         "seeds": list(seeds),
-        "test_accuracy": curves,
+        "test_accuracy": {row.method: [list(curve) for curve in row.curves] for row in found.rows},
     }
-    console.print(accuracy_table(training))
-    return training
-
-
-def fine_tune(
-    model: PreTrainedModel,
-    train: Pair,
-    held_out: Pair,
-    learning_rate: float,
-    steps: int,
-    every: int,
-    seed: int,
-    advance: Callable[[], None],
-) -> dict[int, float]:
-    """Fine-tunes a classifier, with warm-up and linear decay.
-
-    Args:
-        model: The classifier; changed in place.
-        train: Images and labels to learn from.
-        held_out: Images and labels to measure on.
-        learning_rate: The peak.
-        steps: How many batches.
-        every: Measure at the start, after each so many steps, and at the end.
-        seed: Decides the order of the examples.
-        advance: Called after each step.
-
-    Returns:
-        Accuracy on `held_out` by step.
-    """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-    warmup = max(1, round(steps * WARMUP_SHARE))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-    )
-    batches = shuffled_batches(len(train[1]), seed)
-    curve = {0: accuracy(model, *held_out)}
-    for step in range(1, steps + 1):
-        model.train()
-        index = next(batches)
-        loss = nn.functional.cross_entropy(model(train[0][index]).logits, train[1][index])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % every == 0 or step == steps:
-            curve[step] = accuracy(model, *held_out)
-        advance()
-    return curve
-
-
-def shuffled_batches(size: int, seed: int) -> Iterator[Tensor]:
-    """Yields indices of batches, epoch after epoch, for ever."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(size, generator=generator).split(BATCH_SIZE)
-
-
-@torch.no_grad()
-def accuracy(model: PreTrainedModel, pixels: Tensor, labels: Tensor) -> float:
-    """The share of images that are named rightly."""
-    model.eval()
-    answers = torch.cat([model(part).logits.argmax(-1) for part in pixels.split(128)])
-    return round((answers == labels).float().mean().item(), 4)
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with a count and the time that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
+    return training, found
 
 
 def resize_table(facts: dict[str, Any]) -> Table:
@@ -362,76 +301,3 @@ def resize_table(facts: dict[str, Any]) -> Table:
     for name, value in facts["source"].items():
         table.add_row(name, f"{value:,}", f"{facts['target'][name]:,}")
     return table
-
-
-def accuracy_table(training: dict[str, Any]) -> Table:
-    """Test accuracy by step, as a table."""
-    seeds = len(training["seeds"])
-    spread = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    table = Table(title=f"test accuracy, {spread}", title_justify="left")
-    table.add_column("step", justify="right")
-    for start, rates in training["learning_rates"].items():
-        table.add_column(f"{start} start\n(learning rate {rates['chosen']:g})", justify="right")
-    for number, step in enumerate(training["steps"]):
-        table.add_row(
-            str(step), *(summary([c[number] for c in curves]) for curves in training["test_accuracy"].values())
-        )
-    return table
-
-
-def summary(values: Sequence[float]) -> str:
-    """The mean, and the range where there is one.
-
-    Example:
-        >>> summary([0.25, 0.75])
-        '0.500 (0.250-0.750)'
-        >>> summary([0.25])
-        '0.250'
-    """
-    mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f}-{max(values):.3f})"
-
-
-def plot_learning_curves(results: dict[str, Any], path: Path) -> None:
-    """Draws test accuracy by step: the mean of the seeds, and the range they span."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    training, image = results["training"], results["image_model"]
-    source, target = image["source"], image["target"]
-    styles = {
-        "resized": (f"from the larger model ({image['method']})", "#0b7285", "o"),
-        "random": ("from a random start", "#e8590c", "s"),
-    }
-    # Not through pyplot, which would set up a window and keep the figure for as long as the process lives.
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for start, (label, color, marker) in styles.items():
-        curves = np.asarray(training["test_accuracy"][start])
-        axes.fill_between(training["steps"], curves.min(0), curves.max(0), color=color, alpha=0.18, linewidth=0)
-        axes.plot(
-            training["steps"], curves.mean(0), color=color, marker=marker, markersize=5, linewidth=2, label=label
-        )
-    axes.axhline(CHANCE, color="0.6", linewidth=1, linestyle=":")
-    axes.annotate(
-        "chance", (training["steps"][-1], CHANCE), (0, 4), textcoords="offset points", ha="right", color="0.45"
-    )
-
-    millions = f"{source['parameters'] / 1e6:.1f}M to {target['parameters'] / 1e6:.1f}M parameters"
-    shapes = " to ".join(f"{s['num_hidden_layers']} layers of {s['hidden_size']}" for s in (source, target))
-    axes.set_title("The same small network, started in two ways", loc="left", fontsize=14, fontweight="bold", pad=24)
-    axes.text(0, 1.02, f"{shapes}, {millions}; {training['data']}", transform=axes.transAxes, color="0.35")
-    seeds = len(training["seeds"])
-    axes.set_xlabel(f"fine-tuning step (batches of {training['batch_size']})")
-    axes.set_ylabel("test accuracy")
-    axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.margins(x=0.01)
-    axes.grid(axis="y", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    band = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    axes.legend(title=band, alignment="left", loc="lower right", bbox_to_anchor=(1, 0.12), frameon=False)
-    figure.savefig(path, dpi=150)

@@ -70,9 +70,10 @@ class Folder:
     def read(self, name: str) -> dict[str, Any] | None:
         """What was written under a name; None where nothing was, or nothing that can be read."""
         try:
-            return json.loads((self.jobs / f"{name}.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+            found = json.loads((self.jobs / f"{name}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return None
+        return found if isinstance(found, dict) else None
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Keeps `content` under a name."""

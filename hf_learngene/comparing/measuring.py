@@ -14,17 +14,16 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hf_learngene.comparing.spec import CompareSpec
 from hf_learngene.errors import CalibrationError, TrainingDataError, UnknownOptionError, nearest
+from hf_learngene.metrics import IGNORED, accuracy, predicted_classes
 from hf_learngene.state import quiet
 
 
 ACCURACY = "accuracy"
 WARMUP_SHARE = 0.1
-IGNORED = -100  # labels that do not count, and what Trainer fills rows of unequal length with
 _KEY = "compared"  # not the metric's own name, which may be one that Trainer uses (loss)
 # Arguments that a comparison sets by its own settings, and those that change no result (by how they begin).
 _ELSEWHERE = (
@@ -58,7 +57,7 @@ class Metric:
             )
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        found = self.compute(prediction) if self.compute is not None else {ACCURACY: accuracy(prediction)}
+        found = self.compute(prediction) if self.compute is not None else {ACCURACY: _label_accuracy(prediction)}
         if self.name not in found:
             names = [str(n) for n in found]
             raise UnknownOptionError(
@@ -72,20 +71,11 @@ class Metric:
             ) from error
 
 
-def classes(logits: Any, labels: Any) -> Tensor:
-    """The largest logit's place, so that not all logits of the data set are kept."""
-    return (logits[0] if isinstance(logits, (tuple, list)) else logits).argmax(-1)
-
-
-def accuracy(prediction: EvalPrediction) -> float:
+def _label_accuracy(prediction: EvalPrediction) -> float:
     """The share of labels that are met, of those that count.
 
     Raises:
         TrainingDataError: the labels are not one class each.
-
-    Example:
-        >>> accuracy(EvalPrediction(np.array([0, 1, 2]), np.array([0, 1, -100])))
-        1.0
     """
     found, labels = prediction.predictions, prediction.label_ids
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iub" or labels.shape != np.shape(found):
@@ -93,11 +83,10 @@ def accuracy(prediction: EvalPrediction) -> float:
             "Accuracy is of labels that are one class each, whole numbers in a column 'labels'. For others, give "
             "compute_metrics, and the metric's name."
         )
-    counted = labels != IGNORED
-    return float(np.equal(found, labels)[counted].mean()) if counted.any() else math.nan
+    return accuracy(found, labels, ignored=IGNORED)
 
 
-def base_arguments(given: TrainingArguments | None, asked: CompareSpec, output_dir: Path, plain_columns: bool) -> Any:
+def base_arguments(given: TrainingArguments | None, spec: CompareSpec, output_dir: Path, plain_columns: bool) -> Any:
     """Arguments of every training; what a comparison sets itself stands above those given.
 
     Raises:
@@ -109,12 +98,12 @@ def base_arguments(given: TrainingArguments | None, asked: CompareSpec, output_d
     return dataclasses.replace(
         base,
         output_dir=str(output_dir),
-        max_steps=asked.steps,
-        per_device_train_batch_size=asked.batch_size,
-        per_device_eval_batch_size=max(asked.batch_size, base.per_device_eval_batch_size),
-        warmup_steps=base.warmup_steps or math.ceil(asked.steps * WARMUP_SHARE),
+        max_steps=spec.steps,
+        per_device_train_batch_size=spec.batch_size,
+        per_device_eval_batch_size=max(spec.batch_size, base.per_device_eval_batch_size),
+        warmup_steps=base.warmup_steps or math.ceil(spec.steps * WARMUP_SHARE),
         eval_strategy="steps",
-        eval_steps=asked.eval_steps,
+        eval_steps=spec.eval_steps,
         eval_on_start=True,
         eval_delay=0,
         prediction_loss_only=False,
@@ -227,7 +216,7 @@ class Task:
             data_collator=copy.deepcopy(self.data_collator),
             processing_class=self.processing_class,
             compute_metrics=self.metric,
-            preprocess_logits_for_metrics=classes if self.metric.compute is None else None,
+            preprocess_logits_for_metrics=predicted_classes if self.metric.compute is None else None,
         )
         trainer.remove_callback(PrinterCallback)
         return trainer

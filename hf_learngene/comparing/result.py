@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from hf_learngene.comparing.plot import Curve, Panel, draw
+from hf_learngene.comparing.saved import FORMAT, check_comparison, number, value_of
 from hf_learngene.errors import CheckpointError
 from hf_learngene.tables import render
 
 
-FORMAT = 1
 MARGIN = 0.01  # a model within one point of its source is as good as it for most uses
 RANDOM = "random"
 NONE = "–"
@@ -173,7 +173,12 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Comparison:
-        """What `to_dict` gave, as an object."""
+        """What `to_dict` gave, as an object.
+
+        Raises:
+            CheckpointError: it is something else; says what.
+        """
+        check_comparison(content)
         source = content["source"]
         rows = tuple(
             Row(
@@ -195,24 +200,40 @@ class Comparison:
         """The comparison that was left in a folder.
 
         Raises:
-            CheckpointError: there is none, or it is not finished.
+            CheckpointError: there is none, it is not finished, or damaged.
         """
         path = Path(output_dir) / "comparison.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # a ValueError where it is neither UTF-8 nor JSON
             begun = (Path(output_dir) / "jobs" / "settings.json").exists()
             hint = " The comparison there is not finished: run it again, and it goes on." if begun else ""
             raise CheckpointError(f"`{output_dir}` holds no readable comparison.json.{hint}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise CheckpointError(f"`{path}` is no comparison of format {FORMAT}, which this version reads.")
-        return cls.from_dict(content)
+        try:
+            return cls.from_dict(content)
+        except CheckpointError as error:
+            raise CheckpointError(f"`{path}` cannot be read. {error} Compare again with overwrite=True.") from error
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws the curves, a panel for each size."""
-        from hf_learngene.comparing.plot import draw
+        panels = [self._panel(size) for size in self.sizes]
+        draw(panels, self.methods, self.metric, len(self.settings.get("seeds", ())), Path(path))
 
-        draw(self, Path(path))
+    def _panel(self, size: str) -> Panel:
+        rows = [row for row in self.rows if row.size == size]
+        counts = sorted({row.parameters for row in rows if row.curves and row.parameters})
+        below = f"{_count(counts[0])} parameters" if counts else ""
+        missing = [row.method for row in rows if row.cannot is not None]
+        if missing:
+            names = ", ".join(missing)
+            below += f"; not by {names if len(names) < 30 else f'{len(missing)} of the methods'}"
+        known = (self.source_of(row) for row in rows if row.curves)
+        return Panel(
+            size,
+            below,
+            [Curve(row.method, row.steps, row.curves) for row in rows if row.curves],
+            next((value for value in known if value is not None), None),
+        )
 
     # ---- tables
 
@@ -270,14 +291,8 @@ class Comparison:
         return [f"\n{row.method} cannot make {row.size}: {row.cannot}" for row in self.rows if row.cannot is not None]
 
 
-def number(value: float | None) -> float | None:
-    """For JSON, which has no NaN."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def value_of(found: float | None) -> float:
-    """What `number` wrote, as a number."""
-    return math.nan if found is None else float(found)
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f} M" if parameters >= 1e6 else f"{parameters:,}"
 
 
 def _cell(text: str) -> str:

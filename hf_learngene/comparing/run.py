@@ -32,8 +32,10 @@ from hf_learngene.comparing.measuring import (
     has_plain_columns,
     sample,
 )
-from hf_learngene.comparing.result import FORMAT, RANDOM, Comparison, Row, number, value_of
-from hf_learngene.comparing.spec import CompareSpec, Start, ask, check_data
+from hf_learngene.comparing.result import RANDOM, Comparison, Row
+from hf_learngene.comparing.saved import FORMAT, check_job, fault, number, value_of
+from hf_learngene.comparing.saved import SOURCE as SOURCE_KINDS
+from hf_learngene.comparing.spec import CompareSpec, Start, check_data, parse_spec
 from hf_learngene.errors import (
     CalibrationError,
     InvalidSizeError,
@@ -48,7 +50,7 @@ from hf_learngene.pruning.examples import check_given
 from hf_learngene.resizing import plan, resize
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.plan import Plan
-from hf_learngene.state import quiet
+from hf_learngene.state import quiet, undisturbed
 
 
 # Sizes that say what goes in and comes out: where one differs, the data that fit one model do not fit the other.
@@ -118,7 +120,7 @@ def compare(
         data_collator (*optional*): as for `Trainer`.
         compute_metrics (*optional*): as for `Trainer`; default: accuracy by the largest logit.
         metric (`str`, *optional*, defaults to `"accuracy"`): the key in what `compute_metrics` gives; larger is better.
-        calibration (*optional*): examples for the methods that look at some. Default: drawn from `train_dataset` by the
+        calibration (*optional*): examples for the methods that use some. Default: drawn from `train_dataset` by the
             seed, so that each seed sees others.
         calibration_examples (`int`, *optional*, defaults to 512): how many are drawn.
         processing_class (*optional*): tokenizer or image processor, as for `Trainer` and `resize`.
@@ -143,37 +145,38 @@ def compare(
         >>> [row.method for row in found.rows], found.rows[0].steps
         (['random', 'weight_selection'], (0, 1, 2))
     """
-    asked = ask(sizes, methods, steps, eval_steps, seeds, learning_rate, batch_size, calibration_examples)
+    spec = parse_spec(sizes, methods, steps, eval_steps, seeds, learning_rate, batch_size, calibration_examples)
     measure = Metric(metric, compute_metrics)
     check_data(train_dataset, "train_dataset")
     check_data(eval_dataset, "eval_dataset")
-    _check_calibration(asked, train_dataset, calibration)
+    _check_calibration(spec, train_dataset, calibration)
     plain = has_plain_columns(train_dataset) and has_plain_columns(eval_dataset)
-    arguments = base_arguments(args, asked, Path(output_dir), plain)
-    model = _loaded(source, arguments.device)
-    wanted = asked
-    asked = dataclasses.replace(asked, sizes={name: _settled(model, size) for name, size in asked.sizes.items()})
-    cells = _cells(model, asked)
-    task = Task(train_dataset, eval_dataset, measure, arguments, data_collator, processing_class)
-    kept = Folder(output_dir)
-    settings = _settings(source, model, wanted, task, calibration)
-    kept.open(settings, overwrite)
-    if kept.read(SOURCE) is None:
-        known = task.measure(copy.deepcopy(model)) if any(c.same_task for c in cells) else None
-        kept.write(SOURCE, {"metric": number(known), "parameters": model.num_parameters()})
-    refused = _run(model, cells, asked, task, calibration, kept)
-    cells = [dataclasses.replace(c, cannot=refused.get((c.size, c.start.label), c.cannot)) for c in cells]
-    return _finished(cells, asked, settings, kept)
+    arguments = base_arguments(args, spec, Path(output_dir), plain)
+    with undisturbed():
+        model = _loaded(source, arguments.device)
+        settled = dataclasses.replace(spec, sizes={name: _settled(model, size) for name, size in spec.sizes.items()})
+        cells = _cells(model, settled)
+        task = Task(train_dataset, eval_dataset, measure, arguments, data_collator, processing_class)
+        kept = Folder(output_dir)
+        settings = _settings(source, model, spec, task, calibration)
+        kept.open(settings, overwrite)
+        if fault(kept.read(SOURCE), SOURCE_KINDS) is not None:
+            known = task.measure(copy.deepcopy(model)) if any(c.same_task for c in cells) else None
+            kept.write(SOURCE, {"metric": number(known), "parameters": model.num_parameters()})
+        refused = _run(model, cells, settled, task, calibration, kept)
+        cells = [dataclasses.replace(c, cannot=refused.get((c.size, c.start.label), c.cannot)) for c in cells]
+        return _finished(cells, settled, settings, kept)
 
 
-def _check_calibration(asked: CompareSpec, train_dataset: Any, calibration: Any) -> None:
-    takers = [start.label for start in asked.starts.values() if start.needs_examples]
+def _check_calibration(spec: CompareSpec, train_dataset: Any, calibration: Any) -> None:
+    takers = [start.label for start in spec.starts.values() if start.needs_examples]
     if calibration is None and takers:
         sample(train_dataset, 0, 0)
     if calibration is not None and not takers:
         known = [name for name, method in METHODS.items() if method.needs_examples]
         raise UnknownOptionError(
-            f"None of the methods looks at examples, so calibration= would do nothing; {', '.join(known)} would. Leave it out."
+            "None of the methods uses calibration examples, so calibration= would do nothing: leave it out, or add one that "
+            f"uses them: {', '.join(known)}."
         )
     if calibration is not None:
         check_given(calibration)
@@ -211,17 +214,17 @@ def _settled(model: PreTrainedModel, size: Mapping[str, Any]) -> dict[str, Any]:
     return {**{n: found[n] for n in chosen}, **named}
 
 
-def _cells(model: PreTrainedModel, asked: CompareSpec) -> list[Cell]:
+def _cells(model: PreTrainedModel, spec: CompareSpec) -> list[Cell]:
     """Every size by every method: what can be made, and why not what cannot.
 
     Raises:
         LearngeneError: no method can make a size, or two methods make it differently.
     """
     cells = []
-    for name, size in asked.sizes.items():
+    for name, size in spec.sizes.items():
         plans: dict[str, Plan] = {}
         refused: dict[str, LearngeneError] = {}
-        for label, start in asked.starts.items():
+        for label, start in spec.starts.items():
             try:
                 plans[label] = plan(model, method=start.given, **size)
             except LearngeneError as error:
@@ -232,7 +235,7 @@ def _cells(model: PreTrainedModel, asked: CompareSpec) -> list[Cell]:
             told = next(iter(reasons)) if len(reasons) == 1 else "; ".join(f"{b}: {a}" for a, b in reasons.items())
             raise type(first)(f"No method can make the size {name!r}. {told}") from first
         _check_alike(name, plans)
-        for label, start in asked.starts.items():
+        for label, start in spec.starts.items():
             found = plans.get(label)
             same = found is not None and all(found.source.sizes.get(n) == found.target.sizes.get(n) for n in _TASK)
             why = " ".join(str(refused[label]).split()) if label in refused else None
@@ -256,13 +259,13 @@ def _check_alike(name: str, plans: Mapping[str, Plan]) -> None:
 def _settings(
     source: Any,
     model: PreTrainedModel,
-    asked: CompareSpec,
+    spec: CompareSpec,
     task: Task,
     calibration: Any,
 ) -> dict[str, Any]:
     """What the results depend on: with the same settings a job gives the same result."""
     name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name_or_path", None)
-    drawn = calibration is None and any(start.needs_examples for start in asked.starts.values())
+    drawn = calibration is None and any(start.needs_examples for start in spec.starts.values())
     found = {
         "format": FORMAT,
         "source": {
@@ -270,13 +273,13 @@ def _settings(
             "class": type(model).__name__,
             "digest": fingerprint.of_model(model),
         },
-        "sizes": asked.sizes,
-        "methods": {label: start.described for label, start in asked.starts.items()},
-        "steps": asked.steps,
-        "eval_steps": asked.eval_steps,
-        "seeds": asked.seeds,
-        "learning_rate": asked.learning_rate,
-        "batch_size": asked.batch_size,
+        "sizes": spec.sizes,
+        "methods": {label: start.described for label, start in spec.starts.items()},
+        "steps": spec.steps,
+        "eval_steps": spec.eval_steps,
+        "seeds": spec.seeds,
+        "learning_rate": spec.learning_rate,
+        "batch_size": spec.batch_size,
         "args": described(task.arguments),
         "train_dataset": fingerprint.of_data(task.train_dataset),
         "eval_dataset": fingerprint.of_data(task.eval_dataset),
@@ -285,13 +288,13 @@ def _settings(
         "metric": task.metric.name,
         "processing_class": fingerprint.name_of(task.processing_class),
         "calibration": fingerprint.of_data(calibration) if calibration is not None else None,
-        "calibration_examples": asked.calibration_examples if drawn else None,
+        "calibration_examples": spec.calibration_examples if drawn else None,
     }
     return folder.plain(found)
 
 
 def _run(
-    model: PreTrainedModel, cells: Sequence[Cell], asked: CompareSpec, task: Task, calibration: Any, kept: Folder
+    model: PreTrainedModel, cells: Sequence[Cell], spec: CompareSpec, task: Task, calibration: Any, kept: Folder
 ) -> dict[tuple[str, str], str]:
     """Every job that is not done yet. Methods alternate, so that what is done early can be compared.
 
@@ -299,43 +302,43 @@ def _run(
         By size and method, why a method could not make what its plan promised: the examples were not enough for it.
     """
     wanted = [c for c in cells if c.cannot is None]
-    jobs = [(c, seed) for name in asked.sizes for seed in asked.seeds for c in wanted if c.size == name]
+    jobs = [(c, seed) for name in spec.sizes for seed in spec.seeds for c in wanted if c.size == name]
     refused: dict[tuple[str, str], str] = {}
     with tqdm(total=len(jobs), desc="comparing", disable=not is_progress_bar_enabled()) as bar:
         for cell, seed in jobs:
             name = job_name(cell.size, cell.start.label, seed)
-            if kept.read(name) is None and (cell.size, cell.start.label) not in refused:
+            if not check_job(kept.read(name)) and (cell.size, cell.start.label) not in refused:
                 bar.set_description(f"{cell.size}, {cell.start.label}, seed {seed}")
                 bar.set_postfix_str("initialising")
                 try:
-                    made, seconds = _started(model, cell, asked, task, seed, calibration)
+                    made, seconds = _started(model, cell, spec, task, seed, calibration)
                 except LearngeneError as error:
                     refused[cell.size, cell.start.label] = " ".join(str(error).split())
                 else:
-                    kept.write(name, _trained(made, cell, asked, task, seed, seconds, bar.set_postfix_str))
+                    kept.write(name, _trained(made, cell, spec, task, seed, seconds, bar.set_postfix_str))
             bar.update()
     return refused
 
 
 def _started(
-    model: PreTrainedModel, cell: Cell, asked: CompareSpec, task: Task, seed: int, calibration: Any
+    model: PreTrainedModel, cell: Cell, spec: CompareSpec, task: Task, seed: int, calibration: Any
 ) -> tuple[PreTrainedModel, float]:
     """A model, and the seconds it took to make it. Drawing the examples is part of that."""
     set_seed(seed)  # a data set may draw too, such as a crop
     began = time.perf_counter()
     examples: dict[str, Any] = {}
     if cell.start.needs_examples:
-        own = sample(task.train_dataset, asked.calibration_examples, seed) if calibration is None else calibration
+        own = sample(task.train_dataset, spec.calibration_examples, seed) if calibration is None else calibration
         examples = {"calibration": own, "processing_class": task.processing_class}
     with quiet():  # what is newly initialised would be said once for each job
-        made = resize(model, method=cell.start.given, seed=seed, **examples, **asked.sizes[cell.size])
+        made = resize(model, method=cell.start.given, seed=seed, **examples, **spec.sizes[cell.size])
     return made, time.perf_counter() - began
 
 
 def _trained(
     made: PreTrainedModel,
     cell: Cell,
-    asked: CompareSpec,
+    spec: CompareSpec,
     task: Task,
     seed: int,
     seconds: float,
@@ -344,9 +347,9 @@ def _trained(
     """One job, as it is kept."""
 
     def measured(step: int, value: float) -> None:
-        told(f"step {step} of {asked.steps}, {task.metric.name} {value:.3f}")
+        told(f"step {step} of {spec.steps}, {task.metric.name} {value:.3f}")
 
-    curve = task.train(made, seed, asked.learning_rate[cell.start.label], measured)
+    curve = task.train(made, seed, spec.learning_rate[cell.start.label], measured)
     return {
         "size": cell.size,
         "method": cell.start.label,
@@ -357,11 +360,11 @@ def _trained(
     }
 
 
-def _finished(cells: Sequence[Cell], asked: CompareSpec, settings: Mapping[str, Any], kept: Folder) -> Comparison:
+def _finished(cells: Sequence[Cell], spec: CompareSpec, settings: Mapping[str, Any], kept: Folder) -> Comparison:
     """The comparison from what is on disk, written beside it."""
     rows = []
     for cell in cells:
-        label, seeds = cell.start.label, asked.seeds if cell.cannot is None else ()
+        label, seeds = cell.start.label, spec.seeds if cell.cannot is None else ()
         jobs = [cast(dict[str, Any], kept.read(job_name(cell.size, label, seed))) for seed in seeds]
         steps = tuple(jobs[0]["steps"]) if jobs else ()
         curves = tuple(tuple(map(value_of, job["curve"])) for job in jobs)

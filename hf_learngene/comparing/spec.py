@@ -1,4 +1,4 @@
-"""What a comparison is asked for, checked before anything is loaded."""
+"""`CompareSpec`: the arguments of `compare`, parsed once and checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Start:
 
 @dataclass(frozen=True)
 class CompareSpec:
-    """Sizes and starts by name, and how each model is trained."""
+    """What is compared, sizes and starts by name, and how each model is trained."""
 
     sizes: Mapping[str, Mapping[str, Any]]
     starts: Mapping[str, Start]
@@ -51,7 +51,7 @@ class CompareSpec:
     calibration_examples: int
 
 
-def ask(
+def parse_spec(
     sizes: Any,
     methods: Any,
     steps: Any,
@@ -68,8 +68,8 @@ def ask(
     """
     named = _sizes(sizes)
     starts = _starts(methods)
-    steps = _count("steps", steps)
-    eval_steps = max(1, steps // 5) if eval_steps is None else _count("eval_steps", eval_steps)
+    steps = whole_number("steps", steps)
+    eval_steps = max(1, steps // 5) if eval_steps is None else whole_number("eval_steps", eval_steps)
     return CompareSpec(
         named,
         starts,
@@ -77,8 +77,8 @@ def ask(
         eval_steps,
         _seeds(seeds),
         _rates(learning_rate, list(starts)),
-        _count("batch_size", batch_size),
-        _count("calibration_examples", calibration_examples),
+        whole_number("batch_size", batch_size),
+        whole_number("calibration_examples", calibration_examples),
     )
 
 
@@ -173,7 +173,12 @@ def _method(spec: Any) -> Method | None:
     return make_method(spec["method"], {k: v for k, v in spec.items() if k != "method"})
 
 
-def _count(name: str, value: Any) -> int:
+def whole_number(name: str, value: Any) -> int:
+    """The value of an argument that counts something.
+
+    Raises:
+        UnknownOptionError: it is no whole number, or less than 1.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UnknownOptionError(f"{name} is a whole number of at least 1; it was {value!r}.")
     return value

@@ -44,7 +44,16 @@ def load_config(source: str | os.PathLike, loading: Mapping[str, Any]) -> PreTra
     return config
 
 
+_INITIALIZE = (
+    "It makes models of other sizes itself: AutoLearngene.from_pretrained(...).initialize(num_hidden_layers=...), or "
+    "hf-learngene init."
+)
+
+
 def _not_found(source: str, error: Exception) -> str:
+    # not registered with transformers until hf_learngene.learngenes is imported
+    if "model type `learngene_" in str(error):
+        return f"`{source}` is a learngene. {_INITIALIZE}"
     if os.path.isdir(source):
         return f"The folder `{source}` holds no usable config.json: {' '.join(str(error).split())}"
     if os.path.isabs(source) or source.startswith((".", "~")) or source.count("/") > 1:
@@ -67,6 +76,8 @@ def native_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     A subclass of a native class counts as custom code there: its checkpoint's old key names are then not converted, and
     whole encoders stay at random values with no error. So a subclass is loaded through its native parent.
     """
+    if getattr(model_class.config_class, "learngene_type", None) is not None:
+        raise UnsupportedSourceError(f"A {model_class.__name__} is a learngene. {_INITIALIZE}")
     for parent in model_class.__mro__:
         if parent.__module__.startswith("transformers.") and issubclass(parent, PreTrainedModel):
             if parent is PreTrainedModel:

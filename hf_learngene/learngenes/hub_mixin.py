@@ -69,7 +69,7 @@ class HubMixin(PreTrainedModel):
         max_shard_size: int | str | None = "50GB",
         tags: list[str] | None = None,
     ) -> str:
-        """As in transformers, with the learngene's own card, and in one commit (`hf_learngene.push_folder`).
+        """As in transformers, with the learngene's own card, and in one commit (`push_folder`).
 
         Args:
             repo_id (`str`): `"user/name"`; made if it is not there.

@@ -7,18 +7,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils.generic import find_labels
 
 from hf_learngene.errors import TrainingDataError
+from hf_learngene.metrics import IGNORED, accuracy, predicted_classes
 
 
 if TYPE_CHECKING:
     from hf_learngene.learngenes.base import Learngene
 
-IGNORED = -100
 _NOT_MEASURED = ("epoch", "eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",
                  "eval_model_preparation_time")  # fmt: skip
 
@@ -37,7 +35,7 @@ def validated(
     passed: dict[str, Any] = {k: v for k, v in given.items() if k not in fields}
     if "compute_metrics" not in passed:
         check_one_label(learngene.base_class, options.get("label_names"))
-        passed |= {"compute_metrics": accuracy, "preprocess_logits_for_metrics": likeliest}
+        passed |= {"compute_metrics": label_accuracy, "preprocess_logits_for_metrics": predicted_classes}
     models = [learngene.initialize(**size) for size in sizes]  # all sizes are checked before the first is measured
     found = []
     with tempfile.TemporaryDirectory(prefix="learngene_validate_") as folder:
@@ -53,7 +51,7 @@ def validated(
 
 
 def check_one_label(model_class: type[PreTrainedModel], label_names: Sequence[str] | None = None) -> None:
-    """Refuses what `accuracy` cannot measure: it takes the first logits, and so the labels of those and no others.
+    """Refuses what `label_accuracy` cannot measure: it takes the first logits, and so the labels of those and no others.
 
     Raises:
         TrainingDataError: the model takes several labels, such as start and end of an answer.
@@ -67,12 +65,6 @@ def check_one_label(model_class: type[PreTrainedModel], label_names: Sequence[st
         )
 
 
-def likeliest(logits: Any, labels: Any) -> Tensor:
-    """The class of each label, in place of all logits: those of a vocabulary do not fit into memory."""
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
-
-
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+def label_accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """The share of labels that are right; masked ones do not count."""
-    shown = np.not_equal(prediction.label_ids, IGNORED)
-    return {"accuracy": float(np.mean(np.equal(prediction.predictions, prediction.label_ids)[shown]))}
+    return {"accuracy": accuracy(prediction.predictions, prediction.label_ids, ignored=IGNORED)}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification
 
-from hf_learngene import register_anatomy, resize, verify
-from hf_learngene.anatomy import anatomy_like, anatomy_of, registry
+from hf_learngene import resize, verify
+from hf_learngene.anatomy import anatomy_like, anatomy_of, register_anatomy, registry
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
 from testing.families import case_id, listed, model_class, tiny_config, tiny_model

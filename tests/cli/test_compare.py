@@ -14,9 +14,9 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from transformers.utils import logging
 from typer.testing import CliRunner
 
-from hf_learngene import Comparison
 from hf_learngene.cli import app
 from hf_learngene.cli.compare import size_of, start_of
+from hf_learngene.comparing import Comparison
 from hf_learngene.comparing import run as jobs
 from hf_learngene.errors import UnknownOptionError
 from testing.comparing import small
@@ -63,8 +63,8 @@ def run(monkeypatch, tmp_path):
 
 def test_images_from_a_folder(run, world, monkeypatch):
     command = (
-        world / "vit", "out", "--data", world / "train", "--eval-data", world / "test", "--size-set", "params=0.5",
-        "--size-set", "num_hidden_layers=2", "--method", "random", "--method", "layers layer_map=0,2",
+        world / "vit", "out", "--data", world / "train", "--eval-data", world / "test", "--sizes", "params=0.5",
+        "--sizes", "num_hidden_layers=2", "--method", "random", "--method", "layers layer_map=0,2",
         "--learning-rate", "layers layer_map=0,2=1e-4", "--learning-rate", 1e-3, *QUICK,
     )  # fmt: skip
     first = run(*command)
@@ -100,7 +100,7 @@ def test_texts_of_which_a_part_is_held_out(run, world, monkeypatch):
 
     monkeypatch.setattr("hf_learngene.comparing.compare", recorded)
     result = run(
-        world / "bert", "out", "--data", world / "texts.csv", "--eval-share", 0.3, "--size-set",
+        world / "bert", "out", "--data", world / "texts.csv", "--eval-share", 0.3, "--sizes",
         "hidden_size=16,num_attention_heads=2", "--method", "calibrated", "--calibration-examples", 9, *QUICK,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -115,17 +115,17 @@ def test_texts_of_which_a_part_is_held_out(run, world, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--size-set", "hidden_size"), "--size-set takes NAME=VALUE"),
-        (("--size-set", "params=0.5,params=0.2"), "'params' was given twice"),
-        (("--size-set", "revision=main"), "'revision' is no size"),
-        (("--size-set", "hidden_size=16", "--method", "randm"), "Did you mean 'random'"),
-        (("--size-set", "hidden_size=16", "--method", "front x=1"), "has no option 'x'"),
-        (("--size-set", "hidden_size=16", "--learning-rate", "quick"), "--learning-rate takes a number"),
-        (("--size-set", "hidden_size=16", "--learning-rate", "randm=1"), "Did you mean 'random'"),
-        (("--size-set", "hiden_size=16"), "Did you mean 'hidden_size'"),
-        (("--size-set", "hidden_size=16", "--eval-data", "{train}"), "--eval-data is what is trained on"),
-        (("--size-set", "hidden_size=16", "--eval-data", "none.csv"), "none.csv does not exist"),
-        (("--size-set", "hidden_size=16", "--eval-data", "{texts}"), "No column holds images"),
+        (("--sizes", "hidden_size"), "--sizes takes NAME=VALUE"),
+        (("--sizes", "params=0.5,params=0.2"), "'params' was given twice"),
+        (("--sizes", "revision=main"), "'revision' is not a size"),
+        (("--sizes", "hidden_size=16", "--method", "randm"), "Did you mean 'random'"),
+        (("--sizes", "hidden_size=16", "--method", "front x=1"), "has no option 'x'"),
+        (("--sizes", "hidden_size=16", "--learning-rate", "quick"), "--learning-rate takes a number"),
+        (("--sizes", "hidden_size=16", "--learning-rate", "randm=1"), "Did you mean 'random'"),
+        (("--sizes", "hiden_size=16"), "Did you mean 'hidden_size'"),
+        (("--sizes", "hidden_size=16", "--eval-data", "{train}"), "--eval-data is also the training data"),
+        (("--sizes", "hidden_size=16", "--eval-data", "none.csv"), "none.csv does not exist"),
+        (("--sizes", "hidden_size=16", "--eval-data", "{texts}"), "No column holds images"),
     ],
 )
 def test_mistakes_are_said_in_a_line(run, world, tmp_path, arguments, message):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from hf_learngene import Comparison, compare, resize
-from hf_learngene.comparing import fingerprint, folder, measuring, run
+from hf_learngene import compare, resize
+from hf_learngene.comparing import Comparison, fingerprint, folder, measuring, run
 from hf_learngene.errors import (
     CalibrationError,
     CheckpointError,

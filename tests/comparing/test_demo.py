@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassifica
 from transformers.utils import logging
 
 from hf_learngene.comparing import demo
+from hf_learngene.errors import UnknownOptionError
 
 
 @pytest.fixture(scope="module")
@@ -101,90 +102,66 @@ def test_both_models_are_resized(finished):
 def test_shows_tables(finished):
     output, results, shown = finished
     assert f"{results['text_model']['target']['parameters']:,}" in shown
-    assert "test accuracy, mean and range of 2 seeds" in shown
+    assert "mean (range) of 2 seeds" in shown
+    assert "resized" in shown
     assert "learning_curves.png" in shown
 
 
-def test_nothing_is_chosen_on_the_test_images(image_model, console, monkeypatch):
+def test_nothing_is_chosen_on_the_test_images(image_model, monkeypatch):
     calls = []
+    own = demo.compare
 
-    def record(model, train, held_out, rate, steps, every, seed, advance):
-        calls.append((len(train[1]), held_out[0], seed))
-        # The last rate looks best; with the test images that would be another matter.
-        return dict.fromkeys((0, steps), rate)
+    def record(source, sizes, train, held_out, *, learning_rate, seeds, steps, **given):
+        calls.append((len(train), [e["labels"] for e in held_out], learning_rate, list(seeds)))
+        return own(
+            source,
+            sizes,
+            train[:8],
+            held_out[:8],
+            learning_rate=learning_rate,
+            seeds=seeds,
+            steps=1,
+            **given | {"eval_steps": 1},
+        )
 
-    monkeypatch.setattr(demo, "fine_tune", record)
-    training = demo.compare_starts(image_model, 2, range(2), console)
+    monkeypatch.setattr(demo, "compare", record)
+    training, _ = demo.compare_starts(image_model, 2, range(2))
     digits = demo.load_images(image_model, 16)
-    tuning = len(demo.STARTS) * len(demo.LEARNING_RATES)
-    assert all(torch.equal(held_out, digits.validation[0]) for _, held_out, _ in calls[:tuning])
-    assert all(torch.equal(held_out, digits.test[0]) for _, held_out, _ in calls[tuning:])
-    assert {size for size, _, _ in calls} == {len(digits.train[1])}
-    assert [seed for _, _, seed in calls[tuning:]] == [0, 1, 0, 1]
-    assert all(rates["chosen"] == max(demo.LEARNING_RATES) for rates in training["learning_rates"].values())
+    validation, test = ([e["labels"] for e in part] for part in (digits.validation, digits.test))
+    *tuning, last = calls
+    assert [(held_out, seeds) for _, held_out, _, seeds in tuning] == [(validation, [0])] * len(demo.LEARNING_RATES)
+    assert [rate for _, _, rate, _ in tuning] == list(demo.LEARNING_RATES)
+    assert (last[1], last[3]) == (test, [0, 1])
+    assert last[2] == {start: rates["chosen"] for start, rates in training["learning_rates"].items()}
+    assert {size for size, *_ in calls} == {len(digits.train)}
 
 
 def test_digits_are_split_in_proportion(image_model):
     digits = demo.load_images(image_model, 16)
     parts = (digits.train, digits.validation, digits.test)
-    assert all(pixels.shape == (len(labels), 3, 16, 16) for pixels, labels in parts)
-    shares = torch.stack([labels.bincount(minlength=10) / len(labels) for _, labels in parts])
+    assert all(example["pixel_values"].shape == (3, 16, 16) for part in parts for example in part)
+    labels = [torch.tensor([example["labels"] for example in part]) for part in parts]
+    shares = torch.stack([part.bincount(minlength=10) / len(part) for part in labels])
     assert (shares - 0.1).abs().max() < 0.02
-    assert sum(len(labels) for _, labels in parts) == 1797
+    assert sum(map(len, parts)) == 1797
     again = demo.load_images(image_model, 16)
-    assert torch.equal(again.test[0], digits.test[0])
-
-
-def test_starts_differ_only_in_weights(image_model):
-    resized, random = (demo.build_classifier(image_model, method, seed=0) for method in demo.STARTS.values())
-    assert [(n, p.shape) for n, p in resized.named_parameters()] == [
-        (n, p.shape) for n, p in random.named_parameters()
-    ]
-    name = "vit.layers.0.mlp.fc1.weight"
-    assert not torch.equal(resized.state_dict()[name], random.state_dict()[name])
-
-
-def test_same_seed_same_curve(image_model):
-    digits = demo.load_images(image_model, 16)
-
-    def curve(seed):
-        model = demo.build_classifier(image_model, "auto", seed=0)
-        demo.fine_tune(model, digits.train, digits.validation, 1e-3, 3, 1, seed, lambda: None)
-        return torch.cat([p.flatten() for p in model.parameters()])
-
-    assert torch.equal(curve(0), curve(0))
-    assert not torch.equal(curve(0), curve(1))
-
-
-def test_learns(image_model):
-    digits = demo.load_images(image_model, 16)
-    model = demo.build_classifier(image_model, "random", seed=0)
-    curve = demo.fine_tune(model, digits.train, digits.validation, 5e-3, 80, 40, 0, lambda: None)
-    assert list(curve) == [0, 40, 80]
-    assert curve[80] > 2 * demo.CHANCE
-
-
-def test_batches_cover_every_example_once_an_epoch():
-    batches = demo.shuffled_batches(70, seed=0)
-    first = torch.cat([next(batches) for _ in range(3)])
-    second = torch.cat([next(batches) for _ in range(3)])
-    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(70))
-    assert not torch.equal(first, second)
+    assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(again.test, digits.test, strict=True))
 
 
 @pytest.mark.parametrize("option", [{"steps": 0}, {"seeds": 0}])
 def test_refuses_to_do_nothing(option, image_model, text_model, tmp_path):
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(UnknownOptionError, match="at least 1; it was 0"):
         demo.run_demo(image_model, text_model, tmp_path / "out", **option)
     assert not (tmp_path / "out").exists()
 
 
-def test_leaves_the_verbosity_of_transformers_alone():
+def test_leaves_verbosity_and_random_state_alone(finished, image_model):
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with demo.quiet():
-        assert logging.get_verbosity() == logging.ERROR
-        assert not logging.is_progress_bar_enabled()
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    demo.compare_starts(image_model, 1, [0])
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert np.random.get_state()[1].tolist() == state[1]
 
 
 def test_sizes_of_odd_models():

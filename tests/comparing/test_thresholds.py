@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from hf_learngene import Comparison
-from hf_learngene.comparing import Row
+from hf_learngene.comparing import Comparison, Row
 
 
 def test_labels_with_marks_stay_as_they_are(tmp_path):

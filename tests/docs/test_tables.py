@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_learngene import registered_learngenes
+from hf_learngene.learngenes import registered_learngenes
 from hf_learngene.methods import METHODS
 
 

@@ -11,13 +11,13 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import BertForMaskedLM
 
-from hf_learngene import AutoModelForMaskedLM, plan, registered_methods, resize
+from hf_learngene import AutoModelForMaskedLM, plan, resize
 from hf_learngene.errors import ProvenanceError
 from hf_learngene.hub.card import model_card
 from hf_learngene.hub.card_parts import Result, is_ours, renamed
 from hf_learngene.hub.origin import recorded_source
 from hf_learngene.hub.save import save_resized
-from hf_learngene.methods import METHODS
+from hf_learngene.methods import METHODS, registered_methods
 from testing.families import tiny_model
 from testing.saving import cached, tokenizer
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import BertForMaskedLM, ViTForImageClassification
 
-from hf_learngene import AutoLearngene, AutoModelForMaskedLM, push_folder, resize, save_resized
+from hf_learngene import AutoLearngene, AutoModelForMaskedLM, resize, save_resized
 from hf_learngene.hub import push
 from hf_learngene.hub.card import model_card
 from hf_learngene.hub.fingerprint import fingerprint, same_weights
 from hf_learngene.hub.provenance import as_made
+from hf_learngene.hub.push import push_folder
 
 
 CLAIMS = ("Function-preserving", "Needs training", "Works as it is")

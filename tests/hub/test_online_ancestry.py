@@ -167,7 +167,7 @@ def test_build_takes_a_token(client, teacher, tmp_path):
 
 def test_compare_takes_a_revision_and_a_token(client, teacher, texts, tmp_path):
     command = (
-        "compare", "user/private", tmp_path / "out", "--data", texts, "--size-set", "num_hidden_layers=2",
+        "compare", "user/private", tmp_path / "out", "--data", texts, "--sizes", "num_hidden_layers=2",
         "--method", "random", "--steps", 1, "--seeds", 1, "--batch-size", 4,
     )  # fmt: skip
     status, _, err = client.run(cli, *command, login=None)

@@ -19,9 +19,9 @@ from hf_learngene import (
     AutoModelForSequenceClassification,
     LearngeneTrainer,
     LearngeneTrainingArguments,
-    push_folder,
     push_resized,
 )
+from hf_learngene.hub import push_folder
 from testing.hub import GUEST, OWNER, Fault, Hub
 from testing.hub_client import HOST, PERSON, JobError
 from testing.hub_jobs import CARD, OPTIONS, classifier, cli, pushed, same

@@ -12,10 +12,12 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoUrl
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from typer.testing import CliRunner
 
-from hf_learngene import AutoLearngene, errors, push_folder, push_resized, registered_learngenes, resize
+from hf_learngene import AutoLearngene, errors, push_resized, resize
 from hf_learngene.cli import app
+from hf_learngene.hub import push_folder
 from hf_learngene.hub.card import model_card
 from hf_learngene.hub.card_parts import Result
+from hf_learngene.learngenes import registered_learngenes
 from hf_learngene.learngenes.card import learngene_card
 from testing.families import tiny_model
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from hf_learngene import plan, register_method, registered_methods, resize, verify
+from hf_learngene import plan, resize, verify
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.methods import (
     METHODS,
@@ -17,6 +17,8 @@ from hf_learngene.methods import (
     Lemon,
     Method,
     WeightSelection,
+    register_method,
+    registered_methods,
 )
 from hf_learngene.methods.registry import option_owners
 from testing.families import inputs_for, tiny_model

@@ -10,7 +10,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
-from hf_learngene import AutoLearngene, AutoModelForMaskedLM, CheckpointSafeTrainer, resize
+from hf_learngene import AutoLearngene, AutoModelForMaskedLM, resize
+from hf_learngene.training import CheckpointSafeTrainer
 from testing.checkpoints import save_checkpoint, write_sentences
 from testing.families import TEXT, VISION, exact_deberta, inputs_for, load_example, tiny_model
 from testing.learngenes import OPTIONS

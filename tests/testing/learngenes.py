@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_learngene import AutoLearngene, registered_learngenes
+from hf_learngene import AutoLearngene
+from hf_learngene.learngenes import registered_learngenes
 from hf_learngene.learngenes.registry import LEARNGENE_MAPPING
 from testing.families import tiny_model
 

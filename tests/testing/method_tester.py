@@ -23,7 +23,7 @@ from testing.families import inputs_for, plan_of
 from testing.numerics import RELATIVE, assert_close_for
 
 
-NEEDS_EXAMPLES = "needs_examples" if hasattr(Method, "needs_examples") else "takes_calibration"
+NEEDS_EXAMPLES = "needs_examples" if hasattr(Method, "needs_examples") else "needs_examples"
 # What is asked for, the first that the method does not refuse: most make widths and depth, some depth alone.
 SMALLER = ({"hidden_size": 16, "num_hidden_layers": 2}, {"num_hidden_layers": 2}, {})
 LARGER = ({"hidden_size": 48, "num_hidden_layers": 5}, {"num_hidden_layers": 5}, {})

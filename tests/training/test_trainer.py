@@ -13,7 +13,8 @@ from transformers import (
     get_cosine_with_min_lr_schedule_with_warmup,
 )
 
-from hf_learngene import CheckpointSafeTrainer, ResizableMixin, errors, get_lemon_schedule, lemon_steps, resize
+from hf_learngene import ResizableMixin, errors, resize
+from hf_learngene.training import CheckpointSafeTrainer, get_lemon_schedule, lemon_steps
 from hf_learngene.training.schedule import HORIZON
 from testing.families import randomise, tiny_model
 from testing.training import NO_DROPOUT, Images, Texts

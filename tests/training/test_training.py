@@ -107,7 +107,7 @@ def test_training_moves_a_learngene_towards_its_teacher(kind, tmp_path):
 
 
 def test_a_fresh_learngene_is_fitted_once_it_was_trained(tmp_path):
-    from hf_learngene import TlegConfig
+    from hf_learngene.learngenes import TlegConfig
 
     learngene = AutoLearngene.from_config(TlegConfig(base_config=teacher_of("vit").config.to_dict(),
                                                      base_architecture="ViTForImageClassification"))  # fmt: skip
