@@ -19,8 +19,9 @@ SWEEPS = 15  # of the alternating least squares; the residual hardly moves after
 class FineLearngene(Learngene):
     """Matrices share their factors; biases and norms are mixtures of a few shared vectors (the paper is silent on those).
 
-    The paper draws the diagonals of a new depth at random and trains them. Here they start on the lines through the auxiliary
-    model's, since the paper itself finds them nearly linear in depth.
+    Queries, keys and values have factors of their own; the paper's are one fused matrix. The paper draws the diagonals of a new
+    depth at random and trains them. Here they start on the lines through the auxiliary model's, since the paper itself finds
+    them nearly linear in depth; a random start is not offered.
     """
 
     config_class = FineConfig
