@@ -16,7 +16,7 @@ from training import OPTIONS
 from transformers import AutoModel
 
 from hf_learngene import AutoLearngene, AutoLearngeneConfig
-from hf_learngene.errors import CheckpointError, LearngeneError
+from hf_learngene.errors import CheckpointError, InvalidSizeError, LearngeneError
 from hf_learngene.learngenes import SwsLearngene, TlegLearngene
 
 
@@ -108,10 +108,10 @@ def test_a_damaged_config_is_an_error_of_ours(kind, tmp_path):
     file = tmp_path / "config.json"
     whole = json.loads(file.read_text())
     wrong = []
-    # the auxiliary model's config is the same for every kind
-    paths = [p for p in fields(whole) if len(p) == 1 or kind == "sws"]
+    # the auxiliary model's config is the same for every kind, and each size of it is probed anew
+    paths = [p for p in fields(whole) if len(p) == 1 or (kind == "sws" and len(p) == 2)]
     for path in paths:
-        for value in DAMAGE:
+        for value in DAMAGE if len(path) == 1 else DAMAGE[:2]:
             damaged = copy.deepcopy(whole)
             *above, last = path
             place = damaged
@@ -139,6 +139,14 @@ def test_a_config_that_is_none_is_an_error_of_ours(text, tmp_path):
         AutoLearngeneConfig.from_pretrained(tmp_path)
     with pytest.raises(LearngeneError):
         AutoLearngene.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("size", [{"num_hidden_layers": 100_000}, {"num_labels": 10**9}])
+def test_sizes_that_would_take_hours_to_build_are_refused(folder, size):
+    base = json.loads((folder / "config.json").read_text())["base_config"]
+    change_config(folder, base_config={n: v for n, v in {**base, **size}.items() if n not in ("id2label", "label2id")})
+    with pytest.raises(InvalidSizeError, match=f"{next(iter(size))}=.* at most"):
+        AutoLearngene.from_pretrained(folder)
 
 
 def test_code_of_a_repository_is_not_run(folder, monkeypatch):
