@@ -19,7 +19,7 @@ _TRAINER = ("data_collator", "processing_class", "teacher_processing_class")
 
 
 def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: Mapping[str, Any]) -> L:
-    """The learngene at another size, trained; see `Learngene.adapt`."""
+    """A learngene at another size, trained; see `Learngene.adapt`."""
     fields = {f.name for f in dataclasses.fields(LearngeneTrainingArguments)}
     options = {k: v for k, v in given.items() if k in fields}
     passed = {k: v for k, v in given.items() if k in _TRAINER}

@@ -86,11 +86,11 @@ class Learngene(HubMixin, TrainingMixin, ABC):
 
     @abstractmethod
     def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
-        """Fills them at random; `stack`, `(layers, *shape)`, is the component of a freshly initialised model."""
+        """Fills a component's parameters at random; `stack`, (layers, *shape), is the component of a fresh model."""
 
     @abstractmethod
     def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
-        """Fills them in closed form, so that `materialise` comes near `stack`, `(layers, *shape)`."""
+        """Fills a component's parameters in closed form, so that `materialise` comes near `stack`, (layers, *shape)."""
 
     @abstractmethod
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
@@ -108,7 +108,7 @@ class Learngene(HubMixin, TrainingMixin, ABC):
         """Fits what all components share, before they are fitted one by one; `stacks` holds each one's layers."""
 
     def picked(self) -> list[int] | None:
-        """For each layer, the one of the ancestry whose place it takes in a fit to whole layers; None fits every layer.
+        """Layers of the ancestry that a fit to whole layers puts in each layer's place; None fits every layer.
 
         Layers that stay whole still work together. A least-squares compromise between all of them is nearer in every entry
         and further away in what it computes (measured in docs/learngenes.md); the papers fit nothing.
@@ -270,7 +270,10 @@ class Learngene(HubMixin, TrainingMixin, ABC):
         return state
 
     def depth_scale(self, info: TensorInfo, target: Target) -> float:
-        """A layer is one step along a path; more layers take shorter steps (none of the papers does this)."""
+        """Factor for what a layer writes to the residual stream, below 1 in models deeper than the auxiliary one.
+
+        A layer is one step along a path; more layers take shorter steps. None of the papers does this.
+        """
         ratio = self.anatomy.num_layers / target.depth
         if ratio >= 1 or not self.config.depth_scale or not info.writes_stream or info.kind.startswith("norm"):
             return 1.0
@@ -361,7 +364,7 @@ class Learngene(HubMixin, TrainingMixin, ABC):
         return resize(model, seed=seed, **rest) if rest else model
 
     def for_size(self, **sizes: Any) -> Self:
-        """This learngene at another auxiliary size: the same shared parts, frozen, and scalers of that size to be trained.
+        """A copy at another auxiliary size: the same shared parts, frozen, and scalers of that size to be trained.
 
         The scalers start as straight lines through depth. What stands outside the layers stays as it is at the same width,
         and is trained with the scalers at another.

@@ -33,8 +33,8 @@ class LearngeneConfig(PreTrainedConfig):
         license (`dict`, *optional*): the ancestry's, as its model card has it.
         results (`list[dict]`, *optional*): what was measured of its descendants, see `Learngene.add_result`.
         depth_scale (`bool`, *optional*, defaults to `True`): in models deeper than the auxiliary one, what a layer adds to the
-            stream is made smaller: by the ratio of the depths before a final norm (pre-norm), by its root in post-norm families.
-            `False` is the papers' rule.
+            residual stream is made smaller: by the ratio of the depths before a final norm (pre-norm), by its root in post-norm
+            families. `False` is the papers' rule.
         shapes (`dict`, *optional*): shapes of the shared parts and scalers, where the learngene was taken to another size and
             the shared parts are those of the first.
 
@@ -104,7 +104,7 @@ class LearngeneConfig(PreTrainedConfig):
 
     @property
     def auxiliary_depth(self) -> int:
-        """How many layers the auxiliary model has.
+        """The auxiliary model's number of layers.
 
         Raises:
             UnsupportedFamilyError: its config has no number of layers.

@@ -18,7 +18,7 @@ from hf_learngene.state import quiet, seeded
 def assemble(
     learngene: LearngeneLike, target: Target, state: dict[str, Tensor], own: Mapping[str, Any], seed: int
 ) -> PreTrainedModel:
-    """A plain model from the weights made for it, with its record in the config."""
+    """Builds a plain model from the weights made for it, with its record in the config."""
     with seeded(seed), quiet():
         model = learngene.base_class.from_pretrained(
             None, config=target.config, state_dict=state, dtype=learngene.dtype, device_map=None

@@ -69,7 +69,7 @@ def fitted_learngene(
 
 
 def origin_of(source: str, loading: Mapping[str, Any], commit: str | None = None) -> dict[str, Any]:
-    """What a learngene's config tells of its ancestry: name, commit, and licence, which goes with the weights.
+    """Fields that a learngene's config holds of its ancestry: name, commit, and licence, which goes with the weights.
 
     Args:
         source: a Hub id or a folder.
@@ -84,7 +84,7 @@ def origin_of(source: str, loading: Mapping[str, Any], commit: str | None = None
 
 
 def origin_in_memory(model: PreTrainedModel) -> dict[str, Any]:
-    """What `origin_of` gives, of a model that somebody else loaded, as far as its config tells."""
+    """Fields of `origin_of` for a model that somebody else loaded, as far as its config tells."""
     name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
     if not name:
         return {}

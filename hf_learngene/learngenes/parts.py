@@ -39,7 +39,7 @@ class Tree(nn.Module):
 
 
 def path_of(template: str) -> str:
-    """Where a template's parameters stand: its name without the layer.
+    """Path of a component's parameters: the template's name without the layer.
 
     Example:
         >>> path_of("vit.layers.{}.mlp.fc1.weight")
@@ -96,7 +96,7 @@ def stage_of_each_layer(depth: int, stages: int) -> list[int]:
 
 
 def picked_layers(stages: Sequence[int], count: int | None = None) -> list[int]:
-    """For the stage of each layer, the layer that stands for it: one of its own, all of them spread evenly.
+    """Layers that stand for the stage of each layer: one of the stage's own, all of them spread evenly.
 
     Example:
         >>> picked_layers([0, 0, 1, 1, 2, 2]), picked_layers([0, 1, 2])

@@ -52,7 +52,7 @@ def register_learngene(config_class: type[LearngeneConfig], model_class: type[Le
 
 
 def registered_learngenes() -> dict[str, type[LearngeneConfig]]:
-    """learngene_type -> config class.
+    """Registered learngenes: learngene_type -> config class.
 
     Example:
         >>> import hf_learngene.learngenes

@@ -1,4 +1,4 @@
-"""Guard of the random state that a Trainer seeds."""
+"""A guard of the random state that transformers' Trainer seeds when it is made, whatever it is made for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Gives the caller's random state back."""
+    """Random state of torch, numpy and Python as it was before; unlike `seeded`, it keeps no other thread out."""
     python, numpy_ = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

@@ -24,7 +24,7 @@ WIDE = (HIDDEN, HEADS, KV_HEADS, FFN)
 
 
 class LetsLearngene(Learngene):
-    """Grows only: descendants lie between the small layers' width and the auxiliary model's.
+    """LeTs, which grows only: descendants lie between the small layers' width and the auxiliary model's.
 
     The released code trains the position table at full width and slices it, and gives the head an input map of its own; here all
     that writes or reads the residual stream, position table and head included, takes the stream's one map. Its layers 2k and
@@ -53,7 +53,7 @@ class LetsLearngene(Learngene):
 
     @property
     def sources(self) -> int:
-        """How many small layers there are."""
+        """Number of small layers."""
         return int(self.config.learngene_layers or 1)
 
     def small_size(self, dim: Dim) -> int:
@@ -83,7 +83,7 @@ class LetsLearngene(Learngene):
         self.add_shared(template, "mix", -(-self.anatomy.num_layers // 2), 2)
 
     def _roles(self, dim: Dim, info: TensorInfo) -> list[str]:
-        """Whose map each fused part of a dimension takes: the value's, for what reads the heads."""
+        """Roles (q, k, v) of the maps that the fused parts of a dimension take: the value's, for what reads the heads."""
         if dim.axis not in (HEADS, KV_HEADS):
             return [""] * dim.parts
         if info.role == "qkv":
@@ -128,7 +128,7 @@ class LetsLearngene(Learngene):
             mix[row, 1 if nearer else 0] = 1.0
 
     def _layer(self, source: int) -> int:
-        """The auxiliary layer that a small layer stands for."""
+        """Index of the auxiliary layer that a small layer stands for."""
         return source * self.anatomy.num_layers // self.sources
 
     def _pair(self, layer: int) -> tuple[int, int]:
@@ -144,7 +144,7 @@ class LetsLearngene(Learngene):
         self.outside.take(name).copy_(tensor[index])
 
     def prepare_fit(self, stacks: dict[str, Tensor]) -> None:
-        """Maps by least squares: each wide entry from the small ones, over everything that is written along the axis."""
+        """Fits the maps by least squares: each wide entry from the small ones, over everything that is written along the axis."""
         rows: dict[str, list[Tensor]] = {}
         for template, info in self.components.items():
             for source in range(self.sources):
@@ -213,7 +213,7 @@ class LetsLearngene(Learngene):
                     )
 
     def layers_of(self, target: Target) -> list[int]:
-        """The auxiliary layer that each layer of the target is made as."""
+        """Indices of the auxiliary layers that the target's layers are made as."""
         given = self.config.layer_map
         if given is not None and len(given) == target.depth:
             return list(given)

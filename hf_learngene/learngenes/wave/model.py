@@ -30,7 +30,7 @@ logger = logging.get_logger("transformers")
 
 
 class WaveLearngene(Learngene):
-    """Templates shared by all layers and sizes, and for each layer a small grid of scalers for each template.
+    """WAVE: templates shared by all layers and sizes, and for each layer a small grid of scalers for each template.
 
     The paper writes template ⊗ scaler; here it is scaler ⊗ template, "concatenating and weighting templates" as its abstract
     says. The two differ by a fixed shuffle of rows and columns. Attention parts the rows into heads, so they span different
@@ -172,7 +172,7 @@ class WaveLearngene(Learngene):
         return rows
 
     def _scalers(self, template: str, info: TensorInfo, target: Target) -> Tensor:
-        """(depth, templates, rows, columns) of a matrix, (depth, blocks, vectors) of anything else."""
+        """Scalers of a target: (depth, templates, rows, columns) of a matrix, (depth, blocks, vectors) of anything else."""
         shape = target.anatomy.templates[template].shape if template in target.anatomy.templates else info.shape
         if is_matrix(info):
             made = along_depth(self.scaler(template, "scalers"), target.depth)
