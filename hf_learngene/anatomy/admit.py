@@ -13,10 +13,23 @@ from transformers.models.auto.modeling_auto import (
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.config_fields import native_name
 from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
-from hf_learngene.errors import UnsupportedFamilyError
+from hf_learngene.errors import UnsupportedFamilyError, UnsupportedSourceError
 
 
 _ALLOWED = "hf_learngene resizes encoders of one width throughout (ViT-like and BERT-like)."
+
+
+def admit_no_learngene(config: PreTrainedConfig) -> None:
+    """Refuses a learngene where a model is asked for: it is the weights of many models, and itself none of them.
+
+    Raises:
+        UnsupportedSourceError: says how to make a model of it.
+    """
+    if kind := getattr(config, "learngene_type", ""):
+        raise UnsupportedSourceError(
+            f"This is a learngene (`{kind}`), which makes models and is none. Give what it makes: "
+            "learngene.initialize(num_hidden_layers=6), with learngene = AutoLearngene.from_pretrained(...)."
+        )
 
 
 def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: type[PreTrainedModel]) -> None:
@@ -25,6 +38,7 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
     Raises:
         UnsupportedFamilyError: says which kind of architecture it is and what is allowed.
     """
+    admit_no_learngene(config)
     kind = config.model_type
     if config.is_encoder_decoder:
         raise UnsupportedFamilyError(f"`{kind}` is an encoder-decoder model. {_ALLOWED}")

@@ -184,14 +184,14 @@ def method_text(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _bibtex(paper: Paper) -> str:
-    fields = {
-        "title": f"{{{paper.title}}}",  # the second pair of braces keeps capitals as they are
-        "year": f"20{paper.arxiv[:2]}",
-        "eprint": paper.arxiv,
-        "archivePrefix": "arXiv",
-        "url": paper.url,
-    }
-    return f"@misc{{arxiv{paper.arxiv},\n" + ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items()) + "\n}"
+    title = f"{{{paper.title}}}"  # the second pair of braces keeps capitals as they are
+    if paper.arxiv:
+        key, fields = f"arxiv{paper.arxiv}", {"title": title, "year": f"20{paper.arxiv[:2]}", "eprint": paper.arxiv,
+                                              "archivePrefix": "arXiv", "url": paper.url}  # fmt: skip
+    else:
+        key = paper.venue.replace(" ", "").lower()
+        fields = {"title": title, "year": paper.venue[-4:], "howpublished": paper.venue, "url": paper.url}
+    return f"@misc{{{key},\n" + ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items()) + "\n}"
 
 
 def code(text: str) -> str:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.errors import CheckpointError, LearngeneError, UnsupportedSourceError, first_line
 from hf_learngene.hub import provenance
 from hf_learngene.hub.files import hub_keywords
@@ -165,6 +166,7 @@ def load_whole(
         CheckpointError: it cannot be read, or does not fill the class.
     """
     config = load_config(source, loading)
+    admit_no_learngene(config)
     cls = model_class if model_class is not None else class_of_checkpoint(config)
     model, info = read_model(source, cls, config, loading)
     if info["missing_keys"] and all("pooler" in name for name in info["missing_keys"]):

@@ -5,24 +5,27 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from hf_learngene.learngenes.base import Learngene
+from transformers import PreTrainedModel
+
+from hf_learngene.learngenes.protocol import LearngeneLike
+from hf_learngene.state import undisturbed
 from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
 
 
-L = TypeVar("L", bound=Learngene)
+L = TypeVar("L", bound=LearngeneLike)
 _TRAINER = ("data_collator", "processing_class", "teacher_processing_class")
 
 
 def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: Mapping[str, Any]) -> L:
-    """See `Learngene.adapt`."""
+    """A learngene at another size, trained; see `Learngene.adapt`."""
     fields = {f.name for f in dataclasses.fields(LearngeneTrainingArguments)}
     options = {k: v for k, v in given.items() if k in fields}
     passed = {k: v for k, v in given.items() if k in _TRAINER}
     sizes = {k: v for k, v in given.items() if k not in fields and k not in _TRAINER}
     other = learngene.for_size(**sizes)
-    with tempfile.TemporaryDirectory(prefix="learngene_adapt_") as folder:
+    with undisturbed(), tempfile.TemporaryDirectory(prefix="learngene_adapt_") as folder:
         defaults: dict[str, Any] = {
             "output_dir": folder,
             "max_steps": steps,
@@ -34,6 +37,6 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
             "report_to": "none",
         }
         args = LearngeneTrainingArguments(**{**defaults, **options})
-        trainer = LearngeneTrainer(other, args, teacher, train_dataset=train_dataset, **passed)
+        trainer = LearngeneTrainer(cast(PreTrainedModel, other), args, teacher, train_dataset=train_dataset, **passed)
         trainer.train()
-    return other.eval()
+    return cast(Any, other).eval()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from hf_learngene.errors import CheckpointError
 from hf_learngene.hub.files import hub_keywords
 from hf_learngene.hub.load import pinned
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.from_ancestry import fitted_learngene
+from hf_learngene.learngenes.loading import load_learngene_config
 from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
 
 
@@ -41,15 +41,9 @@ class AutoLearngeneConfig:
         """The config of a saved learngene; keywords as for `AutoConfig.from_pretrained`.
 
         Raises:
-            CheckpointError: the checkpoint is an ordinary model.
+            CheckpointError: no such checkpoint, a config that does not hold, or that of an ordinary model.
         """
-        config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        if not isinstance(config, LearngeneConfig):
-            raise CheckpointError(
-                f"{pretrained_model_name_or_path} is a `{config.model_type}` model, not a learngene. To make one of it: "
-                "AutoLearngene.from_ancestry(model, learngene_type='wave'); to resize it: from_pretrained_resized."
-            )
-        return config
+        return load_learngene_config(pretrained_model_name_or_path, **kwargs)
 
 
 class AutoLearngene(_BaseAutoModelClass):
@@ -61,18 +55,18 @@ class AutoLearngene(_BaseAutoModelClass):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> Learngene:
-        """A saved learngene; keywords as for transformers' `from_pretrained`.
+        """Loads a saved learngene of any kind; keywords as for transformers' `from_pretrained`.
 
         Raises:
-            CheckpointError: the checkpoint is an ordinary model.
+            CheckpointError: an ordinary model, a config that does not hold, or a checkpoint with tensors that are absent, of
+                another shape or not the learngene's.
         """
-        kwargs = pinned(pretrained_model_name_or_path, kwargs)
-        if not isinstance(kwargs.get("config"), LearngeneConfig):
-            AutoLearngeneConfig.from_pretrained(pretrained_model_name_or_path, **hub_keywords(kwargs))
-        learngene = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        # transformers 5.23 keeps no commit in its configs; descendants name it
-        learngene.config._commit_hash = getattr(kwargs.get("revision"), "resolved", None)
-        return learngene
+        config = kwargs.get("config")
+        if not isinstance(config, LearngeneConfig):
+            kwargs = pinned(pretrained_model_name_or_path, kwargs)  # config and weights of one state of the Hub
+            config = load_learngene_config(pretrained_model_name_or_path, **hub_keywords(kwargs))
+        model_class = cast(type[Learngene], LEARNGENE_MAPPING[type(config)])
+        return model_class.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_ancestry(
@@ -89,7 +83,8 @@ class AutoLearngene(_BaseAutoModelClass):
             model (`PreTrainedModel`, `str`): the ancestry model, or its id or folder. An id's commit and licence go on the
                 learngene's card; a model in memory does not tell its commit, and its licence only from a folder or the cache.
             learngene_type (`str`, *optional*, defaults to `"wave"`): see `registered_learngenes()`.
-            seed (`int`, *optional*, defaults to 0): for a resize to the auxiliary size.
+            seed (`int`, *optional*, defaults to 0): for every number that is drawn; the caller's random state
+                is as it was afterwards.
             **options: options of the learngene (`num_stages=5`, `template_share=0.1`), and sizes of the auxiliary model where
                 they differ from the ancestry's (`num_hidden_layers=12`), which is then resized first. With an id or a folder,
                 any keyword of `from_pretrained` too (`revision`, `token`, `cache_dir`, `dtype`, ...).

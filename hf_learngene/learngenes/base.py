@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.utils import logging
 
 from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
 from hf_learngene.errors import InvalidSizeError, UnfittedError, UnknownOptionError, UnsupportedFamilyError
 from hf_learngene.learngenes import growth
 from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.learngenes.descendant import assemble
 from hf_learngene.learngenes.hub_mixin import HubMixin
-from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, resized_tensor
+from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, stacked
+from hf_learngene.learngenes.training_mixin import TrainingMixin
 from hf_learngene.resizing import resize
+from hf_learngene.resizing.sizes import complete
+from hf_learngene.state import exclusive, seeded
 
 
-logger = logging.get_logger("transformers")
-
-
-class Learngene(HubMixin, ABC):
+class Learngene(HubMixin, TrainingMixin, ABC):
     """Base of every learngene.
 
     Its parameters stand in three trees: `shared` (what all layers and sizes share), `scalers` (what belongs to one size,
@@ -45,6 +45,7 @@ class Learngene(HubMixin, ABC):
     """
 
     config_class = LearngeneConfig
+    config: LearngeneConfig
     base_model_prefix = ""
     supports_gradient_checkpointing = False
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
@@ -85,11 +86,11 @@ class Learngene(HubMixin, ABC):
 
     @abstractmethod
     def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
-        """Fills them at random; `stack`, `(layers, *shape)`, is the component of a freshly initialised model."""
+        """Fills a component's parameters at random; `stack`, (layers, *shape), is the component of a fresh model."""
 
     @abstractmethod
     def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
-        """Fills them in closed form, so that `materialise` comes near `stack`, `(layers, *shape)`."""
+        """Fills a component's parameters in closed form, so that `materialise` comes near `stack`, (layers, *shape)."""
 
     @abstractmethod
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
@@ -107,7 +108,7 @@ class Learngene(HubMixin, ABC):
         """Fits what all components share, before they are fitted one by one; `stacks` holds each one's layers."""
 
     def picked(self) -> list[int] | None:
-        """For each layer, the one of the ancestry whose place it takes in a fit to whole layers; None fits every layer.
+        """Layers of the ancestry that a fit to whole layers puts in each layer's place; None fits every layer.
 
         Layers that stay whole still work together. A least-squares compromise between all of them is nearer in every entry
         and further away in what it computes (measured in docs/learngenes.md); the papers fit nothing.
@@ -148,7 +149,9 @@ class Learngene(HubMixin, ABC):
 
     def _fill(self, model: PreTrainedModel, how: Any, fitting: bool) -> dict[str, Tensor]:
         tensors = dict(model.named_parameters(remove_duplicate=False))
-        stacks = {template: self._stack(template, tensors) for template in self.components}
+        dtype = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
+        depth = self.anatomy.num_layers
+        stacks = {t: stacked(t, tensors, depth).to(self.device, dtype) for t in self.components}
         wanted = stacks
         if fitting:
             picked = self.picked()
@@ -159,14 +162,6 @@ class Learngene(HubMixin, ABC):
         for template, info in self.components.items():
             how(template, info, wanted[template])
         return stacks
-
-    def _stack(self, template: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        """(layers, *shape); a layer that lacks the tensor (ModernBERT's first norm) lends its neighbour's."""
-        layers = [tensors.get(template.format(i)) for i in range(self.anatomy.num_layers)]
-        known = [i for i, t in enumerate(layers) if t is not None]
-        dtype = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
-        near = [min(known, key=lambda k: abs(k - i)) for i in range(len(layers))]
-        return torch.stack([layers[k].detach().to(self.device, dtype) for k in near])  # type: ignore[union-attr]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Transformers calls this for parameters that a checkpoint lacks."""
@@ -206,6 +201,21 @@ class Learngene(HubMixin, ABC):
             self._targets[key] = made
         return self._targets[key]
 
+    def config_at(self, own: Mapping[str, Any]) -> PreTrainedConfig:
+        """Config of a descendant, from sizes of a learngene's own axes by canonical name."""
+        sizes = self.rounded(complete(self.anatomy, self.base, own), own)
+        return growth.config_at(self.base, self.anatomy, sizes)
+
+    def check_sizes(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Sizes by canonical name.
+
+        Raises:
+            InvalidSizeError: a size that this learngene cannot make.
+        """
+        own, rest = growth.split_sizes(self.anatomy, sizes)
+        self.target(self.config_at(own))
+        return {**own, **rest}
+
     def _check_target(self, target: Target) -> None:
         sizes, own = target.anatomy.sizes, self.anatomy.sizes
         kind = self.config.learngene_type
@@ -215,6 +225,14 @@ class Learngene(HubMixin, ABC):
             raise InvalidSizeError(
                 f"A learngene keeps heads whole: head_dim {own.get('head_dim')} → {sizes.get('head_dim')} is not possible. "
                 f"Let num_attention_heads follow hidden_size."
+            )
+        absent = next(
+            (t for n, t in target.anatomy.templates.items() if t.layer is not None and n not in self.components), None
+        )
+        if absent is not None:  # what only later layers have, as ModernBERT's attention norms
+            raise InvalidSizeError(
+                f"No layer of the auxiliary model has `{absent.template}`, which layer {absent.layer} of the target needs. Start "
+                f"with more than {own['num_hidden_layers']} layers."
             )
         if not target.same_width and not self.changes_width:
             widths = [n for n in ("hidden_size", "intermediate_size", "mlp_ratio") if sizes.get(n) != own.get(n)]
@@ -252,7 +270,10 @@ class Learngene(HubMixin, ABC):
         return state
 
     def depth_scale(self, info: TensorInfo, target: Target) -> float:
-        """A layer is one step along a path; more layers take shorter steps (none of the papers does this)."""
+        """Factor for what a layer writes to the residual stream, below 1 in models deeper than the auxiliary one.
+
+        A layer is one step along a path; more layers take shorter steps. None of the papers does this.
+        """
         ratio = self.anatomy.num_layers / target.depth
         if ratio >= 1 or not self.config.depth_scale or not info.writes_stream or info.kind.startswith("norm"):
             return 1.0
@@ -266,7 +287,7 @@ class Learngene(HubMixin, ABC):
         if name.rpartition(".")[0] in self.anatomy.tied_readers:
             # the decoder sums over copies
             scale = min(1.0, self.anatomy.tensors[name].dims[0].size / info.dims[0].size)
-        return resized_tensor(tensor, self.anatomy.tensors[name], info, scale)
+        return growth.tensor_at_width(tensor, self.anatomy.tensors[name], info, scale)
 
     # ---- running
 
@@ -274,7 +295,12 @@ class Learngene(HubMixin, ABC):
         """The native model of a target without weights, on `meta`, with its buffers in place."""
         key = target.config.to_json_string(use_diff=False)
         if key not in self._models:
-            with torch.device("cpu"), no_init_weights(), init_empty_weights(include_buffers=False):
+            # torch.nn.init and nn.Module are patched for the whole process meanwhile, so one thread at a time. A few
+            # constructors draw their tokens all the same. Buffers made in inference mode could not be trained with.
+            with (
+                exclusive(), seeded(0), torch.inference_mode(False), torch.device("cpu"),
+                no_init_weights(), init_empty_weights(include_buffers=False),
+            ):  # fmt: skip
                 model = self.base_class(target.config)
             # in a plain dict, so that no parameter of it is one of the learngene's
             self._models[key] = model
@@ -298,66 +324,6 @@ class Learngene(HubMixin, ABC):
         """
         own = self.run(self.target(), *args, **kwargs)
         return own if also is None else (own, self.run(also, *args, **kwargs))
-
-    def sample_target(
-        self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: Sequence[int] | None
-    ) -> Target:
-        """A random descendant of another depth, and of one of `widths`: what sandwich training trains beside the whole.
-
-        Args:
-            generator: draws it.
-            depths: least and largest depth; by default a third of the auxiliary model's, and one less than it.
-            widths: to draw from; None keeps the width.
-
-        Raises:
-            InvalidSizeError: depths or widths that cannot be made.
-        """
-        own = self.anatomy.num_layers
-        least, most = depths
-        least = least if least is not None else max(1, round(own / 3))
-        most = most if most is not None else max(least, own - 1)
-        if not 1 <= least <= most:
-            raise InvalidSizeError(
-                f"sandwich_min_layers lies between 1 and sandwich_max_layers ({most}, by default one less than the auxiliary "
-                f"model's {own}); it was {least}."
-            )
-        sizes = {"num_hidden_layers": int(torch.randint(least, most + 1, (), generator=generator))}
-        if widths:
-            sizes["hidden_size"] = int(widths[int(torch.randint(len(widths), (), generator=generator))])
-        return self.target(growth.target_config(self, sizes))
-
-    def decay_parameter_names(self) -> list[str]:
-        """What weight decay is for: the parts that make matrices and tables, neither scalers nor biases nor norms."""
-        flat = {path_of(t) for t, i in self.components.items() if len(i.dims) < 2}
-        flat |= {n for n, i in self.anatomy.tensors.items() if i.layer is None and len(i.dims) < 2}
-        return [
-            name
-            for name, _ in self.named_parameters()
-            if not name.startswith("scalers.")
-            and name.removeprefix("shared.").rpartition(".")[0] not in flat
-            and name.removeprefix("outside.") not in flat
-        ]
-
-    def adapt(self, train_dataset: Any, *, teacher: Any = None, steps: int = 200, **kwargs: Any) -> Self:
-        """The scalers of a new size, learnt on a little data with everything shared frozen: `for_size(**sizes)`, trained.
-
-        Args:
-            train_dataset: as for `LearngeneTrainer`.
-            teacher (`PreTrainedModel` or `str`, *optional*): teaches beside the labels.
-            steps (`int`, *optional*, defaults to 200): optimizer steps of AdamW without decay: a tenth of warm-up, then a
-                cosine from 1e-3.
-            **kwargs: sizes of the target; fields of `LearngeneTrainingArguments` (`learning_rate`, `seed`, ...); and
-                `data_collator` or `processing_class`.
-
-        Returns:
-            This learngene at that size, in eval mode. Its `initialize()` gives the plain model.
-
-        Raises:
-            InvalidSizeError: a size that it cannot make, or a learngene without scalers.
-        """
-        from hf_learngene.learngenes.adapting import adapted  # the Trainer takes long to import
-
-        return adapted(self, train_dataset, teacher, steps, kwargs)
 
     # ---- the user's verbs
 
@@ -390,15 +356,15 @@ class Learngene(HubMixin, ABC):
                 f"This `{self.config.learngene_type}` was neither fitted nor trained, so what it makes is random. Start from a "
                 "model with AutoLearngene.from_ancestry(model, ...), train it with LearngeneTrainer, or load a trained one."
             )
-        own, rest = growth.split_sizes(self, sizes, stages)
-        target = self.target(growth.target_config(self, own), stages)
-        with torch.no_grad():
+        own, rest = growth.split_sizes(self.anatomy, sizes, stages)
+        target = self.target(self.config_at(own), stages)
+        with torch.inference_mode(False), torch.no_grad():  # made in inference mode, it could not be trained
             state = {name: tensor.detach().clone() for name, tensor in self.weights(target=target).items()}
-        model = growth.assemble(self, target, state, own, seed)
+            model = assemble(self, target, state, own, seed)
         return resize(model, seed=seed, **rest) if rest else model
 
     def for_size(self, **sizes: Any) -> Self:
-        """This learngene at another auxiliary size: the same shared parts, frozen, and scalers of that size to be trained.
+        """A copy at another auxiliary size: the same shared parts, frozen, and scalers of that size to be trained.
 
         The scalers start as straight lines through depth. What stands outside the layers stays as it is at the same width,
         and is trained with the scalers at another.
@@ -413,10 +379,10 @@ class Learngene(HubMixin, ABC):
             )
         if not self.config.fitted:
             raise UnfittedError("Fit or train this learngene before it is taken to another size.")
-        own, rest = growth.split_sizes(self, sizes, None)
+        own, rest = growth.split_sizes(self.anatomy, sizes)
         if rest:
             raise InvalidSizeError(f"{', '.join(rest)} cannot change here; give them to initialize() afterwards.")
-        return cast(Self, growth.taken_to(self, self.target(growth.target_config(self, own))))
+        return cast(Self, growth.at_size(self, self.target(self.config_at(own))))
 
     def scaler_rows(self, target: Target) -> dict[str, Tensor]:
         """Scalers of another size, by path, before they are trained."""

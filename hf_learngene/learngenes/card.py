@@ -6,18 +6,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_learngene._version import __version__
 from hf_learngene.hub import card_parts as parts
-from hf_learngene.hub.card_parts import Result
+from hf_learngene.learngenes.protocol import LearngeneLike
 
 
-if TYPE_CHECKING:
-    from hf_learngene.learngenes.base import Learngene
-
-
-def learngene_card(learngene: Learngene, name: str | None = None, tags: Sequence[str] = ()) -> str:
+def learngene_card(learngene: LearngeneLike, name: str | None = None, tags: Sequence[str] = ()) -> str:
     """The text of README.md for a learngene.
 
     Args:
@@ -35,9 +30,9 @@ def learngene_card(learngene: Learngene, name: str | None = None, tags: Sequence
     """
     config, cls = learngene.config, learngene.base_class
     kind, ancestry = config.learngene_type, config.ancestry
-    on_hub = bool(ancestry) and (config.ancestry_commit is not None or "/" in ancestry)
+    on_hub = "/" in (ancestry or "") or bool(ancestry and config.ancestry_commit)
     title = os.path.basename(name) if name else f"{os.path.basename(ancestry or config.base.model_type)}-{kind}"
-    results = [Result(**r) for r in config.results or ()]
+    results = [parts.Result(**r) for r in config.results or ()]
     data = parts.metadata(
         name=title,
         base_model=ancestry if on_hub else None,
@@ -66,18 +61,18 @@ def learngene_card(learngene: Learngene, name: str | None = None, tags: Sequence
     return parts.card_text(data, sections)
 
 
-def write_card(learngene: Learngene, folder: Path) -> None:
+def write_card(learngene: LearngeneLike, folder: Path) -> None:
     """Writes README.md into a saved learngene's folder; one that somebody else wrote stays."""
     path = folder / "README.md"
     if not path.exists() or parts.is_ours(path.read_text(encoding="utf-8")):
         path.write_text(learngene_card(learngene), encoding="utf-8")
 
 
-def _makes(learngene: Learngene) -> str:
+def _makes(learngene: LearngeneLike) -> str:
     return "every depth, and of several widths," if learngene.changes_width else "every depth"
 
 
-def _use(learngene: Learngene, name: str) -> str:
+def _use(learngene: LearngeneLike, name: str) -> str:
     depth = max(1, round(0.75 * learngene.anatomy.num_layers))
     return (
         "from hf_learngene import AutoLearngene\n\n"
@@ -86,7 +81,7 @@ def _use(learngene: Learngene, name: str) -> str:
     )
 
 
-def _sizes(learngene: Learngene) -> str:
+def _sizes(learngene: LearngeneLike) -> str:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "mlp_ratio", "num_labels")
     known = {n: v for n, v in learngene.anatomy.sizes.items() if n in names}
     rows = ["| size | of the auxiliary model |", "| --- | ---: |", *(f"| {n} | {v} |" for n, v in known.items())]
@@ -94,7 +89,7 @@ def _sizes(learngene: Learngene) -> str:
     return "\n".join(rows) + f"\n\nThe auxiliary model is the one it was trained as. Depth is free.{widths}"
 
 
-def _provenance(learngene: Learngene) -> str:
+def _provenance(learngene: LearngeneLike) -> str:
     config = learngene.config
     record = {"package_version": __version__, "ancestry": config.ancestry, "ancestry_commit": config.ancestry_commit,
               "learngene_type": config.learngene_type, "options": config.options()}  # fmt: skip

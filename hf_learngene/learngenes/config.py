@@ -9,11 +9,14 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
+from hf_learngene.anatomy.config_fields import ALIASES, native_name, section, section_name
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
 from hf_learngene.methods.base import Paper
 
 
 FIT_LAYERS = ("picked", "all")
+_MOST = {"num_hidden_layers": 1000, "num_labels": 1_000_000}
+_RESULT = {"dataset", "split", "sizes", "metrics"}
 
 
 class LearngeneConfig(PreTrainedConfig):
@@ -30,8 +33,8 @@ class LearngeneConfig(PreTrainedConfig):
         license (`dict`, *optional*): the ancestry's, as its model card has it.
         results (`list[dict]`, *optional*): what was measured of its descendants, see `Learngene.add_result`.
         depth_scale (`bool`, *optional*, defaults to `True`): in models deeper than the auxiliary one, what a layer adds to the
-            stream is made smaller: by the ratio of the depths before a final norm (pre-norm), by its root in post-norm families.
-            `False` is the papers' rule.
+            residual stream is made smaller: by the ratio of the depths before a final norm (pre-norm), by its root in post-norm
+            families. `False` is the papers' rule.
         shapes (`dict`, *optional*): shapes of the shared parts and scalers, where the learngene was taken to another size and
             the shared parts are those of the first.
 
@@ -65,20 +68,16 @@ class LearngeneConfig(PreTrainedConfig):
     shapes: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if isinstance(self.base_config, dict):
-            kind = self.base_config.get("model_type", "")
-            if kind not in CONFIG_MAPPING:
-                raise UnsupportedFamilyError(
-                    f"base_config is of model_type {kind!r}, which transformers does not have."
-                )
-            self.base_config = AutoConfig.for_model(**self.base_config)
-        elif self.base_config is not None:
-            self.base_config = copy.deepcopy(self.base_config)  # the teacher's stays the teacher's
         if self.base_config is None:
             raise UnsupportedFamilyError(
                 f"{type(self).__name__} needs the config of the model it makes: base_config=teacher.config, or "
                 "AutoLearngene.from_ancestry(teacher, learngene_type=...)."
             )
+        if isinstance(self.base_config, PreTrainedConfig):
+            self.base_config = copy.deepcopy(self.base_config)  # the teacher's stays the teacher's
+        else:
+            self.base_config = _config_of(self.base_config)
+        self._check_records()
         self.base_config._name_or_path = ""  # a local path has no place in a published config
         if self.base_architecture is None:
             family = str(MODEL_MAPPING_NAMES.get(self.base_config.model_type, ""))
@@ -95,13 +94,40 @@ class LearngeneConfig(PreTrainedConfig):
     @property
     def model_class(self) -> type[PreTrainedModel]:
         """The native class of the auxiliary model and of every descendant."""
-        name = self.base_architecture or ""
-        found = getattr(transformers, name, None)
+        name = self.base_architecture
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
         if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
             raise UnsupportedFamilyError(
                 f"base_architecture is a transformers class such as 'ViTForImageClassification'; it was {name or None!r}."
             )
         return found
+
+    @property
+    def auxiliary_depth(self) -> int:
+        """The auxiliary model's number of layers.
+
+        Raises:
+            UnsupportedFamilyError: its config has no number of layers.
+        """
+        # of an image classifier of CLIP or SigLIP, the image side's
+        part = section(self.base, section_name(self.base, self.model_class.main_input_name))
+        depth = getattr(part, native_name(part, "num_hidden_layers") or "num_hidden_layers", None)
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+            raise UnsupportedFamilyError(
+                f"A learngene is made for an encoder with a number of layers, and `{part.model_type}` has {depth!r}."
+            )
+        return depth
+
+    def _check_records(self) -> None:
+        """Refuses records of a damaged file, which would fail later and elsewhere."""
+        results = self.results if self.results is not None else []
+        if not isinstance(results, list) or not all(isinstance(r, dict) and r.keys() >= _RESULT for r in results):
+            raise UnknownOptionError(f"results is a list of what `add_result` records; it was {self.results!r}.")
+        if not isinstance(self.license, dict | None):
+            raise UnknownOptionError(f"license holds the license fields of a model card; it was {self.license!r}.")
+        shapes = self.shapes if self.shapes is not None else {}
+        if not isinstance(shapes, dict) or not all(_is_shape(s) for s in shapes.values()):
+            raise InvalidSizeError(f"shapes names a list of sizes for each parameter; it was {self.shapes!r}.")
 
     def options(self) -> dict[str, Any]:
         """The options of this kind of learngene, as plain data."""
@@ -121,10 +147,54 @@ class LearngeneConfig(PreTrainedConfig):
                 )
 
 
+def _config_of(given: Any) -> PreTrainedConfig:
+    """The auxiliary model's config from plain data."""
+    kind = given.get("model_type") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise UnsupportedFamilyError(
+            f"base_config is a config of transformers, or its dict with a model_type of its own; it was "
+            f"{f'of model_type {kind!r}' if isinstance(given, dict) else repr(given)}."
+        )
+    _check_bounds(given)
+    try:
+        return AutoConfig.for_model(**given)
+    except Exception as error:  # a config class raises whatever its first look at a field happens to raise
+        said = " ".join(str(error).split())[:300]
+        raise UnsupportedFamilyError(
+            f"base_config does not describe a `{kind}`: {said or type(error).__name__}"
+        ) from error
+
+
+def _check_bounds(given: dict[str, Any]) -> None:
+    """Refuses sizes of a damaged file that would take hours to build before anything else fails."""
+    for name, most in _MOST.items():
+        for part in (given, *(v for v in given.values() if isinstance(v, dict))):
+            for alias in ALIASES[name]:
+                value = part.get(alias)
+                if isinstance(value, int) and value > most:
+                    raise InvalidSizeError(f"base_config has {alias}={value}; a learngene is made for at most {most}.")
+
+
+def _is_shape(given: Any) -> bool:
+    return isinstance(given, list | tuple) and all(type(n) is int and n >= 0 for n in given)
+
+
+def check_count(name: str, value: Any, optional: bool = True) -> None:
+    """Refuses what is no whole number from 1; None where it is `optional`.
+
+    Raises:
+        InvalidSizeError: says what was given.
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidSizeError(f"{name} is at least 1, and a whole number; it was {value!r}.")
+
+
 def check_fit_layers(given: str) -> None:
     """Refuses what is no way to fit a learngene to layers."""
-    if given not in FIT_LAYERS:
+    if not isinstance(given, str) or given not in FIT_LAYERS:
         raise UnknownOptionError(f"fit_layers is one of {', '.join(FIT_LAYERS)}; it was {given!r}.")
 
 
-__all__ = ["LearngeneConfig", "check_fit_layers"]
+__all__ = ["LearngeneConfig", "check_count", "check_fit_layers"]

@@ -22,7 +22,7 @@ from hf_learngene.resizing import resize
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.sizes import canonical
 from hf_learngene.resizing.spec import LOADING
-from hf_learngene.state import quiet
+from hf_learngene.state import quiet, seeded
 from hf_learngene.tables import render
 
 
@@ -36,7 +36,7 @@ def fitted_learngene(
     seed: int,
     origin: Mapping[str, Any] | None = None,
 ) -> Learngene:
-    """See `AutoLearngene.from_ancestry`; `origin` (as of `origin_of`) is where a model in memory comes from."""
+    """A learngene fitted to a model, see `AutoLearngene.from_ancestry`; `origin` (of `origin_of`) tells of a model in memory."""
     config_class = config_class_of(learngene_type)
     loading = {n: v for n, v in options.items() if n in LOADING}
     if isinstance(model, PreTrainedModel):
@@ -44,7 +44,8 @@ def fitted_learngene(
         origin = origin_in_memory(model) if origin is None else origin
     else:
         source, loading = os.fspath(model), pinned(model, loading)
-        model = load_whole(source, **loading)
+        with seeded(seed):
+            model = load_whole(source, **loading)
         origin = origin_of(source, loading)
     check_source(model)
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
@@ -58,16 +59,17 @@ def fitted_learngene(
         **origin,
         **own,
     )
-    learngene = cast(Any, LEARNGENE_MAPPING[config_class])(config)
     dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
-    learngene.to(device=model.device, dtype=dtype)
-    learngene.fit_to(auxiliary)
+    with seeded(seed), torch.inference_mode(False):  # what no component is fitted to keeps what was drawn
+        learngene = cast(Any, LEARNGENE_MAPPING[config_class])(config)
+        learngene.to(device=model.device, dtype=dtype)
+        learngene.fit_to(auxiliary)
     logger.info(report(learngene))
     return learngene.eval()
 
 
 def origin_of(source: str, loading: Mapping[str, Any], commit: str | None = None) -> dict[str, Any]:
-    """What a learngene's config tells of its ancestry: name, commit, and licence, which goes with the weights.
+    """Fields that a learngene's config holds of its ancestry: name, commit, and licence, which goes with the weights.
 
     Args:
         source: a Hub id or a folder.
@@ -82,7 +84,7 @@ def origin_of(source: str, loading: Mapping[str, Any], commit: str | None = None
 
 
 def origin_in_memory(model: PreTrainedModel) -> dict[str, Any]:
-    """The same of a model that somebody else loaded, as far as its config tells."""
+    """Fields of `origin_of` for a model that somebody else loaded, as far as its config tells."""
     name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
     if not name:
         return {}

@@ -1,41 +1,40 @@
-"""From a learngene to a descendant, and from one size to another."""
+"""Sizes of a descendant, and what becomes of a learngene's parts at another width."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
+from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.hub import provenance
 from hf_learngene.learngenes.parts import Target, path_of
-from hf_learngene.maps import LayerMap
-from hf_learngene.resizing.sizes import check_names, complete
-from hf_learngene.resizing.sizes import target_config as config_at
-from hf_learngene.state import quiet
+from hf_learngene.learngenes.protocol import LearngeneLike
+from hf_learngene.maps import LayerMap, Op, Scale, Split, Take
+from hf_learngene.maps.ops import Blocks, Context
+from hf_learngene.resizing.sizes import check_names, target_config
+from hf_learngene.state import quiet, seeded
 
-
-if TYPE_CHECKING:
-    from hf_learngene.learngenes.base import Learngene
 
 # What a learngene changes itself; everything else is left to `resize`.
 OWN = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim",
        "intermediate_size", "mlp_ratio")  # fmt: skip
+_NONE: dict[str, Tensor] = {}
+_CONTEXT = Context(_NONE.__getitem__)  # the ops below draw no numbers and read no other tensor
 
 
 def split_sizes(
-    learngene: Learngene, sizes: Mapping[str, Any], stages: Sequence[int] | None
+    anatomy: Anatomy, sizes: Mapping[str, Any], stages: Sequence[int] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(sizes of the learngene's own axes, the others), by canonical name.
+    """Parts sizes by canonical name: those of a learngene's own axes, and the others.
 
     Raises:
         InvalidSizeError: stages that do not fit the depth.
     """
-    wanted = check_names(learngene.anatomy, sizes)
+    wanted = check_names(anatomy, sizes)
     if stages is not None and wanted.setdefault("num_hidden_layers", len(stages)) != len(stages):
         raise InvalidSizeError(
             f"stages names {len(stages)} layers and num_hidden_layers={wanted['num_hidden_layers']}; leave one of them out."
@@ -45,41 +44,63 @@ def split_sizes(
     return own, rest
 
 
-def target_config(learngene: Learngene, own: Mapping[str, Any]) -> PreTrainedConfig:
+def config_at(base: PreTrainedConfig, anatomy: Anatomy, sizes: Mapping[str, Any]) -> PreTrainedConfig:
     """The auxiliary model's config at other sizes, with everything derived brought along."""
-    anatomy = learngene.anatomy
-    sizes = learngene.rounded(complete(anatomy, learngene.base, own), own)
     layers = LayerMap.spread(anatomy.num_layers, sizes["num_hidden_layers"])
-    return config_at(learngene.base, anatomy, sizes, layers, {})
+    return target_config(base, anatomy, sizes, layers, {})
 
 
-def assemble(
-    learngene: Learngene, target: Target, state: dict[str, Tensor], own: Mapping[str, Any], seed: int
-) -> PreTrainedModel:
-    """A plain model from the weights made for it, with its record in the config."""
-    with quiet():
-        model = learngene.base_class.from_pretrained(
-            None, config=target.config, state_dict=state, dtype=learngene.dtype, device_map=None
+def sampled_sizes(
+    own: int, generator: torch.Generator, depths: tuple[int | None, int | None], widths: Sequence[int] | None
+) -> dict[str, int]:
+    """Random sizes of a descendant for sandwich training; `own` is the auxiliary model's depth.
+
+    Raises:
+        InvalidSizeError: depths of which none can be drawn.
+    """
+    least, most = depths
+    least = least if least is not None else max(1, round(own / 3))
+    most = most if most is not None else max(least, own - 1)
+    if not 1 <= least <= most:
+        raise InvalidSizeError(
+            f"sandwich_min_layers lies between 1 and sandwich_max_layers ({most}, by default one less than the auxiliary "
+            f"model's {own}); it was {least}."
         )
-    config = learngene.config
-    source, commit = config._name_or_path, getattr(config, "_commit_hash", None)
-    model.name_or_path = model.config._name_or_path = source
-    # the name of a folder says nothing to others; its ancestry's, with the commit, does
-    unknown = not source or (os.path.isdir(source) and config.ancestry_commit)
-    model.config.learngene = provenance.entry(
-        source=config.ancestry if unknown else provenance.public_name(source),
-        commit=config.ancestry_commit if unknown else commit,
-        passes=[(config.learngene_type, config.options())],
-        seed=seed,
-        sizes=own,
-        fresh=[],
-        before=learngene.base,
-    )
-    provenance.seal(model)
-    return cast(PreTrainedModel, nn.Module.to(model, learngene.device))
+    sizes = {"num_hidden_layers": int(torch.randint(least, most + 1, (), generator=generator))}
+    if widths:
+        sizes["hidden_size"] = int(widths[int(torch.randint(len(widths), (), generator=generator))])
+    return sizes
 
 
-def taken_to(learngene: Learngene, target: Target) -> Learngene:
+def width_op(dim: int, parts: int, old: int, new: int, side: str) -> Op:
+    """The op that takes dimension `dim` from `old` to `new` entries, each of its fused parts alike.
+
+    A growing axis starts over behind its last entry, a shrinking one keeps its first entries. Where the axis is read, the copies
+    of an entry share it, so that they sum to it: what is computed stays the same. Differentiable.
+    """
+    index = torch.arange(new // parts) % (old // parts)
+    return Split(Blocks(dim, parts), index) if side == "in" else Take(Blocks(dim, parts), index)
+
+
+def at_width(tensor: Tensor, dim: int, parts: int, new: int, side: str) -> Tensor:
+    """A tensor with `new` entries along `dim`.
+
+    Example:
+        >>> at_width(torch.tensor([1.0, 2.0]), 0, 1, 4, "in"), at_width(torch.tensor([1.0, 2.0]), 0, 1, 1, "in")
+        (tensor([0.5000, 1.0000, 0.5000, 1.0000]), tensor([1.]))
+    """
+    old = tensor.shape[dim]
+    return tensor if old == new else width_op(dim, parts, old, new, side)(tensor, _CONTEXT)
+
+
+def tensor_at_width(tensor: Tensor, old: TensorInfo, new: TensorInfo, scale: float = 1.0) -> Tensor:
+    """A tensor outside the layers at another width, axis by axis."""
+    for dim, (a, b) in enumerate(zip(old.dims, new.dims, strict=True)):
+        tensor = at_width(tensor, dim, a.parts, b.size, a.side)
+    return Scale(scale)(tensor, _CONTEXT) if scale != 1.0 else tensor
+
+
+def at_size(learngene: LearngeneLike, target: Target) -> Any:
     """A copy whose auxiliary size is the target: shared parts frozen, scalers of that size to be trained."""
     values = learngene.config.to_dict()
     rows = learngene.scaler_rows(target)
@@ -90,10 +111,10 @@ def taken_to(learngene: Learngene, target: Target) -> Learngene:
     shapes |= {f"scalers.{n}": list(t.shape) for n, t in rows.items()}
     values |= {"base_config": target.config.to_dict(), "shapes": shapes}
     config = cast(Any, type(learngene.config)).from_dict(values)
-    with quiet():
-        other = type(learngene)(config)
+    with seeded(0), quiet(), torch.inference_mode(False):  # every number that is drawn here is written over
+        other = cast(Any, type(learngene))(config)
         nn.Module.to(other, learngene.device, learngene.dtype)
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         for path in learngene.shared.paths():
             other.shared.take(path).copy_(learngene.shared.take(path)).requires_grad_(False)
         for path, value in rows.items():

@@ -1,58 +1,44 @@
-"""What a learngene says of itself when it is saved and published: its card, and what was measured of its descendants."""
+"""Saving, loading and publishing of a learngene: with its card, and with what was measured of its descendants."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Self, cast
 
 from transformers import PreTrainedModel
 
 from hf_learngene.disk import scratch
 from hf_learngene.hub.push import PUSH_KEYWORDS, push_folder
-from hf_learngene.learngenes import growth
 from hf_learngene.learngenes.card import learngene_card, write_card
-
-
-if TYPE_CHECKING:
-    from hf_learngene.learngenes.base import Learngene
+from hf_learngene.learngenes.loading import load_learngene
+from hf_learngene.learngenes.protocol import LearngeneLike
 
 
 class HubMixin(PreTrainedModel):
-    """Saving and publishing of a learngene."""
+    """`from_pretrained`, `save_pretrained` and `push_to_hub` of a learngene, and `add_result`."""
 
-    def add_result(self, dataset: str, metrics: Mapping[str, float], *, split: str = "test", **sizes: Any) -> None:
-        """Records what was measured of a descendant: it goes into the config, and the card with its `model-index`.
-
-        A figure of the same sizes, data and split takes the older one's place.
-
-        Args:
-            dataset (`str`): Hub id or name of the data set.
-            metrics (`Mapping[str, float]`): name -> value.
-            split (`str`, *optional*, defaults to `"test"`): of the data set.
-            **sizes: those given to `initialize`; none is the auxiliary size.
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # transformers names each keyword
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Self:
+        """Loads a saved learngene whole: with the keywords of transformers' `from_pretrained`.
 
         Raises:
-            InvalidSizeError: a size that it cannot make.
+            CheckpointError: an ordinary model, a learngene of another kind, or a checkpoint with tensors that are absent, of
+                another shape or not the learngene's: what it would make is partly random.
         """
-        learngene = cast("Learngene", self)
-        own, rest = growth.split_sizes(learngene, sizes, None)
-        learngene.target(growth.target_config(learngene, own))
-        entry = {"dataset": dataset, "split": split, "sizes": {**own, **rest},
-                 "metrics": {n: float(v) for n, v in metrics.items()}}  # fmt: skip
-        same = ("dataset", "split", "sizes")
-        old = [r for r in self.config.results or [] if any(r[k] != entry[k] for k in same)]
-        self.config.results = [*old, entry]
+        return load_learngene(cls, super().from_pretrained, pretrained_model_name_or_path, args, kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """As in transformers, and the model card beside it. A README.md that somebody else wrote stays."""
+        """Saves as transformers does, and the model card beside it. A README.md that somebody else wrote stays."""
         hub = {n: kwargs.pop(n) for n in PUSH_KEYWORDS if n in kwargs} if push_to_hub else {}
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
-            write_card(cast(Any, self), Path(save_directory))
+            write_card(cast(LearngeneLike, self), Path(save_directory))
         if push_to_hub:
             push_folder(save_directory, hub.pop("repo_id", Path(save_directory).name), **hub)
 
@@ -69,7 +55,7 @@ class HubMixin(PreTrainedModel):
         max_shard_size: int | str | None = "50GB",
         tags: list[str] | None = None,
     ) -> str:
-        """As in transformers, with the learngene's own card, and in one commit (`push_folder`).
+        """Uploads the learngene with its own card, in one commit (`hf_learngene.push_folder`).
 
         Args:
             repo_id (`str`): `"user/name"`; made if it is not there.
@@ -87,39 +73,36 @@ class HubMixin(PreTrainedModel):
         """
         with scratch("push") as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
-            card = learngene_card(cast(Any, self), repo_id, tags or ())
+            card = learngene_card(cast(LearngeneLike, self), repo_id, tags or ())
             (folder / "README.md").write_text(card, encoding="utf-8")
             return push_folder(
                 folder, repo_id, token=token, private=private, revision=revision, create_pr=create_pr,
                 commit_message=commit_message, commit_description=commit_description,
             )  # fmt: skip
 
-    def validate(
-        self,
-        eval_dataset: Any,
-        sizes: Sequence[Mapping[str, Any]],
-        *,
-        dataset: str,
-        split: str = "test",
-        **kwargs: Any,
-    ) -> list[dict[str, Any]]:
-        """Measures descendants of several sizes as they are initialised, and records the figures (`add_result`).
+    def add_result(self, dataset: str, metrics: Mapping[str, float], *, split: str = "test", **sizes: Any) -> dict:
+        """Records what was measured of a descendant: it goes into the config, and the card with its `model-index`.
+
+        A figure of the same sizes, data and split takes the older one's place.
 
         Args:
-            eval_dataset: as for transformers' `Trainer`, with labels.
-            sizes (`Sequence[Mapping]`): of each descendant, as for `initialize`.
-            dataset (`str`): Hub id or name of the data, for the record.
-            split (`str`, *optional*, defaults to `"test"`): of it.
-            **kwargs: fields of `TrainingArguments` (`per_device_eval_batch_size`, ...), and `data_collator`,
-                `processing_class` or `compute_metrics` of a `Trainer`. Default metric: the accuracy of every label.
+            dataset (`str`): Hub id or name of the data set.
+            metrics (`Mapping[str, float]`): name -> value.
+            split (`str`, *optional*, defaults to `"test"`): of the data set.
+            **sizes: those given to `initialize`; none is the auxiliary size.
 
         Returns:
-            The records, one for each size.
+            The record.
 
         Raises:
             InvalidSizeError: a size that it cannot make.
-            TrainingDataError: several labels, such as start and end of an answer, without `compute_metrics`.
         """
-        from hf_learngene.learngenes.validating import validated  # the Trainer takes long to import
+        entry = {"dataset": dataset, "split": split, "sizes": cast(LearngeneLike, self).check_sizes(sizes),
+                 "metrics": {n: float(v) for n, v in metrics.items()}}  # fmt: skip
+        same = ("dataset", "split", "sizes")
+        old = [r for r in self.config.results or [] if any(r[k] != entry[k] for k in same)]
+        self.config.results = [*old, entry]
+        return entry
 
-        return validated(cast(Any, self), eval_dataset, sizes, dataset, split, kwargs)
+
+__all__ = ["HubMixin"]

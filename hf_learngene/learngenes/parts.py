@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy import Anatomy
 from hf_learngene.maps import LayerMap
 
 
@@ -39,7 +39,7 @@ class Tree(nn.Module):
 
 
 def path_of(template: str) -> str:
-    """Where a template's parameters stand: its name without the layer.
+    """Path of a component's parameters: the template's name without the layer.
 
     Example:
         >>> path_of("vit.layers.{}.mlp.fc1.weight")
@@ -96,7 +96,7 @@ def stage_of_each_layer(depth: int, stages: int) -> list[int]:
 
 
 def picked_layers(stages: Sequence[int], count: int | None = None) -> list[int]:
-    """For the stage of each layer, the layer that stands for it: one of its own, all of them spread evenly.
+    """Layers that stand for the stage of each layer: one of the stage's own, all of them spread evenly.
 
     Example:
         >>> picked_layers([0, 0, 1, 1, 2, 2]), picked_layers([0, 1, 2])
@@ -108,6 +108,15 @@ def picked_layers(stages: Sequence[int], count: int | None = None) -> list[int]:
         members = [i for i, other in enumerate(stages) if other == stage]
         chosen[stage] = min((abs(i - even[stage]), i) for i in members)[1]
     return [chosen[stage] for stage in stages]
+
+
+def stacked(template: str, tensors: Mapping[str, Tensor], depth: int) -> Tensor:
+    """A component of a model in all its layers, (layers, *shape); a layer that lacks it lends its neighbour's.
+
+    ModernBERT's first layer has no attention norm.
+    """
+    found = {i: t.detach() for i in range(depth) if (t := tensors.get(template.format(i))) is not None}
+    return torch.stack([found[min(found, key=lambda known: abs(known - i))] for i in range(depth)])
 
 
 def along_depth(rows: Tensor, depth: int) -> Tensor:
@@ -125,43 +134,6 @@ def along_depth(rows: Tensor, depth: int) -> Tensor:
     wide = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
     lines = F.interpolate(wide, size=depth, mode="linear", align_corners=True)
     return lines[0].T.to(rows.dtype).reshape(depth, *rows.shape[1:])
-
-
-def repeats(old: int, new: int) -> tuple[Tensor, Tensor]:
-    """(index, share) of an axis that starts over when it grows and keeps its first entries when it shrinks.
-
-    `share` is what each copy of a source entry gets where the axis is read, so that the copies sum to the entry.
-
-    Example:
-        >>> repeats(2, 4), repeats(2, 1)
-        ((tensor([0, 1, 0, 1]), tensor([0.5000, 0.5000, 0.5000, 0.5000])), (tensor([0]), tensor([1.])))
-    """
-    index = torch.arange(new) % old
-    return index, 1.0 / torch.bincount(index, minlength=old)[index]
-
-
-def resized_axis(tensor: Tensor, dim: int, new: int, side: str) -> Tensor:
-    """`tensor` with `new` entries along `dim`: copied where it is written, shared out where it is read. Differentiable."""
-    old = tensor.shape[dim]
-    if old == new:
-        return tensor
-    index, share = repeats(old, new)
-    picked = tensor.index_select(dim, index.to(tensor.device))
-    if side != "in":
-        return picked
-    return picked * share.to(picked).reshape([-1 if i == dim else 1 for i in range(picked.dim())])
-
-
-def resized_tensor(tensor: Tensor, old: TensorInfo, new: TensorInfo, scale: float = 1.0) -> Tensor:
-    """A tensor outside the layers at another width, axis by axis, fused parts one by one."""
-    for dim, (a, b) in enumerate(zip(old.dims, new.dims, strict=True)):
-        if a.size == b.size:
-            continue
-        before, after = tensor.shape[:dim], tensor.shape[dim + 1 :]
-        opened = tensor.reshape(*before, a.parts, a.size // a.parts, *after)
-        opened = resized_axis(opened, dim + 1, b.size // b.parts, a.side)
-        tensor = opened.reshape(*before, b.size, *after)
-    return tensor * scale if scale != 1.0 else tensor
 
 
 def principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto.auto_factory import _LazyAutoMapping
 
 from hf_learngene.errors import UnknownOptionError, nearest
 from hf_learngene.hub.card_parts import DESCRIBED
+from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.config import LearngeneConfig
 
-
-if TYPE_CHECKING:
-    from hf_learngene.learngenes.base import Learngene
 
 LEARNGENE_CONFIGS: dict[str, type[LearngeneConfig]] = {}
 # A mapping of our own: transformers' own ones are only added to under model types of our own.
@@ -54,7 +52,7 @@ def register_learngene(config_class: type[LearngeneConfig], model_class: type[Le
 
 
 def registered_learngenes() -> dict[str, type[LearngeneConfig]]:
-    """learngene_type -> config class.
+    """Registered learngenes: learngene_type -> config class.
 
     Example:
         >>> import hf_learngene.learngenes

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils.generic import find_labels
 
+from hf_learngene.disk import scratch
 from hf_learngene.errors import TrainingDataError
+from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.metrics import IGNORED, accuracy, predicted_classes
+from hf_learngene.state import undisturbed
 
-
-if TYPE_CHECKING:
-    from hf_learngene.learngenes.base import Learngene
 
 _NOT_MEASURED = ("epoch", "eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",
                  "eval_model_preparation_time")  # fmt: skip
 
 
 def validated(
-    learngene: Learngene,
+    learngene: LearngeneLike,
     eval_dataset: Any,
     sizes: Sequence[Mapping[str, Any]],
     dataset: str,
     split: str,
     given: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """See `Learngene.validate`."""
+    """The figures of descendants of several sizes; see `Learngene.validate`."""
     fields = {f.name for f in dataclasses.fields(TrainingArguments)}
     options = {k: v for k, v in given.items() if k in fields}
     passed: dict[str, Any] = {k: v for k, v in given.items() if k not in fields}
@@ -38,15 +37,14 @@ def validated(
         passed |= {"compute_metrics": label_accuracy, "preprocess_logits_for_metrics": predicted_classes}
     models = [learngene.initialize(**size) for size in sizes]  # all sizes are checked before the first is measured
     found = []
-    with tempfile.TemporaryDirectory(prefix="learngene_validate_") as folder:
-        args = TrainingArguments(**{"output_dir": folder, "report_to": "none", **options})
+    with undisturbed(), scratch("validate") as folder:
+        args = TrainingArguments(**{"output_dir": str(folder), "report_to": "none", **options})
         for size, model in zip(sizes, models, strict=True):
             metrics = Trainer(model, args, eval_dataset=eval_dataset, **passed).evaluate()
             own = {k.removeprefix("eval_"): v for k, v in metrics.items() if k not in _NOT_MEASURED}
             if not own:
                 raise TrainingDataError("The examples hold no labels, so there is nothing to measure descendants by.")
-            learngene.add_result(dataset, own, split=split, **size)
-            found.append(learngene.config.results[-1])
+            found.append(learngene.add_result(dataset, own, split=split, **size))
     return found
 
 

@@ -134,7 +134,7 @@ def gather(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
             return (
                 torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0].clone(memory_format=torch.contiguous_format)
             )
-    return tensor.index_select(dim, index)
+    return tensor.index_select(dim, index.to(tensor.device))
 
 
 def put(
@@ -223,6 +223,8 @@ class Split(Op):
         return self.blocks.apply(tensor, lambda part, dim: self._split(part, dim, context))
 
     def _split(self, tensor: Tensor, dim: int, context: Context) -> Tensor:
+        if self.std == 0 and not self.cancel and bool((self.index >= 0).all()):
+            return self._equally(tensor, dim)
         target = tensor.new_empty([len(self.index) if i == dim else n for i, n in enumerate(tensor.shape)])
         columns = torch.arange(tensor.shape[dim])
         copies = torch.bincount(self.index[self.index >= 0], minlength=tensor.shape[dim])
@@ -246,6 +248,11 @@ class Split(Op):
             )
             put(target, dim, places, new)
         return target
+
+    def _equally(self, tensor: Tensor, dim: int) -> Tensor:
+        """The copies without noise. Out of place, so that gradients pass: a learngene's weights are made of it too."""
+        copies = torch.bincount(self.index)[self.index]
+        return gather(tensor, dim, self.index) * _along(copies.double().reciprocal().to(tensor), tensor, dim)
 
     def _noises(self, part: Tensor, count: int, context: Context) -> Iterator[Tensor]:
         """`count` random parts that sum to zero: R_j - mean R; for two, one draw and its negative are as good."""

@@ -22,11 +22,13 @@ class Paper:
     """The paper that a method comes from."""
 
     title: str
-    arxiv: str
+    arxiv: str = ""
+    venue: str = ""  # "NeurIPS 2024", of a paper that is not on arXiv
+    link: str = ""  # to that paper, or to its authors' code
 
     @property
     def url(self) -> str:
-        return f"https://arxiv.org/abs/{self.arxiv}"
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.link
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.errors import CheckpointError, UnsupportedSourceError
 from hf_learngene.hub import provenance
 from hf_learngene.hub.load import load_config, load_source, native_class, pinned
@@ -46,6 +47,7 @@ def plan_checkpoint(
     native = native_class(model_class) if model_class is not None else None  # before anything is fetched
     loading = pinned(source, dict(spec.loading))
     config = load_config(source, loading)
+    admit_no_learngene(config)
     cls = model_class or choose_class(config)
     wanted: Any = cls.config_class
     nested = getattr(config, "vision_config", None)

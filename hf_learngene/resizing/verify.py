@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.anatomy.infer import example_inputs
 from hf_learngene.errors import InvalidSizeError
 
@@ -84,6 +85,8 @@ def verify(
         >>> verify(model, model).function_preserving
         True
     """
+    for model in (source, grown):
+        admit_no_learngene(model.config)
     if source.main_input_name != grown.main_input_name:
         raise InvalidSizeError(
             f"One model takes {source.main_input_name}, the other {grown.main_input_name}: there is nothing to compare."

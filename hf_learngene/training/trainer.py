@@ -46,7 +46,7 @@ class Elastic(Protocol):
 
     base_class: type[PreTrainedModel]
 
-    def another(
+    def sample_target(
         self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: list[int] | None
     ) -> Any: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.learngenes.config import LearngeneConfig, check_count
 from hf_learngene.methods.base import Paper
 
 
@@ -36,10 +36,9 @@ class FineConfig(LearngeneConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         for name in ("rank", "num_vectors"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidSizeError(f"{name} is at least 1; it was {value}.")
-        depth = self.base.num_hidden_layers
+            check_count(name, getattr(self, name))
+        check_count("num_groups", self.num_groups, optional=False)
+        depth = self.auxiliary_depth
         if not 1 <= self.num_groups <= depth and self.shapes is None:  # taken to fewer layers, some groups rest
             raise InvalidSizeError(
                 f"num_groups={self.num_groups} does not fit an auxiliary model of {depth} layers; it lies between 1 and {depth}."

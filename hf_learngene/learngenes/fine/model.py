@@ -17,10 +17,11 @@ SWEEPS = 15  # of the alternating least squares; the residual hardly moves after
 
 
 class FineLearngene(Learngene):
-    """Matrices share their factors; biases and norms are mixtures of a few shared vectors (the paper is silent on those).
+    """FINE: layers share the factors of their matrices, and a few vectors for biases and norms (the paper is silent on those).
 
-    The paper draws the diagonals of a new depth at random and trains them. Here they start on the lines through the auxiliary
-    model's, since the paper itself finds them nearly linear in depth.
+    Queries, keys and values have factors of their own; the paper's are one fused matrix. The paper draws the diagonals of a new
+    depth at random and trains them. Here they start on the lines through the auxiliary model's, since the paper itself finds
+    them nearly linear in depth; a random start is not offered.
     """
 
     config_class = FineConfig
@@ -67,7 +68,7 @@ class FineLearngene(Learngene):
             start += count
 
     def _counts(self, depth: int) -> list[int]:
-        """How many layers each group has at a depth."""
+        """Number of layers of each group at a depth."""
         stages = stage_of_each_layer(depth, self.config.num_groups)
         return [stages.count(group) for group in range(self.config.num_groups)]
 
@@ -100,12 +101,12 @@ class FineLearngene(Learngene):
 
 
 def is_matrix(info: TensorInfo) -> bool:
-    """A product's matrix: two widths. Tables and convolutions in a layer are mixed as a whole."""
+    """Whether a tensor is a product's matrix, of two widths. Tables and convolutions in a layer are mixed as a whole."""
     return info.kind == "linear" and len(info.dims) == 2 and all(d.side in ("out", "in") for d in info.dims)
 
 
 def draw_mixture(vectors: Tensor, mix: Tensor, stack: Tensor) -> None:
-    """The first shared vector is what the family starts with; the others are small and wait for training."""
+    """Fills shared vectors at random: the first is what the family starts with, the others are small and wait for training."""
     vectors.normal_(std=0.02)
     vectors[0].copy_(stack.mean(0))
     mix.normal_(std=0.02)
@@ -113,14 +114,14 @@ def draw_mixture(vectors: Tensor, mix: Tensor, stack: Tensor) -> None:
 
 
 def fit_mixture(vectors: Tensor, mix: Tensor, stack: Tensor) -> None:
-    """Truncated SVD over the layers."""
+    """Fits shared vectors and their mixture by a truncated SVD over the layers."""
     coefficients, shared = principal(stack.reshape(len(stack), -1), len(vectors))
     vectors.copy_(shared.reshape(vectors.shape))
     mix.copy_(coefficients)
 
 
 def shared_factors(stack: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U (m, r), V (n, r) and sigma (layers, r) with W[l] ≈ U diag(sigma[l]) V^T in least squares.
+    """Shared factors U (m, r) and V (n, r), and sigma (layers, r) with W[l] ≈ U diag(sigma[l]) V^T in least squares.
 
     Starts from the SVDs of the layers side by side and on top of one another, then solves for one of the three at a time
     (each in closed form, so the residual never rises). With one layer this is its SVD.

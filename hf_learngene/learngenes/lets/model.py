@@ -24,10 +24,12 @@ WIDE = (HIDDEN, HEADS, KV_HEADS, FFN)
 
 
 class LetsLearngene(Learngene):
-    """Grows only: descendants lie between the small layers' width and the auxiliary model's.
+    """LeTs, which grows only: descendants lie between the small layers' width and the auxiliary model's.
 
-    The released code trains the position table at full width and slices it; here it is widened by the stream's map, like all
-    that writes the stream. Its layers 2k and 2k + 1 share their mixing coefficients, here too.
+    The released code trains the position table at full width and slices it, and gives the head an input map of its own; here all
+    that writes or reads the residual stream, position table and head included, takes the stream's one map. Its layers 2k and
+    2k + 1 share their mixing coefficients, here too. Which auxiliary layer a descendant's layer is made as is the user's list
+    there; here `layer_map`, by default spread evenly.
     """
 
     config_class = LetsConfig
@@ -51,7 +53,7 @@ class LetsLearngene(Learngene):
 
     @property
     def sources(self) -> int:
-        """How many small layers there are."""
+        """Number of small layers."""
         return int(self.config.learngene_layers or 1)
 
     def small_size(self, dim: Dim) -> int:
@@ -81,7 +83,7 @@ class LetsLearngene(Learngene):
         self.add_shared(template, "mix", -(-self.anatomy.num_layers // 2), 2)
 
     def _roles(self, dim: Dim, info: TensorInfo) -> list[str]:
-        """Whose map each fused part of a dimension takes: the value's, for what reads the heads."""
+        """Roles (q, k, v) of the maps that the fused parts of a dimension take: the value's, for what reads the heads."""
         if dim.axis not in (HEADS, KV_HEADS):
             return [""] * dim.parts
         if info.role == "qkv":
@@ -113,6 +115,10 @@ class LetsLearngene(Learngene):
                 self.shared.take(path).copy_(weights / weights.sum(-1, keepdim=True))
 
     def _start(self, template: str) -> None:
+        """Starts each pair's coefficients at 1 for the nearer small layer and 0 for the other.
+
+        The release starts every row near (1, 0) with uniform noise up to 0.03, normalised, for the first of the pair.
+        """
         mix = self.part(template, "mix")
         mix.zero_()
         for row in range(len(mix)):
@@ -122,7 +128,7 @@ class LetsLearngene(Learngene):
             mix[row, 1 if nearer else 0] = 1.0
 
     def _layer(self, source: int) -> int:
-        """The auxiliary layer that a small layer stands for."""
+        """Index of the auxiliary layer that a small layer stands for."""
         return source * self.anatomy.num_layers // self.sources
 
     def _pair(self, layer: int) -> tuple[int, int]:
@@ -138,7 +144,7 @@ class LetsLearngene(Learngene):
         self.outside.take(name).copy_(tensor[index])
 
     def prepare_fit(self, stacks: dict[str, Tensor]) -> None:
-        """Maps by least squares: each wide entry from the small ones, over everything that is written along the axis."""
+        """Fits the maps by least squares: each wide entry from the small ones, over everything that is written along the axis."""
         rows: dict[str, list[Tensor]] = {}
         for template, info in self.components.items():
             for source in range(self.sources):
@@ -195,19 +201,31 @@ class LetsLearngene(Learngene):
         for info in target.anatomy.templates.values():
             known = self.anatomy.templates.get(info.template)
             for a, b in zip(known.dims if known else (), info.dims, strict=False):
+                if a.axis not in WIDE and a.size != b.size:
+                    raise InvalidSizeError(
+                        f"`{info.template}` has {a.size} entries of `{a.axis}`, and no map makes {b.size} of them: this family's "
+                        f"learngene keeps hidden_size={most}."
+                    )
                 if a.axis in WIDE and not self.small_size(a) <= b.size <= a.size:
                     raise InvalidSizeError(
                         f"`{info.template}` has {b.size} entries; this learngene makes {self.small_size(a)} to {a.size}. Leave "
                         "intermediate_size to follow the width."
                     )
 
+    def layers_of(self, target: Target) -> list[int]:
+        """Indices of the auxiliary layers that the target's layers are made as."""
+        given = self.config.layer_map
+        if given is not None and len(given) == target.depth:
+            return list(given)
+        return [layer.index for layer in LayerMap.spread(self.anatomy.num_layers, target.depth)]
+
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         wanted = target.anatomy.templates.get(template, info)
         wide: dict[int, Tensor] = {}
         mix = self.part(template, "mix")
         made = []
-        for layer in LayerMap.spread(self.anatomy.num_layers, target.depth):
-            row, pair = mix[layer.index // 2], self._pair(layer.index)
+        for layer in self.layers_of(target):
+            row, pair = mix[layer // 2], self._pair(layer)
             for source in pair:
                 if source not in wide:
                     wide[source] = self._widen(self.part(template, f"small.{source}"), info, wanted, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.config import LearngeneConfig, check_fit_layers
+from hf_learngene.learngenes.config import LearngeneConfig, check_count, check_fit_layers
 from hf_learngene.methods.base import Paper
 
 
@@ -29,7 +29,7 @@ class SwsConfig(LearngeneConfig):
     learngene_type: ClassVar[str] = "sws"
     summary: ClassVar[str] = "stages whose layers share all weights"
     paper: ClassVar[Paper | None] = Paper(
-        "Transformer as Linear Expansion of Learngene by Stage-wise Weight Sharing", "2404.16897"
+        "Exploring Learngene via Stage-wise Weight Sharing for Initializing Variable-sized Models", "2404.16897"
     )
 
     num_stages: int | None = None
@@ -39,9 +39,10 @@ class SwsConfig(LearngeneConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         check_fit_layers(self.fit_layers)
-        depth = self.base.num_hidden_layers
+        depth = self.auxiliary_depth
         if self.stages is not None:
             self._check_stages(self.stages, depth)
+        check_count("num_stages", self.num_stages)
         if self.num_stages is None:
             self.num_stages = max(self.stages) + 1 if self.stages is not None else min(5, depth)
         if not 1 <= self.num_stages <= depth:
@@ -54,10 +55,10 @@ class SwsConfig(LearngeneConfig):
             )
 
     def _check_stages(self, stages: list[int], depth: int) -> None:
+        if not isinstance(stages, list | tuple) or not all(type(s) is int and s >= 0 for s in stages):
+            raise InvalidSizeError(f"stages are numbers from 0; they were {stages!r}.")
         if len(stages) != depth:
             raise InvalidSizeError(f"stages names {len(stages)} layers, the auxiliary model has {depth}.")
-        if not all(isinstance(s, int) and s >= 0 for s in stages):
-            raise InvalidSizeError(f"stages are numbers from 0; they were {stages}.")
         # neither a fit nor training would reach it, but another depth would be made of it
         unused = sorted(set(range(max(stages) + 1)) - set(stages))
         if unused:

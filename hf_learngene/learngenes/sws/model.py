@@ -14,7 +14,7 @@ from hf_learngene.learngenes.sws.config import SwsConfig
 
 
 class SwsLearngene(Learngene):
-    """Every tensor of a layer, biases and norms included, is that of its stage.
+    """SWS: every tensor of a layer, biases and norms included, is that of its stage.
 
     The released auxiliary model has other heads than its descendants; here heads stay whole, so that a descendant of the
     auxiliary depth is the auxiliary model.

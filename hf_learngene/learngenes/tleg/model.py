@@ -14,7 +14,7 @@ from hf_learngene.learngenes.tleg.config import TlegConfig
 
 
 def places(depth: int) -> list[float]:
-    """Where each layer stands on the line: l / L, so that the last layer stands before 1, as in the released code.
+    """Places of the layers on the line: l / L, so that the last layer stands before 1, as in the released code.
 
     Example:
         >>> places(4)
@@ -24,7 +24,7 @@ def places(depth: int) -> list[float]:
 
 
 class TlegLearngene(Learngene):
-    """theta[l] = base + (l / L) * slope for every tensor of a layer, biases and norms included."""
+    """TLEG: theta[l] = base + (l / L) * slope for every tensor of a layer, biases and norms included."""
 
     config_class = TlegConfig
     config: TlegConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.config import LearngeneConfig, check_fit_layers
+from hf_learngene.learngenes.config import LearngeneConfig, check_count, check_fit_layers
 from hf_learngene.methods.base import Paper
 
 
@@ -41,13 +41,12 @@ class WaveConfig(LearngeneConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        if not self.template_share > 0:
-            raise InvalidSizeError(f"template_share is above 0 (0.25 stores a quarter); it was {self.template_share}.")
+        share = self.template_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < float("inf"):
+            raise InvalidSizeError(f"template_share is above 0 (0.25 stores a quarter); it was {share!r}.")
         check_fit_layers(self.fit_layers)
         for name in ("template_size", "num_vectors"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidSizeError(f"{name} is at least 1; it was {value}.")
+            check_count(name, getattr(self, name))
 
 
 __all__ = ["WaveConfig"]

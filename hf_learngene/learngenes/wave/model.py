@@ -8,32 +8,39 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.learngenes.base import Learngene, logger
+from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.fine.model import draw_mixture, fit_mixture, is_matrix
+from hf_learngene.learngenes.growth import at_width
 from hf_learngene.learngenes.parts import (
     Target,
     along_depth,
     path_of,
     picked_layers,
     principal,
-    resized_axis,
     stage_of_each_layer,
 )
 from hf_learngene.learngenes.wave.config import WaveConfig
 
 
-class WaveLearngene(Learngene):
-    """Templates shared by all layers and sizes, and for each layer a small grid of scalers for each template.
+logger = logging.get_logger("transformers")
 
-    The paper writes template ⊗ scaler, which scatters a head over all rows; here it is scaler ⊗ template, "concatenating and
-    weighting templates" as its abstract says, so that heads stay whole and a wider model is more blocks. Both span the same
-    auxiliary models. The paper is silent on biases and norms (here: blocks of shared vectors) and on template sizes.
+
+class WaveLearngene(Learngene):
+    """WAVE: templates shared by all layers and sizes, and for each layer a small grid of scalers for each template.
+
+    The paper writes template ⊗ scaler; here it is scaler ⊗ template, "concatenating and weighting templates" as its abstract
+    says. The two differ by a fixed shuffle of rows and columns. Attention parts the rows into heads, so they span different
+    auxiliary models: the paper's order scatters a head over all rows, this one keeps heads whole, and a wider model is more
+    blocks. Queries, keys and values have templates of their own; the paper's are one fused matrix. It is silent on biases and
+    norms (here: blocks of shared vectors) and on template sizes.
 
     Scalers of a new depth start on the lines through the auxiliary model's, those of a new width as copies of its blocks, read
-    at equal shares: at twice the width this is the auxiliary model's function. The paper draws them at random.
+    at equal shares: at twice the width this is the auxiliary model's function. The paper draws them at random; that start is not
+    offered.
     """
 
     config_class = WaveConfig
@@ -165,26 +172,18 @@ class WaveLearngene(Learngene):
         return rows
 
     def _scalers(self, template: str, info: TensorInfo, target: Target) -> Tensor:
-        """(depth, templates, rows, columns) of a matrix, (depth, blocks, vectors) of anything else."""
+        """Scalers of a target: (depth, templates, rows, columns) of a matrix, (depth, blocks, vectors) of anything else."""
         shape = target.anatomy.templates[template].shape if template in target.anatomy.templates else info.shape
         if is_matrix(info):
             made = along_depth(self.scaler(template, "scalers"), target.depth)
             for dim, new in enumerate(self.grid(shape)):
-                made = self._along_width(made, dim + 2, new, info.dims[dim].side, info.dims[dim].parts)
+                made = at_width(made, dim + 2, info.dims[dim].parts, new, info.dims[dim].side)
             return made
         mix = self.scaler(template, "mix")
         made = along_depth(mix.reshape(self.anatomy.num_layers, -1, mix.shape[-1]), target.depth)
         if self.blocked(info):
-            made = self._along_width(made, 1, self.grid(shape)[0], info.dims[0].side, info.dims[0].parts)
+            made = at_width(made, 1, info.dims[0].parts, self.grid(shape)[0], info.dims[0].side)
         return made
-
-    @staticmethod
-    def _along_width(scalers: Tensor, dim: int, new: int, side: str, parts: int) -> Tensor:
-        if scalers.shape[dim] == new:
-            return scalers
-        before, after = scalers.shape[:dim], scalers.shape[dim + 1 :]
-        opened = scalers.reshape(*before, parts, scalers.shape[dim] // parts, *after)
-        return resized_axis(opened, dim + 1, new // parts, side).reshape(*before, new, *after)
 
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         scalers = self._scalers(template, info, target)

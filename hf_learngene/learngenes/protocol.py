@@ -1,0 +1,64 @@
+"""What functions over a learngene need of it: the contract that `base` fulfils and the files below it are typed by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.learngenes.config import LearngeneConfig
+from hf_learngene.learngenes.parts import Target, Tree
+
+
+class LearngeneLike(Protocol):
+    """A learngene, seen from below its class."""
+
+    config: LearngeneConfig
+    base: PreTrainedConfig
+    base_class: type[PreTrainedModel]
+    anatomy: Anatomy
+    components: dict[str, TensorInfo]
+    shared: Tree
+    scalers: Tree
+    outside: Tree
+    residuals: dict[str, float]
+    training: bool
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def changes_width(self) -> bool: ...
+
+    @property
+    def stored_share(self) -> float: ...
+
+    def config_at(self, own: Mapping[str, Any]) -> PreTrainedConfig: ...
+
+    def target(self, config: PreTrainedConfig | None = None, stages: Sequence[int] | None = None) -> Target: ...
+
+    def weights(
+        self, config: PreTrainedConfig | None = None, *, target: Target | None = None
+    ) -> dict[str, Tensor]: ...
+
+    def depth_scale(self, info: TensorInfo, target: Target) -> float: ...
+
+    def scaler_rows(self, target: Target) -> dict[str, Tensor]: ...
+
+    def check_sizes(self, sizes: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def initialize(self, **sizes: Any) -> PreTrainedModel: ...
+
+    def for_size(self, **sizes: Any) -> Self: ...
+
+    def add_result(self, dataset: str, metrics: Mapping[str, float], *, split: str = "test", **sizes: Any) -> dict: ...
+
+
+__all__ = ["LearngeneLike"]

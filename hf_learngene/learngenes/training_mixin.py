@@ -1,0 +1,103 @@
+"""What training asks of a learngene, and the verbs that train or measure one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
+
+import torch
+
+from hf_learngene.learngenes.growth import sampled_sizes
+from hf_learngene.learngenes.parts import Target, path_of
+from hf_learngene.learngenes.protocol import LearngeneLike
+
+
+class TrainingMixin:
+    """Sandwich sizes, weight decay, `adapt` and `validate` of a learngene."""
+
+    def sample_target(
+        self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: Sequence[int] | None
+    ) -> Target:
+        """Draws another size: what sandwich training trains beside the auxiliary model.
+
+        Args:
+            generator: for the drawing.
+            depths: least and largest depth; by default a third of the auxiliary model's, and one less than it.
+            widths: to draw from; None keeps the width.
+
+        Raises:
+            InvalidSizeError: depths or widths that cannot be made.
+        """
+        learngene = cast(LearngeneLike, self)
+        sizes = sampled_sizes(learngene.anatomy.num_layers, generator, depths, widths)
+        return learngene.target(learngene.config_at(sizes))
+
+    def decay_parameter_names(self) -> list[str]:
+        """Names of the parameters that weight decay is for: those that make matrices and tables.
+
+        Neither scalers nor what makes biases and norms is among them.
+        """
+        learngene = cast(LearngeneLike, self)
+        flat = {path_of(t) for t, i in learngene.components.items() if len(i.dims) < 2}
+        flat |= {n for n, i in learngene.anatomy.tensors.items() if i.layer is None and len(i.dims) < 2}
+        shared = [n for n in learngene.shared.paths() if n.rpartition(".")[0] not in flat]
+        outside = [n for n in learngene.outside.paths() if n not in flat]
+        return [*(f"shared.{n}" for n in shared), *(f"outside.{n}" for n in outside)]
+
+    def adapt(self, train_dataset: Any, *, teacher: Any = None, steps: int = 200, **kwargs: Any) -> Self:
+        """Learns the scalers of a new size on a little data, with everything shared frozen: `for_size(**sizes)`, trained.
+
+        Random state is as it was afterwards.
+
+        Args:
+            train_dataset: as for `LearngeneTrainer`.
+            teacher (`PreTrainedModel` or `str`, *optional*): teaches beside the labels.
+            steps (`int`, *optional*, defaults to 200): optimizer steps of AdamW without decay: a tenth of warm-up, then a
+                cosine from 1e-3.
+            **kwargs: sizes of the target; fields of `LearngeneTrainingArguments` (`learning_rate`, `seed`, ...); and
+                `data_collator` or `processing_class`.
+
+        Returns:
+            This learngene at that size, in eval mode. Its `initialize()` gives the plain model.
+
+        Raises:
+            InvalidSizeError: a size that it cannot make, or a learngene without scalers.
+        """
+        from hf_learngene.learngenes.adapting import adapted  # the Trainer takes long to import
+
+        return cast(Self, adapted(cast(LearngeneLike, self), train_dataset, teacher, steps, kwargs))
+
+    def validate(
+        self,
+        eval_dataset: Any,
+        sizes: Sequence[Mapping[str, Any]],
+        *,
+        dataset: str,
+        split: str = "test",
+        **kwargs: Any,
+    ) -> list[dict[str, Any]]:
+        """Measures descendants of several sizes as they are initialised, and records the figures (`add_result`).
+
+        Random state is as it was afterwards.
+
+        Args:
+            eval_dataset: as for transformers' `Trainer`, with labels.
+            sizes (`Sequence[Mapping]`): of each descendant, as for `initialize`.
+            dataset (`str`): Hub id or name of the data, for the record.
+            split (`str`, *optional*, defaults to `"test"`): of it.
+            **kwargs: fields of `TrainingArguments` (`per_device_eval_batch_size`, ...), and `data_collator`,
+                `processing_class` or `compute_metrics` of a `Trainer`. Default metric: the accuracy of every label.
+
+        Returns:
+            The records, one for each size.
+
+        Raises:
+            InvalidSizeError: a size that it cannot make.
+            TrainingDataError: several labels, such as start and end of an answer, without `compute_metrics`.
+        """
+        from hf_learngene.learngenes.validating import validated  # the Trainer takes long to import
+
+        return validated(cast(LearngeneLike, self), eval_dataset, sizes, dataset, split, kwargs)
+
+
+__all__ = ["TrainingMixin"]

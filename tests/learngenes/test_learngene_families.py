@@ -1,0 +1,78 @@
+"""Families whose sizes stand elsewhere, or whose layers differ, have learngenes or are refused in so many words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import inputs_for, tiny_model
+
+from hf_learngene import AutoLearngene
+from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
+from hf_learngene.learngenes import SwsConfig
+from training import OPTIONS
+
+
+KINDS = sorted(OPTIONS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("family", "name"), [("clip", "CLIPForImageClassification"), ("siglip", "SiglipForImageClassification")]
+)
+def test_the_depth_of_a_section_is_the_learngenes(kind, family, name):
+    source = tiny_model(family, name)
+    learngene = AutoLearngene.from_ancestry(source, kind, **OPTIONS[kind])
+    assert learngene.config.auxiliary_depth == source.config.vision_config.num_hidden_layers
+    made = learngene.initialize(num_hidden_layers=2)
+    assert made.config.vision_config.num_hidden_layers == 2
+    assert made(**inputs_for(source)).logits.isfinite().all()
+
+
+def test_a_config_without_a_depth_is_refused():
+    config = tiny_model("clip", "CLIPForImageClassification").config
+    with pytest.raises(UnsupportedFamilyError, match="number of layers"):
+        SwsConfig(
+            base_config=config.to_dict() | {"vision_config": {"num_hidden_layers": 0}},
+            base_architecture="CLIPForImageClassification",
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_that_only_later_layers_have_need_more_than_one(kind):
+    source = tiny_model("modernbert", "ModernBertForMaskedLM", {"num_hidden_layers": 2})
+    options = {
+        **OPTIONS[kind],
+        **({"num_stages": 1} if kind == "sws" else {}),
+        **({"learngene_layers": 1} if kind == "lets" else {}),
+    }
+    learngene = AutoLearngene.from_ancestry(source, kind, num_hidden_layers=1, **options)
+    assert learngene.initialize().config.num_hidden_layers == 1
+    with pytest.raises(InvalidSizeError, match=r"attn_norm.weight`, which layer 1 .* more than 1 layers"):
+        learngene.initialize(num_hidden_layers=2)
+
+
+def test_lets_refuses_a_width_whose_tables_it_has_no_map_for():
+    source = tiny_model("data2vec-vision", "Data2VecVisionForImageClassification")
+    learngene = AutoLearngene.from_ancestry(source, "lets", **OPTIONS["lets"])
+    assert learngene.initialize(num_hidden_layers=2).config.num_hidden_layers == 2
+    with pytest.raises(InvalidSizeError, match="relative_position_bias_table` has 3 entries .* keeps hidden_size=24"):
+        learngene.initialize(hidden_size=16)
+
+
+def test_the_layers_of_a_lets_descendant_are_the_users():
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 6})
+    layers = [5, 0, 2, 2]
+    learngene = AutoLearngene.from_ancestry(source, "lets", layer_map=layers, learngene_layers=6)
+    whole = learngene.initialize().vit.layers
+    made = learngene.initialize(num_hidden_layers=4).vit.layers
+    for layer, origin in zip(made, layers, strict=True):
+        assert torch.equal(layer.mlp.fc1.weight, whole[origin].mlp.fc1.weight)
+    spread = learngene.initialize(num_hidden_layers=3).vit.layers  # another depth has no list
+    assert torch.equal(spread[2].mlp.fc1.weight, whole[5].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("layers", [[], [6], [-1], [0.5], "01", 3, [True]])
+def test_a_layer_map_names_layers_that_there_are(layers):
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 6})
+    with pytest.raises(InvalidSizeError, match="layer_map"):
+        AutoLearngene.from_ancestry(source, "lets", layer_map=layers)

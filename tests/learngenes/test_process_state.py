@@ -1,0 +1,126 @@
+"""Building, loading and initialising learngenes leaves what belongs to the process as it was."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from families import inputs_for, tiny_model
+from transformers.utils import logging
+
+from hf_learngene import AutoLearngene
+from training import OPTIONS
+
+
+KINDS = sorted(OPTIONS)
+
+
+@pytest.fixture
+def source():
+    # its class and patch tokens are drawn by the constructor, past torch.nn.init
+    return tiny_model("vit", "ViTForImageClassification", dtype=torch.float32)
+
+
+def state():
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
+        "python": random.getstate(),
+        "dtype": torch.get_default_dtype(),
+        "grad": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "init": torch.nn.init.normal_,
+        "register": torch.nn.Module.register_parameter,
+        "verbosity": logging.get_verbosity(),
+        "bars": logging.is_progress_bar_enabled(),
+    }
+
+
+def leaves_all(act):
+    for setting in (lambda: torch.manual_seed(3), lambda: random.seed(4), lambda: np.random.seed(5)):
+        setting()
+    before = state()
+    made = act()
+    after = state()
+    assert {n for n in before if before[n] != after[n]} == set()
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_verb_touches_it(kind, source, tmp_path):
+    learngene = leaves_all(lambda: AutoLearngene.from_ancestry(source, kind, **OPTIONS[kind]))
+    leaves_all(lambda: AutoLearngene.from_ancestry(source, kind, num_hidden_layers=5, **OPTIONS[kind]))
+    leaves_all(lambda: learngene.initialize(num_hidden_layers=4))
+    leaves_all(lambda: learngene.initialize(num_hidden_layers=4, num_labels=7))
+    leaves_all(lambda: learngene(**inputs_for(source)))
+    leaves_all(lambda: learngene.save_pretrained(tmp_path))
+    leaves_all(lambda: AutoLearngene.from_pretrained(tmp_path))
+    leaves_all(lambda: type(learngene).from_pretrained(tmp_path))
+    if kind in ("fine", "wave"):
+        leaves_all(lambda: learngene.for_size(num_hidden_layers=4))
+
+
+@pytest.mark.parametrize("kind", ["fine", "wave"])
+def test_training_and_measuring_inside_a_verb_does_not_either(kind, source):
+    learngene = AutoLearngene.from_ancestry(source, kind, **OPTIONS[kind])
+    data = [{"pixel_values": inputs_for(source)["pixel_values"][0], "labels": i % 2} for i in range(4)]
+    leaves_all(lambda: learngene.adapt(data, steps=1, num_hidden_layers=2, seed=9, disable_tqdm=True))
+    leaves_all(lambda: learngene.validate(data, [{}], dataset="none", disable_tqdm=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_says_what_is_drawn(kind, source):
+    made = []
+    for callers, seed in ((0, 1), (1, 1)):
+        torch.manual_seed(callers)
+        made.append(AutoLearngene.from_ancestry(source, kind, seed=seed, **OPTIONS[kind]).state_dict())
+    assert all(torch.equal(tensor, made[1][name]) for name, tensor in made[0].items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_learngene_follows_the_callers_generator(kind, source):
+    config = AutoLearngene.from_ancestry(source, kind, **OPTIONS[kind]).config
+    made = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        made.append(AutoLearngene.from_config(config).state_dict())
+    assert all(torch.equal(tensor, made[1][name]) for name, tensor in made[0].items())
+    assert any(not torch.equal(tensor, made[2][name]) for name, tensor in made[0].items())
+
+
+def test_two_threads_do_not_leave_torch_patched(source):
+    before = torch.nn.init.normal_, torch.nn.Module.register_parameter
+    inside = threading.Barrier(2)
+    learngenes = [AutoLearngene.from_ancestry(source, "tleg") for _ in range(2)]
+
+    def build(learngene, base_class):
+        def constructed(config):
+            try:
+                inside.wait(timeout=0.5)  # both at once, where nothing keeps them apart; alone, it gives up
+            except threading.BrokenBarrierError:
+                inside.reset()
+            return base_class(config)
+
+        learngene.base_class = constructed
+        learngene.skeleton(learngene.target())
+
+    threads = [threading.Thread(target=build, args=(one, one.base_class)) for one in learngenes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (torch.nn.init.normal_, torch.nn.Module.register_parameter) == before
+    assert float(torch.nn.init.normal_(torch.zeros(8)).abs().max()) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_made_in_inference_mode_can_be_trained(kind, source):
+    with torch.inference_mode():
+        learngene = AutoLearngene.from_ancestry(source, kind, **OPTIONS[kind])
+        model = learngene.initialize(num_hidden_layers=2)
+    for made in (learngene, model):
+        made(**inputs_for(source)).logits.sum().backward()
