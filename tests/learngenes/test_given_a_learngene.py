@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import tiny_model
 
 import hf_learngene
 from hf_learngene import AutoLearngene, plan, resize, verify
 from hf_learngene.errors import LearngeneError
+from testing.families import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from families import tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_learngene import AutoLearngene, AutoLearngeneConfig
 from hf_learngene.errors import CheckpointError, InvalidSizeError, LearngeneError
 from hf_learngene.learngenes import SwsLearngene, TlegLearngene
-from training import OPTIONS
+from testing.families import tiny_model
+from testing.learngenes import OPTIONS
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import inputs_for, tiny_model
 
 from hf_learngene import AutoLearngene
 from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
 from hf_learngene.learngenes import SwsConfig
-from training import OPTIONS
+from testing.families import inputs_for, tiny_model
+from testing.learngenes import OPTIONS
 
 
 KINDS = sorted(OPTIONS)

@@ -8,11 +8,11 @@ import threading
 import numpy as np
 import pytest
 import torch
-from families import inputs_for, tiny_model
 from transformers.utils import logging
 
 from hf_learngene import AutoLearngene
-from training import OPTIONS
+from testing.families import inputs_for, tiny_model
+from testing.learngenes import OPTIONS
 
 
 KINDS = sorted(OPTIONS)

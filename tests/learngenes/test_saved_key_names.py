@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import tiny_model
 from safetensors import safe_open
 from transformers import AutoConfig
 
 from hf_learngene import AutoLearngene
-from training import OPTIONS
+from testing.families import tiny_model
+from testing.learngenes import OPTIONS
 
 
 def saved_keys(model, folder):
