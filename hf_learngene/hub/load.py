@@ -77,7 +77,7 @@ def native_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     A subclass of a native class counts as custom code there: its checkpoint's old key names are then not converted, and
     whole encoders stay at random values with no error. So a subclass is loaded through its native parent.
     """
-    if getattr(model_class.config_class, "learngene_type", None) is not None:
+    if getattr(getattr(model_class, "config_class", None), "learngene_type", None) is not None:
         raise UnsupportedSourceError(f"A {model_class.__name__} is a learngene. {_INITIALIZE}")
     for parent in model_class.__mro__:
         if parent.__module__.startswith("transformers.") and issubclass(parent, PreTrainedModel):

@@ -38,13 +38,15 @@ def build_model(
     with torch.no_grad():
         state = {**weights, **drawn(model_class, config, anatomy, anatomy.tensors.keys() - weights.keys(), seed)}
         state = {name: tensor.to(like.dtype) for name, tensor in state.items()}
+    # a learngene runs whatever attention its skeletons have
+    attention = like.config._attn_implementation if isinstance(like.config, type(config)) else None
     with seeded(seed), quiet():
         model = model_class.from_pretrained(
             None,
             config=config,
             state_dict=state,
             dtype=like.dtype,
-            attn_implementation=like.config._attn_implementation,
+            attn_implementation=attention,
             device_map=None,
         )
     for name, parameter in model.named_parameters():  # a few classes fix the dtype of a parameter in their constructor
