@@ -94,23 +94,30 @@ def test_a_new_learngene_follows_the_callers_generator(kind, source):
 
 def test_two_threads_do_not_leave_torch_patched(source):
     before = torch.nn.init.normal_, torch.nn.Module.register_parameter
-    inside = threading.Barrier(2)
-    learngenes = [AutoLearngene.from_ancestry(source, "tleg") for _ in range(2)]
+    first, second = (AutoLearngene.from_ancestry(source, "tleg") for _ in range(2))
+    first_is_inside, second_is_inside, first_is_done = (threading.Event() for _ in range(3))
 
-    def build(learngene, base_class):
+    def build(learngene, says, waits_for, done=None):
+        base_class = learngene.base_class
+
         def constructed(config):
-            try:
-                inside.wait(timeout=0.5)  # both at once, where nothing keeps them apart; alone, it gives up
-            except threading.BrokenBarrierError:
-                inside.reset()
+            says.set()
+            waits_for.wait(timeout=0.5)  # the other comes in vain where it is kept out, and this one goes on
             return base_class(config)
 
         learngene.base_class = constructed
         learngene.skeleton(learngene.target())
+        if done is not None:
+            done.set()
 
-    threads = [threading.Thread(target=build, args=(one, one.base_class)) for one in learngenes]
-    for thread in threads:
-        thread.start()
+    # first in and first out: each would put back what it found, and the second found the first's
+    threads = [
+        threading.Thread(target=build, args=(first, first_is_inside, second_is_inside, first_is_done)),
+        threading.Thread(target=build, args=(second, second_is_inside, first_is_done)),
+    ]
+    threads[0].start()
+    assert first_is_inside.wait(timeout=60)
+    threads[1].start()
     for thread in threads:
         thread.join()
     assert (torch.nn.init.normal_, torch.nn.Module.register_parameter) == before

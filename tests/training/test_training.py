@@ -266,14 +266,14 @@ def test_cached_logits_teach_as_the_teacher_does(tmp_path):
 def test_another_descendant_is_trained_beside_the_whole(tmp_path):
     trainer = trainer_of("vit", "wave", tmp_path, sandwich_weight=1.0, sandwich_min_layers=1, sandwich_widths=[8, 24])
     drawn = []
-    original = trainer.student.another
+    original = trainer.student.sample_target
 
     def spy(*args):
         target = original(*args)
         drawn.append((target.depth, target.anatomy.sizes["hidden_size"]))
         return target
 
-    trainer.student.another = spy
+    trainer.student.sample_target = spy
     trainer.train()
     assert len(drawn) == 4
     assert {d for d, _ in drawn} <= {1, 2}
