@@ -7,7 +7,7 @@ import torch
 
 from hf_learngene.methods import METHODS
 from testing.families import tiny_model
-from testing.method_tester import MethodTester, needs_examples, shipped
+from testing.method_tester import MethodTester, shipped
 
 
 SOURCES = {"vit": "ViTForImageClassification", "bert": "BertForSequenceClassification"}
@@ -64,4 +64,4 @@ def test_it_is_described(name):
     assert method.summary
     assert method.__doc__
     assert not method.lossless or method.grows
-    assert not (method.needs_labels or method.refits) or needs_examples(name)
+    assert not (method.needs_labels or method.refits_with({})) or method.needs_examples

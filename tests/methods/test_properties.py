@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import anatomy_of
 from testing.families import case_id, inputs_for, listed, tiny_model
-from testing.method_tester import NEEDED, methods_that, needs_examples
+from testing.method_tester import NEEDED, methods_that
 
 
 CASES = listed()
-SHRINKING = [name for name in methods_that(shrinks=True) if not needs_examples(name) and name not in NEEDED]
+SHRINKING = [name for name in methods_that(shrinks=True, needs_examples=False) if name not in NEEDED]
 
 
 @pytest.mark.every_family

@@ -10,7 +10,7 @@ from hf_learngene.errors import InvalidSizeError
 from hf_learngene.methods import METHODS
 from hf_learngene.methods.pruning_method import PruningMethod
 from testing.families import tiny_model
-from testing.method_tester import makes, needs_examples, shipped
+from testing.method_tester import makes, shipped
 
 
 HEADS, SHARED, SIZE = 6, 3, 8
@@ -57,8 +57,8 @@ def logits(model):
 
 
 def shrunk(model, method, **sizes):
-    given = {"calibration": examples()} if needs_examples(method) else {}
-    given |= {"ridge": 1e-9} if METHODS[method].refits else {}
+    given = {"calibration": examples()} if METHODS[method].needs_examples else {}
+    given |= {"ridge": 1e-9} if METHODS[method].refits_with({}) else {}
     return resize(model, method=method, hidden_size=HEADS * SIZE, head_dim=SIZE, **sizes, **given)
 
 
@@ -70,7 +70,9 @@ def test_a_group_that_says_nothing_leaves_whole(method, gone):
     silence(model, range(gone * each, (gone + 1) * each), [gone])
     small = shrunk(model, method, num_attention_heads=4)
     assert (small.config.num_attention_heads, small.config.num_key_value_heads) == (4, 2)
-    torch.testing.assert_close(logits(small), logits(model), rtol=0, atol=1e-6 if METHODS[method].refits else 1e-12)
+    torch.testing.assert_close(
+        logits(small), logits(model), rtol=0, atol=1e-6 if METHODS[method].refits_with({}) else 1e-12
+    )
 
 
 @pytest.mark.parametrize("method", PRUNING)
@@ -78,7 +80,9 @@ def test_one_head_of_each_group_leaves(method):
     model = model_of()
     silence(model, [1, 2, 5])
     small = shrunk(model, method, num_attention_heads=3, num_key_value_heads=3)
-    torch.testing.assert_close(logits(small), logits(model), rtol=0, atol=1e-6 if METHODS[method].refits else 1e-12)
+    torch.testing.assert_close(
+        logits(small), logits(model), rtol=0, atol=1e-6 if METHODS[method].refits_with({}) else 1e-12
+    )
 
 
 @pytest.mark.parametrize("selection", ["uniform", "consecutive", "random"])
@@ -101,7 +105,7 @@ def test_headwise_selection_keeps_groups_together(selection):
 @pytest.mark.parametrize("method", [*PRUNING, "weight_selection"])
 def test_groups_do_not_merge(method):
     given = {"head_selection": "headwise"} if method == "weight_selection" else {}
-    given |= {"calibration": examples(8)} if needs_examples(method) else {}
+    given |= {"calibration": examples(8)} if METHODS[method].needs_examples else {}
     with pytest.raises(
         InvalidSizeError, match="6 heads over 3 cannot become 4 over 1. The fewest num_key_value_heads"
     ):

@@ -17,13 +17,12 @@ from transformers import PreTrainedModel
 from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.errors import CalibrationError, DirectionError, InvalidSizeError, UnknownOptionError
-from hf_learngene.methods import METHODS, Method
+from hf_learngene.methods import METHODS
 from testing.examples import examples_for
 from testing.families import inputs_for, plan_of
 from testing.numerics import RELATIVE, assert_close_for
 
 
-NEEDS_EXAMPLES = "needs_examples" if hasattr(Method, "needs_examples") else "needs_examples"
 # What is asked for, the first that the method does not refuse: most make widths and depth, some depth alone.
 SMALLER = ({"hidden_size": 16, "num_hidden_layers": 2}, {"num_hidden_layers": 2}, {})
 LARGER = ({"hidden_size": 48, "num_hidden_layers": 5}, {"num_hidden_layers": 5}, {})
@@ -34,11 +33,6 @@ NEEDED = {"layers": ({"layer_map": [0, 2]}, {"layer_map": [0, 1, 1, 2]})}
 def shipped() -> list[str]:
     """Names of the methods that come along; those that other tests register are theirs."""
     return sorted(name for name, method in METHODS.items() if method.__module__.startswith("hf_learngene."))
-
-
-def needs_examples(name: str) -> bool:
-    """Whether a method looks at examples; `auto` does where it shrinks and has some."""
-    return bool(getattr(METHODS[name], NEEDS_EXAMPLES))
 
 
 def methods_that(**flags: bool) -> list[str]:
@@ -80,7 +74,7 @@ class MethodTester:
 
     def given(self, **more: Any) -> dict[str, Any]:
         """The examples, where the method looks at any."""
-        return {"calibration": self.examples, **more} if needs_examples(self.method.name) else more
+        return {"calibration": self.examples, **more} if self.method.needs_examples else more
 
     def resized(self, direction: str, **more: Any) -> PreTrainedModel:
         return resize(self.model, **self.request(direction), **self.given(**more))
@@ -152,7 +146,7 @@ class MethodTester:
 
     def check_examples_are_asked_for_or_refused(self) -> None:
         request = self.request(self.directions[0])
-        if not needs_examples(self.method.name):
+        if not self.method.needs_examples:
             with pytest.raises(UnknownOptionError, match="looks at no examples"):
                 resize(self.model, **request, calibration=self.examples)
             return
@@ -169,12 +163,12 @@ class MethodTester:
     def check_half_precision_is_rounded_once(self) -> None:
         half = type(self.model)(self.model.config).to(torch.bfloat16).eval()
         half.load_state_dict(self.model.state_dict())
-        given = {"calibration": examples_for(half, labels=True)} if needs_examples(self.method.name) else {}
+        given = {"calibration": examples_for(half, labels=True)} if self.method.needs_examples else {}
         for direction in self.directions:
             made = resize(half, **self.request(direction), **given)
             assert {p.dtype for p in made.parameters()} == {torch.bfloat16}
             assert made.config.dtype == torch.bfloat16
-            if not needs_examples(self.method.name):
+            if not self.method.needs_examples:
                 exact = resize(_as(half, torch.float32), **self.request(direction))
                 for (name, found), wanted in zip(made.named_parameters(), exact.parameters(), strict=True):
                     assert_close_for(found, wanted.to(torch.bfloat16), name=name)
