@@ -42,7 +42,7 @@ class Context:
         digest = hashlib.sha256(f"{self.seed}|{self.name}|{self.draws}".encode()).digest()
         start = int.from_bytes(digest[:7], "big") % _POOL
         pool = _pool(self.seed)
-        flat = torch.empty(math.prod(shape), dtype=dtype)
+        flat = torch.empty(math.prod(shape), dtype=dtype, device="cpu")
         done = 0
         while done < len(flat):
             count = min(len(flat) - done, _POOL - start)
@@ -56,8 +56,11 @@ _POOL = 1_000_003
 
 @functools.lru_cache(maxsize=2)
 def _pool(seed: int) -> Tensor:
-    # float32: the noise has no digits worth keeping
-    return torch.empty(_POOL).normal_(generator=torch.Generator().manual_seed(seed))
+    # One pool serves every later call: it must not take after the caller's default dtype, device or mode. float32: the noise
+    # has no digits worth keeping.
+    with torch.inference_mode(False), torch.no_grad():
+        pool = torch.empty(_POOL, dtype=torch.float32, device="cpu")
+        return pool.normal_(generator=torch.Generator("cpu").manual_seed(seed))
 
 
 class Op:
@@ -227,7 +230,7 @@ class Split(Op):
         # where the copies of each source column stand, the first copies first
         order = torch.sort(torch.where(self.index < 0, tensor.shape[dim], self.index), stable=True).indices
         starts = copies.cumsum(0) - copies
-        for count in copies.unique().tolist():
+        for count in sorted(set(copies.tolist())):
             chosen = columns[copies == count]
             part = select(tensor, dim, chosen)
             noises = self._noises(part, count, context) if self.std and count > 1 else None
