@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -20,6 +21,38 @@ WIDTHS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim
 GEOMETRY = (
     "image_size", "patch_size", "num_channels", "num_labels", "max_position_embeddings", "vocab_size", "type_vocab_size",
 )  # fmt: skip
+
+
+class WidthChange(NamedTuple):
+    """One width of one tensor that changes.
+
+    Attributes:
+        dim: the dimension of the tensor.
+        axis: what it counts.
+        side: `out`, `in` or `each`, as in `Dim`.
+        old: source size of one of its parts.
+        new: target size of one of its parts.
+    """
+
+    dim: int
+    axis: str
+    side: str
+    old: int
+    new: int
+
+
+class Heads(NamedTuple):
+    """Attention heads of one model: how many there are, and of how many dimensions."""
+
+    number: int
+    size: int
+
+
+class Groups(NamedTuple):
+    """Key and value heads of one model: how many there are, and how many query heads share each."""
+
+    number: int
+    queries: int
 
 
 @dataclass(frozen=True)
@@ -55,22 +88,28 @@ class ResizeTask:
                 continue
             for a, b in zip(old.dims, new.dims, strict=True):
                 if a.side != "-" or a.axis == HEAD_COUNT:
-                    sizes.setdefault(a.axis, (a.size // a.parts, b.size // b.parts))
+                    pair = a.size // a.parts, b.size // b.parts
+                    # the target's axis: an embedding as wide as the source may have a width of its own there (ELECTRA)
+                    if sizes.setdefault(b.axis, pair) != pair:
+                        raise InvalidSizeError(
+                            f"{b.axis} would go from {pair[0]} to {pair[1]} in `{old.template}` of `{self.source.model_type}`, "
+                            f"and from {sizes[b.axis][0]} to {sizes[b.axis][1]} elsewhere: config fields contradict each other."
+                        )
         return sizes
 
-    @property
-    def heads(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((source heads, head size), (target heads, head size))."""
+    @cached_property
+    def heads(self) -> tuple[Heads, Heads]:
+        """Attention heads of the source and of the target."""
         pair = []
         for index, anatomy in enumerate((self.source, self.target)):
             count = anatomy.sizes["num_attention_heads"]
             flat = self.axis_sizes.get(HEADS, (count, count))[index]
-            pair.append((count, flat // count))
+            pair.append(Heads(count, flat // count))
         return pair[0], pair[1]
 
-    @property
-    def groups(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((source key and value heads, query heads of each), (the target's)); as many of both where none are shared.
+    @cached_property
+    def groups(self) -> tuple[Groups, Groups]:
+        """Key and value heads of the source and of the target; where none are shared, each has one query head.
 
         Raises:
             InvalidSizeError: a group of the target has more query heads than one of the source.
@@ -86,22 +125,22 @@ class ResizeTask:
                 f"become {heads[1]} over {shared[1]}. The fewest num_key_value_heads for {heads[1]} heads are "
                 f"{-(-heads[1] // old)}."
             )
-        return (shared[0], old), (shared[1], new)
+        return Groups(shared[0], old), Groups(shared[1], new)
 
     def blocks(self, tensor: TensorInfo, dim: int) -> Blocks:
         """How dimension `dim` of a tensor is fused."""
         d = tensor.dims[dim]
         return Blocks(dim, d.parts, d.by_head, (self.heads[0][0], self.heads[1][0]))
 
-    def width_dims(self, tensor: TensorInfo) -> list[tuple[int, str, str, int, int]]:
-        """(dimension, axis, side, source size, target size) of every width of `tensor` that changes."""
+    def width_dims(self, tensor: TensorInfo) -> list[WidthChange]:
+        """Every width of `tensor` that changes."""
         found = []
         for i, d in enumerate(tensor.dims):
             if (d.side == "-" and d.axis != HEAD_COUNT) or d.axis in GEOMETRY:
                 continue
             old, new = self.axis_sizes.get(d.axis, (d.size // d.parts, d.size // d.parts))
             if old != new:
-                found.append((i, d.axis, d.side, old, new))
+                found.append(WidthChange(i, d.axis, d.side, old, new))
         return found
 
 
@@ -123,12 +162,12 @@ def flat_heads(sizes: Mapping[str, int]) -> int:
 
 def source_axes(source: Anatomy) -> list[str]:
     """Width axes that only this family has (`embedding_size`, `output_embedding_size`)."""
-    axes = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"}
+    axes = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"} | set(source.linked)
     return sorted(a for a in axes if a in source.sizes and a not in (*WIDTHS, HEADS, FFN, "num_channels"))
 
 
 def in_stream(tensor: TensorInfo, side: str) -> bool:
-    """Whether a width of a tensor is the stream's, and not that of a pooler's output."""
+    """Whether a width of a tensor is the residual stream's, and not that of a pooler's output."""
     if tensor.kind in ("norm", "norm_bias", "scale"):
         return True
     return tensor.reads_norm if side == "in" else tensor.writes_stream
