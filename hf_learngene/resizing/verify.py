@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_learngene.anatomy.infer import example_inputs
+from hf_learngene.anatomy.passes import example_inputs
 from hf_learngene.errors import InvalidSizeError
 
 
