@@ -1,7 +1,7 @@
 """What flows where: one forward pass on `meta`, recorded function by function.
 
 Shapes cannot tell a width that lives in the residual stream from one that lives in the attention heads, nor a norm that
-reads the stream from one that writes it. The order of the functions can. The pass costs no arithmetic.
+reads the residual stream from one that writes it. The order of the functions can. The pass costs no arithmetic.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Node:
 
 @dataclass
 class Trace:
-    """The recorded graph.
+    """Recorded graph of one forward pass.
 
     Attributes:
         norms: norm module -> its result's node, in order of execution.

@@ -60,7 +60,7 @@ class TensorInfo:
         writes_stream: whether what it writes reaches a normalisation by sums alone (a writer of the residual stream).
         reads_norm: whether it reads the output of a normalisation.
         computed: whether the family's own initialisation gives its value (sinusoidal tables over the head size).
-        scaled_by: template of the LayerScale between it and the stream, or ''.
+        scaled_by: template of the LayerScale between it and the residual stream, or ''.
         traced: whether the recorded pass reached it; of one that it did not, only the shape is known.
         module: name of the module that holds it.
     """
@@ -98,7 +98,7 @@ class NormInfo:
         reads: what its input is a sum of: a subset of `writer`, `norm`, `activation`, `attention`, `constant` (made on
             the way, from no parameter), `other`.
         closes_layer: whether its output is what its layer hands on (post-norm).
-        writes_stream: whether its output is summed into the stream (post-norm, Swin-v2's residual norms).
+        writes_stream: whether its output is summed into the residual stream (post-norm, Swin-v2's residual norms).
         eps_follows_config: whether its epsilon is the config's.
         centred: whether it subtracts the mean (LayerNorm), or not (RMSNorm).
     """

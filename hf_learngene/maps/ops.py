@@ -1,6 +1,6 @@
-"""Steps: what is done to one tensor along one dimension.
+"""Ops: what is done to one tensor along one dimension.
 
-A step is a small frozen object with a call and a label. `Context` gives it the random numbers of its tensor and the
+An op is a small frozen object with a call and a label. `Context` gives it the random numbers of its tensor and the
 other source tensors.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 
 @dataclass
 class Context:
-    """What a step may use besides the tensor: the source's other tensors, and random numbers of its own.
+    """What an op may use besides the tensor: the source's other tensors, and random numbers of its own.
 
     Attributes:
         read: name -> source tensor.
@@ -113,11 +114,19 @@ def _progression(index: Tensor) -> slice | None:
     return slice(first, first + step * (len(index) - 1) + 1, step)
 
 
-def _stretches(flags: Tensor) -> list[tuple[int, int, bool]]:
-    """(start, length, flag) of each stretch of equal flags."""
+class _Stretch(NamedTuple):
+    """Neighbours with the same flag."""
+
+    start: int
+    length: int
+    flag: bool
+
+
+def _stretches(flags: Tensor) -> list[_Stretch]:
+    """Stretches of equal flags, in order."""
     values, lengths = torch.unique_consecutive(flags, return_counts=True)
     starts = (lengths.cumsum(0) - lengths).tolist()
-    return list(zip(starts, lengths.tolist(), values.tolist(), strict=True))
+    return [_Stretch(*found) for found in zip(starts, lengths.tolist(), values.tolist(), strict=True)]
 
 
 def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Steps for what lies on a grid or a line: position tables, relative position tables, patch kernels, channels."""
+"""Ops for what lies on a grid or a line: position tables, relative position tables, patch kernels, channels."""
 
 from __future__ import annotations
 
