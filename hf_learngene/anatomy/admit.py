@@ -7,7 +7,9 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 
 from hf_learngene.anatomy.axes import UNKNOWN
@@ -60,6 +62,29 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
         raise UnsupportedFamilyError(
             f"`{kind}` is a hierarchical family: its stages have sizes of their own (`{stages}`). {_ALLOWED}"
         )
+
+
+def refuse_towers(config: PreTrainedConfig, model_class: type[PreTrainedModel], failure: Exception) -> None:
+    """Refuses a model that reads images and text, each with an encoder of its own (CLIP), after a plain pass failed.
+
+    Raises:
+        UnsupportedFamilyError: names the classes of one encoder.
+    """
+    sections = [getattr(config, name, None) for name in ("vision_config", "text_config")]
+    towers = [s for s in sections if isinstance(s, PreTrainedConfig) and native_name(s, "hidden_size")]
+    if len(towers) < 2:
+        return
+    widths = " and ".join(
+        f"{native_name(s, 'hidden_size')}={getattr(s, str(native_name(s, 'hidden_size')))}" for s in towers
+    )
+    single = [MODEL_MAPPING_NAMES.get(s.model_type) for s in towers]
+    single.append(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type))
+    names = ", ".join(str(name) for name in single if name and name != model_class.__name__)
+    raise UnsupportedFamilyError(
+        f"`{config.model_type}` as {model_class.__name__} has two encoders, one for images and one for text ({widths}), so no "
+        f"one size says how wide or deep it is. Resize a class of one encoder"
+        + (f", with model_class= or by its own checkpoint: {names}." if names else ".")
+    ) from failure
 
 
 def admit_tensors(anatomy: Anatomy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import nn
 
@@ -54,7 +55,7 @@ def axes_of(name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module
     effects = prober.effects[name]
     dims = []
     for i, (size, effect) in enumerate(zip(parameter.shape, effects, strict=True)):
-        axis, parts, prefix = _axis(size, effect, prober, spatial=isinstance(module, _CONVS) and i >= 2)
+        axis, parts, prefix = _axis(int(size), effect, prober, spatial=isinstance(module, _CONVS) and i >= 2)
         if axis == POSITIONS and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             prefix = module.padding_idx + 1
         # a product over the heads (DeBERTa's talking heads) sums over them; a table of them does not
@@ -81,62 +82,70 @@ def _sides(module: nn.Module, parameter: nn.Parameter, product: str) -> list[str
     return ["out"] * rank
 
 
-def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -> tuple[str, int, int]:
-    """Axis, fused parts and prefix of one dimension."""
+class _Counted(NamedTuple):
+    """What one dimension counts, as in `Dim`."""
+
+    axis: str
+    parts: int = 1
+    prefix: int = 0
+
+
+def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -> _Counted:
+    """What one dimension counts, from the fields that drive it."""
     part, fields = prober.part, prober.fields
     hidden = getattr(part, fields["hidden_size"])
     heads = getattr(part, fields["num_attention_heads"], 0) if "num_attention_heads" in fields else 0
     if not effect:
-        return FIXED, 1, 0
+        return _Counted(FIXED)
     if "num_labels" in effect:
-        return (LABELS, 1, 0) if set(effect) == {"num_labels"} else (UNKNOWN, 1, 0)
+        return _Counted(LABELS if set(effect) == {"num_labels"} else UNKNOWN)
     if spatial and set(effect) == {"patch_size"}:
-        return KERNEL, 1, 0
+        return _Counted(KERNEL)
     if "image_size" in effect and "num_channels" not in effect:
         return _grid_axis(size, effect, prober)
     for field, axis in (("vocab_size", VOCAB), ("max_position_embeddings", POSITIONS)):
         if field in effect and "hidden_size" not in effect:
             if effect[field].delta != effect[field].step:
-                return RELATIVE_LINE, 1, 0  # a table of distances both ways (DeBERTa)
+                return _Counted(RELATIVE_LINE)  # a table of distances both ways (DeBERTa)
             table = getattr(part, fields[field])
-            return axis, 1, max(0, size - table)
+            return _Counted(axis, 1, max(0, size - table))
     if "head_dim" in effect:
         head_dim = getattr(part, "head_dim", None) or hidden // heads
         if "num_attention_heads" not in effect and "num_key_value_heads" not in effect:
-            return (HEAD_DIM, 1, 0) if size == head_dim else (UNKNOWN, 1, 0)
+            return _Counted(HEAD_DIM if size == head_dim else UNKNOWN)
         kv = getattr(part, "num_key_value_heads", heads)
         if size % (heads * head_dim) == 0 and "num_key_value_heads" not in effect:
-            return HEADS, size // (heads * head_dim), 0
-        return (KV_HEADS, 1, 0) if size == kv * head_dim else (UNKNOWN, 1, 0)
+            return _Counted(HEADS, size // (heads * head_dim))
+        return _Counted(KV_HEADS if size == kv * head_dim else UNKNOWN)
     if "intermediate_size" in effect or "mlp_ratio" in effect:
         width = effect.get("intermediate_size")
         if width is not None:
             parts = width.delta / width.step
-            return (FFN, int(parts), 0) if parts.is_integer() and parts >= 1 else (UNKNOWN, 1, 0)
-        return FFN, 1, 0
+            return _Counted(FFN, int(parts)) if parts.is_integer() and parts >= 1 else _Counted(UNKNOWN)
+        return _Counted(FFN)
     if "hidden_size" in effect:
         parts = effect["hidden_size"].delta / effect["hidden_size"].step
         if "num_attention_heads" in effect:
-            return (HEAD_DIM, 1, 0) if heads and size == hidden // heads else (UNKNOWN, 1, 0)
+            return _Counted(HEAD_DIM if heads and size == hidden // heads else UNKNOWN)
         if parts.is_integer() and size == parts * hidden:
-            return HIDDEN, int(parts), 0
-        return UNKNOWN, 1, 0
+            return _Counted(HIDDEN, int(parts))
+        return _Counted(UNKNOWN)
     if "num_attention_heads" in effect:
-        return (HEAD_COUNT, 1, 0) if size == heads else (UNKNOWN, 1, 0)
+        return _Counted(HEAD_COUNT if size == heads else UNKNOWN)
     if not set(effect) & {"hidden_size", "head_dim", "num_attention_heads"}:
-        return "+".join(sorted(effect)), 1, 0  # `encoder_stride+num_channels`: the pixels a decoder gives back
-    return UNKNOWN, 1, 0
+        return _Counted("+".join(sorted(effect)))  # `encoder_stride+num_channels`: the pixels a decoder gives back
+    return _Counted(UNKNOWN)
 
 
-def _grid_axis(size: int, effect: dict[str, Effect], prober: Prober) -> tuple[str, int, int]:
+def _grid_axis(size: int, effect: dict[str, Effect], prober: Prober) -> _Counted:
     image, patch = (as_pair(getattr(prober.part, prober.fields[f])) for f in ("image_size", "patch_size"))
     rows, columns = image[0] // patch[0], image[1] // patch[1]
     bigger = size + effect["image_size"].delta
     twice = (2 * image[0] // patch[0], 2 * image[1] // patch[1])
     prefix = size - rows * columns
     if prefix >= 0 and bigger == twice[0] * twice[1] + prefix:
-        return PATCHES, 1, prefix
+        return _Counted(PATCHES, 1, prefix)
     prefix = size - (2 * rows - 1) * (2 * columns - 1)
     if prefix >= 0 and bigger == (2 * twice[0] - 1) * (2 * twice[1] - 1) + prefix:
-        return RELATIVE, 1, prefix
-    return UNKNOWN, 1, 0
+        return _Counted(RELATIVE, 1, prefix)
+    return _Counted(UNKNOWN)

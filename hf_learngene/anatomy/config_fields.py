@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
+
+from hf_learngene.errors import InvalidSizeError
 
 
 # Canonical (transformers) name -> other spellings in use. A spelling is a fact of the config, not of a family: the first
@@ -37,6 +39,32 @@ LINKED_TO_HIDDEN = (
     "input_embedding_size",
     "out_hidden_size",
 )
+# Lists of layer indices. In those of a kind, the layers that are named are built another way (global attention instead of
+# windows); in those of outputs, something reads what the named layers hand on.
+LAYER_KINDS = (
+    "window_block_indices",
+    "window_block_indexes",
+    "residual_block_indices",
+    "global_attn_indexes",
+    "fullatt_block_indexes",
+    "full_attn_idxs",
+)
+LAYER_OUTPUTS = (
+    "backbone_out_indices",
+    "deepstack_visual_indexes",
+    "intermediate_layers_indices",
+    "intermediate_hidden_state_indices",
+)
+# The largest size that anything is built for: a config from a file may hold any number, and a model of 10^5 layers, or a config
+# with 10^9 labels, keeps a machine busy before its shapes are known.
+LARGEST = {
+    "num_hidden_layers": 4096,
+    "num_labels": 1_000_000,
+    "image_size": 16_384,
+    "patch_size": 16_384,
+    "num_channels": 65_536,
+}
+LARGEST_OTHER = 2**24
 # Records of the checkpoint's past, not sizes, though they are integers.
 _NO_SIZES = ("token_id", "_id", "id2label", "seed", "version", "offset")
 
@@ -76,13 +104,22 @@ def other_integers(config: PreTrainedConfig) -> list[str]:
     for name, value in vars(config).items():
         if name.startswith("_") or name in taken or any(part in name for part in _NO_SIZES):
             continue
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_OTHER:
             fields.append(name)
     return fields
 
 
-def changed(config: PreTrainedConfig, section_of: str, values: Mapping[str, Any]) -> PreTrainedConfig:
-    """A copy of `config` with native fields of its size section changed, and per-layer lists cut or cycled to the depth."""
+def changed(
+    config: PreTrainedConfig, section_of: str, values: Mapping[str, Any], per_layer: Collection[str] = ()
+) -> PreTrainedConfig:
+    """A copy of `config` with native fields of its size section changed.
+
+    Args:
+        config (`PreTrainedConfig`): the config. It is not changed.
+        section_of (`str`): name of the nested config that holds the sizes, or `""`.
+        values (`Mapping[str, Any]`): native name -> new value.
+        per_layer (`Collection[str]`): fields with one entry for each layer; they are cut or cycled to another depth.
+    """
     new = copy.deepcopy(config)
     part = section(new, section_of)
     depth = native_name(part, "num_hidden_layers")
@@ -91,28 +128,43 @@ def changed(config: PreTrainedConfig, section_of: str, values: Mapping[str, Any]
         setattr(new if name == "num_labels" else part, name, value)
     if depth and old_depth and getattr(part, depth) != old_depth:
         count = getattr(part, depth)
-        for name, value in per_layer_lists(part, old_depth).items():
+        for name in per_layer:
+            value = getattr(part, name)
             setattr(part, name, type(value)(value[i % old_depth] for i in range(count)))
     return new
 
 
-def per_layer_lists(config: PreTrainedConfig, depth: int) -> dict[str, list | tuple]:
-    """Fields that hold one entry per layer (`layer_types`, `attention_window`)."""
-    skip = (
-        "out_features",
-        "out_indices",
-        "stage_names",
-        "architectures",
-        "image_size",
-        "patch_size",
-        "pos_att_type",
-        "languages",
-    )
-    return {
-        name: value
-        for name, value in vars(config).items()
-        if name.lstrip("_") not in skip and isinstance(value, (list, tuple)) and len(value) == depth
-    }
+def largest(name: str) -> int:
+    """The bound of a size by any of its spellings; fields that count layers of another part share that of the depth.
+
+    Example:
+        >>> largest("n_layers"), largest("decoder_num_hidden_layers"), largest("dim")
+        (4096, 4096, 16777216)
+    """
+    canonical = next((c for c, spellings in ALIASES.items() if name in spellings), name)
+    if canonical.endswith(("layers", "depth")):
+        canonical = "num_hidden_layers"
+    return LARGEST.get(canonical, LARGEST_OTHER)
+
+
+def check_bounds(sizes: Mapping[str, Any]) -> None:
+    """Refuses sizes that are too large to build anything for, not even on `meta`.
+
+    Args:
+        sizes (`Mapping[str, Any]`): size name -> value, or a config as plain data. What is no size is passed over.
+
+    Raises:
+        InvalidSizeError: a size beyond its bound.
+    """
+    for name, value in sizes.items():
+        counts = name in _SPELLINGS or name.endswith(("layers", "depth"))
+        entries = value if isinstance(value, (list, tuple)) and name in ("image_size", "patch_size") else (value,)
+        for entry in entries:
+            if counts and isinstance(entry, int) and not isinstance(entry, bool) and entry > largest(name):
+                raise InvalidSizeError(f"{name} is at most {largest(name):,}; it was {entry:,}.")
+
+
+_SPELLINGS = frozenset(spelling for spellings in ALIASES.values() for spelling in spellings)
 
 
 def as_pair(value: Any) -> tuple[int, int]:

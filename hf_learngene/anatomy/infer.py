@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.admit import admit_config, admit_tensors
+from hf_learngene.anatomy.admit import admit_config, admit_tensors, refuse_towers
 from hf_learngene.anatomy.axes import NAMED_AXES, axes_of, layer_of
-from hf_learngene.anatomy.config_fields import as_pair, changed, native_name, section, section_name
+from hf_learngene.anatomy.config_fields import as_pair, changed, check_bounds, native_name, section, section_name
+from hf_learngene.anatomy.layer_lists import per_layer_fields
+from hf_learngene.anatomy.passes import check_target, plain_pass, reads_grid
 from hf_learngene.anatomy.probe import Prober, build, layer_containers
 from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
-from hf_learngene.anatomy.trace import Trace, is_norm, record, subtracts_mean
+from hf_learngene.anatomy.trace import Trace, is_norm, subtracts_mean
 from hf_learngene.anatomy.types import HEAD_DIM, HIDDEN, Anatomy, NormInfo, TensorInfo
 from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
+from hf_learngene.state import exclusive
 
 
-_CACHE: OrderedDict[tuple, Anatomy] = OrderedDict()
+_CACHE: OrderedDict[tuple[Any, ...], Anatomy] = OrderedDict()
 _CACHE_SIZE = 64
 
 
@@ -51,10 +53,19 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
         ['heads', 'hidden']
     """
     declared = declaration_of(config.model_type)
+    check_bounds(vars(config))
     key = (model_class, config.to_json_string(use_diff=False), config.num_labels, declared)
+    with exclusive():
+        return _cached(key, config, model_class, declared)
+
+
+def _cached(
+    key: tuple[Any, ...], config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration
+) -> Anatomy:
     if key not in _CACHE:
         try:
-            with _defaults():
+            # a model that is being loaded may ask for its anatomy under `meta`
+            with torch.device("cpu"):
                 _CACHE[key] = _anatomy(config, model_class, declared)
         except LearngeneError:
             raise
@@ -68,34 +79,24 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
     return _CACHE[key]
 
 
-@contextmanager
-def _defaults() -> Iterator[None]:
-    """Torch's own device and dtype: a model that is being loaded may ask for its anatomy under `meta` and float64."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
-
-
 def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration) -> Anatomy:
     section_of = section_name(config, model_class.main_input_name)
     part = section(config, section_of)
+    check_bounds(vars(part))
     admit_config(config, part, model_class)
+    per_layer = per_layer_fields(model_class, config, section_of)
     full = build(model_class, config)
     depth = part.num_hidden_layers
     short_depth = 2 if depth != 2 else 3
-    short_config = changed(config, section_of, {_native_depth(part): short_depth})
+    short_config = changed(config, section_of, {_native_depth(part): short_depth}, per_layer)
     short = build(model_class, short_config)
     containers = layer_containers(full, depth, short, short_depth)
     if containers and _templates(full, containers) - _templates(short, containers):
         short, short_config = full, config  # layers differ in kind along the depth: only the whole depth shows all
-    trace = _trace(short, short_config, model_class, containers)
+    trace = _trace(short, short_config, containers)
     if short_depth < depth and short_config is not config and _whole_layers_unseen(short, trace):
         short, short_config = full, config  # ALBERT's groups of shared layers: a short model uses only some of them
-        trace = _trace(short, short_config, model_class, containers)
+        trace = _trace(short, short_config, containers)
     prober = Prober(model_class, short_config, section_of, short)
     prober.run()
     eps_field, eps_followers = prober.eps_field()
@@ -131,9 +132,10 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         tied_readers=flow.tied_readers(ties),
         grid=_grid(part),
         linked=prober.linked,
+        per_layer=per_layer,
     )
     admit_tensors(anatomy)
-    return anatomy
+    return dataclasses.replace(anatomy, reads_grid=reads_grid(anatomy.grid, trace, anatomy))
 
 
 def _whole_layers_unseen(model: nn.Module, trace: Trace) -> bool:
@@ -186,43 +188,15 @@ def _rotary(model: nn.Module, tensors: Iterable[TensorInfo]) -> bool:
     return by_buffer or any(t.computed and t.dims[-1].axis == HEAD_DIM for t in tensors)
 
 
-def _trace(
-    model: PreTrainedModel, config: PreTrainedConfig, model_class: type[PreTrainedModel], containers: list[str]
-) -> Trace:
+def _trace(model: PreTrainedModel, config: PreTrainedConfig, containers: list[str]) -> Trace:
     layers = {f"{c}.{i}" for c in containers for i in range(len(cast(nn.ModuleList, model.get_submodule(c))))}
-    error: Exception | None = None
-    real: PreTrainedModel | None = None
-    for tokens in (10, 64, 16):  # some attentions take only certain lengths
-        try:
-            return record(model, example_inputs(model, config, "meta", tokens), layers)
-        except Exception as failure:
-            error = failure
-        try:  # a model that looks at values cannot run on meta; only the flow is read either way
-            real = real if real is not None else build(model_class, config, "cpu")
-            return record(real, example_inputs(real, config, "cpu", tokens), layers)
-        except Exception as failure:
-            error = failure
-        if model.main_input_name == "pixel_values":
-            break
-    raise UnsupportedFamilyError(
-        f"A forward pass of {model_class.__name__} with plain inputs failed, so its flow stays unknown: {error}"
-    ) from error
-
-
-def example_inputs(
-    model: PreTrainedModel, config: PreTrainedConfig, device: str = "cpu", tokens: int = 10
-) -> dict[str, torch.Tensor]:
-    """One small input of the model's main kind: an image of its own size, or a few tokens."""
-    part = section(config, section_name(config, model.main_input_name))
-    if model.main_input_name == "pixel_values":
-        height, width = as_pair(part.image_size)
-        return {"pixel_values": torch.zeros(1, getattr(part, "num_channels", 3), height, width, device=device)}
-    tokens = max(4, min(tokens, getattr(part, "max_position_embeddings", tokens) - 4))
-    ids = torch.full((1, tokens), min(5, part.vocab_size - 1), dtype=torch.long)
-    separator = getattr(part, "sep_token_id", None)
-    if separator is not None:  # question answering may ask for a question, a context and their separators
-        ids[:, -3:] = separator
-    return {"input_ids": ids.to(device)}
+    try:
+        return plain_pass(model, config, layers)
+    except Exception as error:
+        refuse_towers(config, type(model), error)
+        raise UnsupportedFamilyError(
+            f"A forward pass of {type(model).__name__} with plain inputs failed, so its flow stays unknown: {error}"
+        ) from error
 
 
 def _norms(
@@ -255,9 +229,22 @@ def anatomy_like(known: Anatomy, config: PreTrainedConfig, model_class: type[Pre
     """The anatomy of another size of a model whose anatomy is known: one build, no probes.
 
     Falls back to probing where the other size has tensors that the known one lacks (ELECTRA's `embeddings_project`).
+
+    Raises:
+        InvalidSizeError: a size that the family can build, but not save, load or run.
+        Exception: what the family's own constructor raises at a size that it refuses.
     """
+    with exclusive(), torch.device("cpu"):
+        full = build(model_class, config)
+        like = _like(known, config, model_class, full)
+        check_target(like, known, config, model_class)
+    return like
+
+
+def _like(
+    known: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel], full: PreTrainedModel
+) -> Anatomy:
     part = section(config, known.section)
-    full = build(model_class, config)
     depth = getattr(part, _native_depth(part))
     containers = _known_containers(known, full)
     tied = _full_ties(full)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from hf_learngene.anatomy.config_fields import (
     EPS_FIELDS,
@@ -25,9 +26,31 @@ from hf_learngene.anatomy.trace import is_norm
 
 
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str = "meta") -> PreTrainedModel:
-    """An uninitialised model in eval mode. On `meta` it takes no memory."""
-    with torch.device(device), no_init_weights():
-        return model_class(config).eval()
+    """An uninitialised model in eval mode. On `meta` it takes no memory. The config stays as it is."""
+    own = copy.deepcopy(config)  # some constructors write into it (Longformer's attention_window)
+    with torch.device(device), _Unfilled():
+        model: PreTrainedModel = model_class(own)
+        model.train(False)
+    return model
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves parameters as they are allocated, which saves time and memory.
+
+    Transformers' `no_init_weights` replaces `torch.nn.init` for the whole process: a model that another thread builds at that
+    moment would be left at whatever memory held. A function mode belongs to its thread.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")  # the functions of torch.nn.init hand it on by name
+        name = getattr(func, "__name__", "")
+        in_place = name.endswith("_") and not name.startswith("__") and name != "requires_grad_"
+        if in_place and isinstance(filled, nn.Parameter):
+            return filled
+        return func(*args, **kwargs)
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

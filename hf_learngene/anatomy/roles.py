@@ -17,14 +17,14 @@ _WRITERS = ("linear", "conv", "embedding")
 
 
 class Flow:
-    """Answers over one trace."""
+    """What one trace tells of weights and norms: who writes, who reads, which part of attention a projection is."""
 
     def __init__(self, trace: Trace, containers: list[str]) -> None:
         self.trace, self.containers = trace, containers
         self.scales: set[str] = set()
-        self.scale_of: dict[str, str] = {}  # writer -> the LayerScale on its way into the stream
+        self.scale_of: dict[str, str] = {}  # writer -> the LayerScale on its way into the residual stream
         self.writers: set[str] = set()
-        self.stream_norms: set[str] = set()  # norms whose output is summed into the stream
+        self.stream_norms: set[str] = set()  # norms whose output is summed into the residual stream
         self._collect()
         self.attention_roles = self._attention_roles()
 
@@ -123,7 +123,7 @@ def settle(
     declared: Declaration,
     honoured: bool,
 ) -> dict[str, TensorInfo]:
-    """Adds kind, role and flow to each tensor, and turns the widths that are heads into `heads`."""
+    """Tensors with kind, role and flow added; widths that are heads x head size get the axis `heads`."""
     row_biases = {t.module for t in tensors.values() if t.name.endswith((".q_bias", ".v_bias"))}
     ffn_width = min((d.size for t in tensors.values() for d in t.dims if d.axis == FFN), default=1)
     fixed_parameters = {n for n, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
@@ -156,7 +156,7 @@ def settle(
             dims=dims,
             kind=kind,
             role=role,
-            # a mask token replaces entries of the stream, in passes that mask
+            # a mask token replaces entries of the residual stream, in passes that mask
             writes_stream=(writes and kind != "norm")
             or (kind == "token" and info.layer is None and dims[-1].axis == HIDDEN),
             reads_norm=bool(reads) and reads <= {"norm"},
@@ -210,9 +210,9 @@ def _fused_ffn(dim: Dim, width: int) -> Dim:
 
 def _heads(dims: tuple[Dim, ...], role: str) -> tuple[Dim, ...]:
     """Families without a head size of their own: a width written by q, k, v or read by o is heads x head size."""
-    turned = list(dims)
+    renamed = list(dims)
     if role in ("q", "k", "v", "qkv") and dims[0].axis == HIDDEN:
-        turned[0] = dataclasses.replace(dims[0], axis=HEADS)
+        renamed[0] = dataclasses.replace(dims[0], axis=HEADS)
     if role == "o" and len(dims) > 1 and dims[1].axis == HIDDEN:
-        turned[1] = dataclasses.replace(dims[1], axis=HEADS)
-    return tuple(turned)
+        renamed[1] = dataclasses.replace(dims[1], axis=HEADS)
+    return tuple(renamed)

@@ -1,13 +1,14 @@
 """What flows where: one forward pass on `meta`, recorded function by function.
 
 Shapes cannot tell a width that lives in the residual stream from one that lives in the attention heads, nor a norm that
-reads the stream from one that writes it. The order of the functions can. The pass costs no arithmetic.
+reads the residual stream from one that writes it. The order of the functions can. The pass costs no arithmetic.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +62,7 @@ class Node:
 
 @dataclass
 class Trace:
-    """The recorded graph.
+    """Recorded graph of one forward pass.
 
     Attributes:
         norms: norm module -> its result's node, in order of execution.
@@ -69,6 +70,7 @@ class Trace:
         layer_outputs: layer module name -> node of what it hands on.
         attention: attention nodes in order.
         touched: every parameter that entered a function.
+        resampled: height x width of every table or image that was interpolated.
     """
 
     norms: dict[str, Node] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class Trace:
     layer_outputs: dict[str, Node] = field(default_factory=dict)
     attention: list[Node] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
+    resampled: set[int] = field(default_factory=set)
 
     @staticmethod
     def sources(node: Node | None) -> Iterator[Source]:
@@ -154,7 +157,7 @@ def subtracts_mean(norm: nn.Module) -> bool:
         for parameter in copied.parameters():
             parameter.fill_(1.0)
         size = next(copied.parameters()).shape[-1]
-        entries = torch.linspace(-1.0, 1.0, size).reshape(1, 1, size)
+        entries = torch.linspace(-1.0, 1.0, size, dtype=torch.float32, device="cpu").reshape(1, 1, size)
         plain, shifted = (next(_tensors(copied(x)), torch.zeros(1)) for x in (entries, entries + 3.0))
     return size == 1 or torch.allclose(plain, shifted, atol=1e-3)
 
@@ -177,7 +180,9 @@ class _Recorder(TorchFunctionMode):
             self.nodes[id(tensor)] = node
             self.alive.append(tensor)
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         inputs = [*_tensors(args), *_tensors(kwargs)]
@@ -185,6 +190,8 @@ class _Recorder(TorchFunctionMode):
         if self.inside or not any(True for _ in _tensors(result)):
             return result
         function = getattr(func, "__name__", None) or str(resolve_name(func)).rsplit(".", 1)[-1]
+        if function == "interpolate" and inputs[0].dim() == 4:
+            self.trace.resampled.add(inputs[0].shape[-2] * inputs[0].shape[-1])
         in_place = function.endswith("_") and (function.startswith("__i") or not function.startswith("__"))
         if not in_place and any(result is tensor for tensor in inputs):
             return result  # dropout in eval mode, contiguous: the same tensor
@@ -239,10 +246,10 @@ def record(model: PreTrainedModel, inputs: dict[str, torch.Tensor], layers: set[
     recorder = _Recorder({id(p): n for n, p in model.named_parameters()})
     handles = []
 
-    def enter(module, args, kwargs):
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         recorder.inside += 1
 
-    def leave(module, args, kwargs, result, *, name, kind):
+    def leave(name: str, kind: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         recorder.inside -= 1
         if recorder.inside:
             return
@@ -253,7 +260,7 @@ def record(model: PreTrainedModel, inputs: dict[str, torch.Tensor], layers: set[
             recorder.trace.norms.setdefault(name, node)
         recorder.keep(result, node)
 
-    def leave_layer(module, args, kwargs, result, *, name):
+    def leave_layer(name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         first = next(_tensors(result), None)
         node = recorder.node(first) if first is not None else None
         if node is not None:
@@ -263,9 +270,9 @@ def record(model: PreTrainedModel, inputs: dict[str, torch.Tensor], layers: set[
         kind = "norm" if is_norm(module) else "activation" if isinstance(module, _ACTIVATIONS) else ""
         if kind:
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(_named(leave, name=name, kind=kind), with_kwargs=True))
+            handles.append(module.register_forward_hook(functools.partial(leave, name, kind), with_kwargs=True))
         elif name in layers:
-            handles.append(module.register_forward_hook(_named(leave_layer, name=name), with_kwargs=True))
+            handles.append(module.register_forward_hook(functools.partial(leave_layer, name), with_kwargs=True))
     try:
         with torch.no_grad(), recorder:
             model(**inputs)
@@ -273,10 +280,3 @@ def record(model: PreTrainedModel, inputs: dict[str, torch.Tensor], layers: set[
         for handle in handles:
             handle.remove()
     return recorder.trace
-
-
-def _named(hook, **fixed):
-    def call(module, args, kwargs, result):
-        return hook(module, args, kwargs, result, **fixed)
-
-    return call

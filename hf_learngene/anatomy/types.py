@@ -60,7 +60,7 @@ class TensorInfo:
         writes_stream: whether what it writes reaches a normalisation by sums alone (a writer of the residual stream).
         reads_norm: whether it reads the output of a normalisation.
         computed: whether the family's own initialisation gives its value (sinusoidal tables over the head size).
-        scaled_by: template of the LayerScale between it and the stream, or ''.
+        scaled_by: template of the LayerScale between it and the residual stream, or ''.
         traced: whether the recorded pass reached it; of one that it did not, only the shape is known.
         module: name of the module that holds it.
     """
@@ -98,7 +98,7 @@ class NormInfo:
         reads: what its input is a sum of: a subset of `writer`, `norm`, `activation`, `attention`, `constant` (made on
             the way, from no parameter), `other`.
         closes_layer: whether its output is what its layer hands on (post-norm).
-        writes_stream: whether its output is summed into the stream (post-norm, Swin-v2's residual norms).
+        writes_stream: whether its output is summed into the residual stream (post-norm, Swin-v2's residual norms).
         eps_follows_config: whether its epsilon is the config's.
         centred: whether it subtracts the mean (LayerNorm), or not (RMSNorm).
     """
@@ -131,6 +131,10 @@ class Anatomy:
         head_dim_honoured: whether the family reads `config.head_dim`.
         eps_field: config field of the normalisations' epsilon, or None.
         tied_readers: norm module -> tied weight that reads it as a decoder.
+        grid: patches in height and width, for images of the config's size.
+        reads_grid: whether the forward pass takes tables over patches as that grid.
+        linked: config fields that repeat the width, and follow it.
+        per_layer: config fields that hold one entry for each layer.
     """
 
     model_type: str
@@ -148,7 +152,9 @@ class Anatomy:
     eps_field: str | None = None
     tied_readers: Mapping[str, str] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
+    reads_grid: bool = True
     linked: tuple[str, ...] = ()
+    per_layer: tuple[str, ...] = ()
 
     @cached_property
     def templates(self) -> dict[str, TensorInfo]:
@@ -171,7 +177,7 @@ class Anatomy:
         """The layer whose heads and units a tensor holds: where all layers share one set of weights, that is layer 0."""
         return 0 if tensor.layer is None and self.shared_layers else tensor.layer
 
-    @property
+    @cached_property
     def post_norm(self) -> bool:
         """Whether each layer hands on the output of a normalisation (BERT), instead of a sum (ViT)."""
         return any(n.closes_layer for n in self.norms)
@@ -194,6 +200,27 @@ class Anatomy:
             for t in self.templates.values()
             if not t.traced and t.kind != "token" and not t.role and any(d.axis in (HIDDEN, HEADS) for d in t.dims)
         ]
+
+    @cached_property
+    def norm_of(self) -> dict[str, NormInfo | None]:
+        """Template of a normalisation's weight or bias -> the last normalisation of that template; None if it was not seen."""
+        norms = {n.name: n for n in self.norms}
+        return {t.template: norms.get(t.module) for t in self.tensors.values() if t.kind.startswith("norm")}
+
+    @cached_property
+    def centred(self) -> bool:
+        """Whether every normalisation over the width subtracts the mean."""
+        return all(n.centred for n in self.norms if n.axis == HIDDEN)
+
+    @cached_property
+    def needs_multiples(self) -> bool:
+        """Whether only whole multiples of the width are exact; see `norms_that_need_multiples`."""
+        return bool(self.norms_that_need_multiples())
+
+    @cached_property
+    def scales_epsilon(self) -> bool:
+        """Whether the config's epsilon can be scaled: every norm follows it, and every norm is over the width."""
+        return self.eps_field is not None and all(n.eps_follows_config and n.axis == HIDDEN for n in self.norms)
 
     def norms_that_need_multiples(self, axis: str = HIDDEN) -> list[NormInfo]:
         """Normalisations of `axis` whose input is not a plain sum of writers.

@@ -1,6 +1,6 @@
 """How does one axis of one size become another size, and how is that applied to a state dict?
 
-Knows tensors, not models: a `TensorRecipe` says from which source tensors a target tensor comes and by which steps.
+Knows tensors, not models: a `TensorRecipe` says from which source tensors a target tensor comes and by which ops.
 """
 
 from hf_learngene.maps.layer_map import Layer, LayerMap

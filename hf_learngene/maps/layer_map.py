@@ -77,10 +77,11 @@ class LayerMap:
         """
         followed = [i for i in range(old) if i not in never_after]
         each, more = divmod(new - old, max(1, len(followed)))
+        counts = {i: each + (rank >= len(followed) - more) for rank, i in enumerate(followed)}
         layers = []
         for i in range(old):
             layers.append(Layer(((i, 1.0),)))
-            count = each + (i in followed[len(followed) - more :]) if i in followed else 0
+            count = counts.get(i, 0)
             layers += [Layer(((i, 1.0),), inserted=True)] * count
         return cls(tuple(layers))
 

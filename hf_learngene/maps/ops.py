@@ -1,6 +1,6 @@
-"""Steps: what is done to one tensor along one dimension.
+"""Ops: what is done to one tensor along one dimension.
 
-A step is a small frozen object with a call and a label. `Context` gives it the random numbers of its tensor and the
+An op is a small frozen object with a call and a label. `Context` gives it the random numbers of its tensor and the
 other source tensors.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 
 @dataclass
 class Context:
-    """What a step may use besides the tensor: the source's other tensors, and random numbers of its own.
+    """What an op may use besides the tensor: the source's other tensors, and random numbers of its own.
 
     Attributes:
         read: name -> source tensor.
@@ -42,7 +43,7 @@ class Context:
         digest = hashlib.sha256(f"{self.seed}|{self.name}|{self.draws}".encode()).digest()
         start = int.from_bytes(digest[:7], "big") % _POOL
         pool = _pool(self.seed)
-        flat = torch.empty(math.prod(shape), dtype=dtype)
+        flat = torch.empty(math.prod(shape), dtype=dtype, device="cpu")
         done = 0
         while done < len(flat):
             count = min(len(flat) - done, _POOL - start)
@@ -56,8 +57,11 @@ _POOL = 1_000_003
 
 @functools.lru_cache(maxsize=2)
 def _pool(seed: int) -> Tensor:
-    # float32: the noise has no digits worth keeping
-    return torch.empty(_POOL).normal_(generator=torch.Generator().manual_seed(seed))
+    # One pool serves every later call: it must not take after the caller's default dtype, device or mode. float32: the noise
+    # has no digits worth keeping.
+    with torch.inference_mode(False), torch.no_grad():
+        pool = torch.empty(_POOL, dtype=torch.float32, device="cpu")
+        return pool.normal_(generator=torch.Generator("cpu").manual_seed(seed))
 
 
 class Op:
@@ -110,11 +114,19 @@ def _progression(index: Tensor) -> slice | None:
     return slice(first, first + step * (len(index) - 1) + 1, step)
 
 
-def _stretches(flags: Tensor) -> list[tuple[int, int, bool]]:
-    """(start, length, flag) of each stretch of equal flags."""
+class _Stretch(NamedTuple):
+    """Neighbours with the same flag."""
+
+    start: int
+    length: int
+    flag: bool
+
+
+def _stretches(flags: Tensor) -> list[_Stretch]:
+    """Stretches of equal flags, in order."""
     values, lengths = torch.unique_consecutive(flags, return_counts=True)
     starts = (lengths.cumsum(0) - lengths).tolist()
-    return list(zip(starts, lengths.tolist(), values.tolist(), strict=True))
+    return [_Stretch(*found) for found in zip(starts, lengths.tolist(), values.tolist(), strict=True)]
 
 
 def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -231,7 +243,7 @@ class Split(Op):
         # where the copies of each source column stand, the first copies first
         order = torch.sort(torch.where(self.index < 0, tensor.shape[dim], self.index), stable=True).indices
         starts = copies.cumsum(0) - copies
-        for count in copies.unique().tolist():
+        for count in sorted(set(copies.tolist())):
             chosen = columns[copies == count]
             part = select(tensor, dim, chosen)
             noises = self._noises(part, count, context) if self.std and count > 1 else None

@@ -70,7 +70,8 @@ def apply(
             continue
         first = source[recipe.sources[0][0]]
         if len(recipe.sources) == 1 and recipe.sources[0][1] == 1.0 and not recipe.ops:
-            once = share and recipe.sources[0][0] not in shared
+            # a tensor made under inference_mode could never be trained: a copy of it can
+            once = share and recipe.sources[0][0] not in shared and not first.is_inference()
             shared.add(recipe.sources[0][0])
             yield recipe.name, first.detach() if once else first.detach().clone()
             continue

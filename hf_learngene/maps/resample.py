@@ -1,4 +1,4 @@
-"""Steps for what lies on a grid or a line: position tables, relative position tables, patch kernels, channels."""
+"""Ops for what lies on a grid or a line: position tables, relative position tables, patch kernels, channels."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ResampleKernel(Op):
         grows = self.new[0] >= self.old[0] and self.new[1] >= self.old[1]
         resized = F.interpolate(eye, size=self.new, mode="bilinear", antialias=not grows, align_corners=False)
         matrix = torch.linalg.pinv(resized.reshape(count, -1))  # (new, old)
-        flat = tensor.reshape(*tensor.shape[:2], count).to(torch.float64) @ matrix.T
+        flat: Tensor = tensor.reshape(*tensor.shape[:2], count).to(torch.float64) @ matrix.T
         return flat.reshape(*tensor.shape[:2], *self.new).to(tensor.dtype)
 
 

@@ -41,6 +41,20 @@ class WidthChange(NamedTuple):
     new: int
 
 
+class Heads(NamedTuple):
+    """Attention heads of one model: how many there are, and of how many dimensions."""
+
+    number: int
+    size: int
+
+
+class Groups(NamedTuple):
+    """Key and value heads of one model: how many there are, and how many query heads share each."""
+
+    number: int
+    queries: int
+
+
 @dataclass(frozen=True)
 class ResizeTask:
     """One resize: from one anatomy to another.
@@ -78,22 +92,28 @@ class ResizeTask:
                 continue
             for a, b in zip(old.dims, new.dims, strict=True):
                 if a.side != "-" or a.axis == HEAD_COUNT:
-                    sizes.setdefault(a.axis, (a.size // a.parts, b.size // b.parts))
+                    pair = a.size // a.parts, b.size // b.parts
+                    # the target's axis: an embedding as wide as the source may have a width of its own there (ELECTRA)
+                    if sizes.setdefault(b.axis, pair) != pair:
+                        raise InvalidSizeError(
+                            f"{b.axis} would go from {pair[0]} to {pair[1]} in `{old.template}` of `{self.source.model_type}`, "
+                            f"and from {sizes[b.axis][0]} to {sizes[b.axis][1]} elsewhere: config fields contradict each other."
+                        )
         return sizes
 
-    @property
-    def heads(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((source heads, head size), (target heads, head size))."""
+    @cached_property
+    def heads(self) -> tuple[Heads, Heads]:
+        """Attention heads of the source and of the target."""
         pair = []
         for index, anatomy in enumerate((self.source, self.target)):
             count = anatomy.sizes["num_attention_heads"]
             flat = self.axis_sizes.get(HEADS, (count, count))[index]
-            pair.append((count, flat // count))
+            pair.append(Heads(count, flat // count))
         return pair[0], pair[1]
 
-    @property
-    def groups(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((source key and value heads, query heads of each), (the target's)); as many of both where none are shared.
+    @cached_property
+    def groups(self) -> tuple[Groups, Groups]:
+        """Key and value heads of the source and of the target; where none are shared, each has one query head.
 
         Raises:
             InvalidSizeError: a group of the target has more query heads than one of the source.
@@ -109,7 +129,7 @@ class ResizeTask:
                 f"become {heads[1]} over {shared[1]}. The fewest num_key_value_heads for {heads[1]} heads are "
                 f"{-(-heads[1] // old)}."
             )
-        return (shared[0], old), (shared[1], new)
+        return Groups(shared[0], old), Groups(shared[1], new)
 
     def blocks(self, tensor: TensorInfo, dim: int) -> Blocks:
         """How dimension `dim` of a tensor is fused."""
@@ -146,12 +166,12 @@ def flat_heads(sizes: Mapping[str, int]) -> int:
 
 def source_axes(source: Anatomy) -> list[str]:
     """Width axes that only this family has (`embedding_size`, `output_embedding_size`)."""
-    axes = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"}
+    axes = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"} | set(source.linked)
     return sorted(a for a in axes if a in source.sizes and a not in (*WIDTHS, HEADS, FFN, "num_channels"))
 
 
 def in_stream(tensor: TensorInfo, side: str) -> bool:
-    """Whether a width of a tensor is the stream's, and not that of a pooler's output."""
+    """Whether a width of a tensor is the residual stream's, and not that of a pooler's output."""
     if tensor.kind in ("norm", "norm_bias", "scale"):
         return True
     return tensor.reads_norm if side == "in" else tensor.writes_stream

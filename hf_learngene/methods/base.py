@@ -137,8 +137,12 @@ class Method:
         """(source tensor, weight) pairs that a target tensor is summed from, or none and why."""
         if not self.keeps(tensor, task):
             return (), "initialised"
-        if tensor.computed:
-            return (), "computed"
+        before = task.source.tensors.get(tensor.name)
+        if tensor.computed and (before is None or before.shape != tensor.shape):
+            return (
+                (),
+                "computed",
+            )  # of unchanged shape it is carried over: the source's own may differ from what is computed
         if tensor.layer is None:
             names = [(tensor.name, 1.0)]
         else:

@@ -20,7 +20,8 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
-from hf_learngene.maps.task import ResizeTask
+from hf_learngene.maps.ops import Blocks, Context
+from hf_learngene.maps.task import ResizeTask, WidthChange
 from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.lemon_rules import check_growth, eta_of
 from hf_learngene.methods.registry import register_method
@@ -45,7 +46,7 @@ class Lemon(Method):
             `comp`, the released BERT script's, leaves the column with the first copy and adds small random parts to the
             others, which the first makes up for.
         depth (`str`, *optional*, defaults to `"allzero"`): new layers of pre-norm families: `allzero` zeroes what writes
-            the stream; `cancelzero` keeps it random, with copies whose columns cancel.
+            the residual stream; `cancelzero` keeps it random, with copies whose columns cancel.
         allow_lossy (`bool`, *optional*, defaults to `False`): permit widths that cannot be exact. The mean of the
             norm's bias then stands in for a mean that depends on the input.
 
@@ -95,35 +96,29 @@ class Lemon(Method):
 
 
 def scales_epsilon(source: Anatomy) -> bool:
-    """Whether the config's epsilon can be scaled: every norm follows it, and every norm is over the width.
+    """Whether the config's epsilon can be scaled.
 
-    Where it cannot, everything that writes the stream is multiplied by 1/eta instead: the variance then stays.
+    Where it cannot, everything that writes the residual stream is multiplied by 1/eta instead: the variance then stays.
     """
-    return source.eps_field is not None and all(n.eps_follows_config and n.axis == HIDDEN for n in source.norms)
+    return source.scales_epsilon
 
 
 class _Growth:
-    """The steps of one growth."""
+    """The ops of one growth. Made for each tensor: what takes a walk over all of them is cached on the anatomy."""
 
     def __init__(self, method: Lemon, task: ResizeTask) -> None:
         self.method, self.task, self.source = method, task, task.source
         self.noise = task.std * NOISE[method.symmetry]
         old, new = task.axis_sizes[HIDDEN]
         self.eta, self.multiple = eta_of(old, new), new // old
-        self.lossy = self.eta != 1.0 and bool(self.source.norms_that_need_multiples())
-        self.centred = all(n.centred for n in self.source.norms if n.axis == HIDDEN)
-        norms = {n.name: n for n in self.source.norms}
-        self.norm_of = {
-            t.template: norms.get(t.module) for t in self.source.tensors.values() if t.kind.startswith("norm")
-        }
-        self.closing = {t for t, n in self.norm_of.items() if n is not None and n.closes_layer}
+        self.lossy = self.eta != 1.0 and self.source.needs_multiples
 
     def ops(self, tensor: TensorInfo) -> list[Op]:
         layer = self.task.layer_map[tensor.layer] if tensor.layer is not None else None
         inserted = layer is not None and layer.inserted
         steps: list[Op] = []
-        for dim, axis, side, old, new in self.task.width_changes(tensor):
-            steps.append(self.widen(tensor, dim, axis, side, old, new, inserted))
+        for change in self.task.width_changes(tensor):
+            steps.append(self.widen(tensor, change, inserted))
         steps += self.rescale(tensor)
         if tensor.layer is not None:
             steps += self.deepen(tensor, inserted)
@@ -131,7 +126,8 @@ class _Growth:
 
     # ---- width
 
-    def widen(self, tensor: TensorInfo, dim: int, axis: str, side: str, old: int, new: int, inserted: bool) -> Op:
+    def widen(self, tensor: TensorInfo, change: WidthChange, inserted: bool) -> Op:
+        dim, axis, side, old, new = change
         blocks = self.task.blocks(tensor, dim)
         index = self.index(axis, old, new)
         label = _label(old, new)
@@ -163,7 +159,7 @@ class _Growth:
             return Take(blocks, index, label, fresh, self.task.std)
         return Take(blocks, index, label)
 
-    def widen_stream(self, tensor: TensorInfo, blocks, index: Tensor, label: str, side: str) -> Op:
+    def widen_stream(self, tensor: TensorInfo, blocks: Blocks, index: Tensor, label: str, side: str) -> Op:
         if side == "each":
             if tensor.kind == "norm":  # what it multiplies is zero there: the release draws it from U(-1, 1)
                 return Take(blocks, index, label, "mean", scale=self.eta)
@@ -175,7 +171,7 @@ class _Growth:
         if tensor.writes_stream or self.lossy:
             scaled = tensor.scaled_by.format(self.source_layer(tensor)) if tensor.scaled_by else ""
             # a norm that subtracts no mean wants zeros there: its length must not grow
-            return Take(blocks, index, label, "mean" if self.centred else "zero", weights=scaled)
+            return Take(blocks, index, label, "mean" if self.source.centred else "zero", weights=scaled)
         return Take(blocks, index, label, "random" if len(tensor.dims) > 1 else "zero", self.task.std)
 
     def source_layer(self, tensor: TensorInfo) -> int:
@@ -214,7 +210,7 @@ class _Growth:
             and any(d.axis == HIDDEN for d in tensor.dims)
         ):
             steps.append(Scale(1.0 / self.eta))
-        norm = self.norm_of.get(tensor.template)
+        norm = self.source.norm_of.get(tensor.template)
         if norm is not None and norm.name in self.source.tied_readers:
             old, new = self.task.axis_sizes[tensor.dims[0].axis]
             if new != old:
@@ -224,14 +220,14 @@ class _Growth:
     # ---- depth
 
     def deepen(self, tensor: TensorInfo, inserted: bool) -> list[Op]:
-        norm = self.norm_of.get(tensor.template)
+        norm = self.source.norm_of.get(tensor.template)
         is_norm = tensor.kind.startswith("norm")
         if self.source.post_norm:
             layers = self.task.layer_map
             followed = (
                 tensor.layer is not None and tensor.layer + 1 < len(layers) and layers[tensor.layer + 1].inserted
             )
-            plain = inserted if tensor.template not in self.closing else followed
+            plain = followed if norm is not None and norm.closes_layer else inserted
             if is_norm and norm is not None and norm.writes_stream and plain:
                 # a norm without affine part returns what it is given, up to epsilon; the last one carries the affine
                 return [Fill(1.0 if tensor.kind == "norm" else 0.0, "identity")]
@@ -242,7 +238,7 @@ class _Growth:
             return [Fill(0.0, "new layer")]
         if self.writes_residual(tensor):
             cancels = self.method.depth == "cancelzero" and len(tensor.dims) > 1
-            grown = {change.axis for change in self.task.width_changes(tensor) if change.side == "in"}
+            grown = any(change.side == "in" for change in self.task.width_changes(tensor))
             return [] if cancels and grown else [Fill(0.0, "new layer")]
         return []
 
@@ -255,20 +251,20 @@ class _Growth:
 class _FusedHeads(Op):
     """Heads of a fused q, k, v: each part is widened as its own role asks."""
 
-    blocks: Any
+    blocks: Blocks
     index: Tensor
     label: str = ""
     std: float = 0.02
     matrix: bool = True
     q_scale: float = 1.0
 
-    def __call__(self, tensor: Tensor, context) -> Tensor:
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         def act(parts: Tensor, dim: int) -> Tensor:
             place = dim - 1
             done = []
             for role, part in zip("qkv", parts.unbind(place), strict=True):
                 fresh = "random" if role in "qv" and self.matrix else "zero"
-                taken = Take(type(self.blocks)(place), self.index, "", fresh, self.std)(part, context)
+                taken = Take(Blocks(place), self.index, "", fresh, self.std)(part, context)
                 done.append(taken * self.q_scale if role == "q" else taken)
             return torch.stack(done, place)
 

@@ -12,7 +12,7 @@ from hf_learngene.maps.task import GEOMETRY, WIDTHS, changes, shown
 
 
 def eta_of(old: int, new: int) -> float:
-    """Root of the share of a widened stream that holds copies; 1 at whole multiples.
+    """Root of the share of a widened residual stream that holds copies; 1 at whole multiples.
 
     Example:
         >>> eta_of(384, 768), round(eta_of(384, 512), 4)
@@ -50,6 +50,12 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
             "'front' shrinks; method='auto' shrinks one axis and grows the other."
         )
     old, new = source.sizes["hidden_size"], sizes["hidden_size"]
+    parted = next((n for n in source.linked if sizes.get(n, new) != new), None)
+    if parted is not None:
+        raise LossyGrowthError(
+            f"{parted}={sizes[parted]} and hidden_size={new}: they are one width in this `{source.model_type}` ({old}), and a "
+            f"projection between them would start anew. Leave {parted} out, and it follows."
+        )
     if sizes["num_hidden_layers"] > source.num_layers and source.shared_layers:
         raise DirectionError(
             f"The layers of `{source.model_type}` share one set of weights, so a deeper model computes another function: "
@@ -124,7 +130,7 @@ def _check_heads(source: Anatomy, sizes: Mapping[str, int]) -> None:
     if new_size > old_size and source.rotary:
         raise InvalidSizeError(
             f"head_dim {old_size} → {new_size}: `{source.model_type}` rotates its head dimensions by position, and a larger "
-            f"head turns at other frequencies. Keep head_dim at {old_size} and add heads instead "
+            f"head rotates at other frequencies. Keep head_dim at {old_size} and add heads instead "
             f"(num_attention_heads={sizes['num_attention_heads'] * new_size // old_size})."
         )
     if new_size > old_size and (source.normalised_heads or any(n.axis == HEAD_DIM for n in source.norms)):

@@ -81,7 +81,7 @@ def _built(
     depth = anatomy.fields.get("num_hidden_layers")
     if depth is not None and all(anatomy.tensors[n].layer is None for n in names):
         try:
-            model = model_class(changed(config, anatomy.section, {depth: 1}))
+            model = model_class(changed(config, anatomy.section, {depth: 1}, anatomy.per_layer))
             if set(names) <= dict(model.named_parameters(remove_duplicate=False)).keys():
                 return model
         except Exception:  # a family that refuses one layer is built whole

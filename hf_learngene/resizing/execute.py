@@ -186,6 +186,12 @@ def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
                 "Merge adapters, undo changes of the modules, build it without arguments that leave parts out "
                 "(add_pooling_layer=False), or set the config's sizes to the model's."
             )
+    unknown = [name for name in parameters if name not in plan.source.tensors and name not in plan.source.ties]
+    if unknown:
+        raise UnsupportedSourceError(
+            f"The model is not what its config says: it has more parameters ({len(unknown)}), such as `{unknown[0]}`. Set the "
+            "config's sizes to the model's (num_hidden_layers, if layers were added), merge adapters, or take out what was added."
+        )
     for name, first in plan.source.ties.items():
         if name in parameters and not torch.equal(parameters[name], parameters[first]):
             raise UnsupportedSourceError(

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.config_fields import ALIASES, as_pair, changed, per_layer_lists, section
+from hf_learngene.anatomy.config_fields import ALIASES, as_pair, changed, largest, section
 from hf_learngene.anatomy.types import POSITIONS, RELATIVE_LINE
-from hf_learngene.errors import InvalidSizeError, UnknownOptionError, nearest
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import flat_heads
+from hf_learngene.resizing.layer_fields import follow_layers
 
 
 _FIXED_SIZES = ("num_labels",)
+# Keywords of other calls, and what stands for them where sizes are named.
+_CALIBRATION = (
+    "resize and from_pretrained_resized take calibration examples, with processing_class= for raw texts and images."
+)
+_ELSEWHERE = {
+    "tokenizer": "A tokenizer is processing_class= beside calibration=, and tokenizer= in save_resized.",
+    "image_processor": "An image processor is processing_class= beside calibration=.",
+    "processor": "A processor is processing_class= beside calibration=.",
+    "calibration": _CALIBRATION,
+    "calibration_data": _CALIBRATION,
+    "processing_class": _CALIBRATION,
+    "dataset": _CALIBRATION,
+    "examples": _CALIBRATION,
+    "inputs": "verify takes inputs; a plan and a resize need none.",
+    "source": "save_resized takes source=; here the source comes first, without a keyword.",
+    "overwrite": "save_resized takes overwrite=.",
+    "task": "model_class= chooses the head.",
+    "learngene_type": "AutoLearngene.from_ancestry takes learngene_type=.",
+}
 
 
 def canonical(anatomy: Anatomy, name: str) -> str | None:
@@ -54,7 +76,7 @@ def check_names(anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
         if known is None:
             names = size_names(anatomy)
             raise UnknownOptionError(
-                f"`{anatomy.model_type}` has no size field {name!r}; it has {', '.join(names)}.{nearest(name, names)}"
+                f"`{anatomy.model_type}` has no size field {name!r}; it has {', '.join(names)}.{_hint(name, names)}"
             )
         if known in found:
             first = next(n for n in sizes if canonical(anatomy, n) == known)
@@ -63,15 +85,26 @@ def check_names(anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _hint(name: str, names: list[str]) -> str:
+    """Where a keyword belongs that is no size, or the size that was meant, if it is written almost like one."""
+    if name in _ELSEWHERE:
+        return f" {_ELSEWHERE[name]}"
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
 def _checked(name: str, value: Any) -> Any:
     if name in ("image_size", "patch_size") and isinstance(value, (list, tuple)) and len(value) == 2:
         return tuple(_checked(name, v) for v in value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         hint = f" Did you mean {int(value)}?" if isinstance(value, float) and value > 0 and value.is_integer() else ""
         raise InvalidSizeError(f"{name} is a whole number; it was {value!r}.{hint}")
-    if value <= 0:
-        raise InvalidSizeError(f"{name} is at least 1; it was {value}.")
-    return value
+    size = int(value)  # numpy has whole numbers of its own, which no config.json can hold
+    if size <= 0:
+        raise InvalidSizeError(f"{name} is at least 1; it was {size}.")
+    if size > largest(name):
+        raise InvalidSizeError(f"{name} is at most {largest(name):,}; it was {size:,}.")
+    return size
 
 
 def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,9 +132,9 @@ def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, An
             )
         sizes["mlp_ratio"] = int(ratio)
         sizes.pop("intermediate_size")
-    for linked in anatomy.linked:
+    for linked in anatomy.linked:  # left out, it follows whatever width a pass has
         if linked not in wanted:
-            sizes[linked] = hidden
+            sizes.pop(linked, None)
     _check_positions(anatomy, wanted)
     if "image_size" in sizes or "patch_size" in wanted:
         _check_grid(part, anatomy, wanted)
@@ -174,7 +207,8 @@ def _either(low: int, high: int) -> str:
 
 
 def _near_divisors(value: int, near: int) -> tuple[int, int]:
-    divisors = [n for n in range(1, value + 1) if value % n == 0]
+    small = [n for n in range(1, math.isqrt(value) + 1) if value % n == 0]
+    divisors = [*small, *(value // n for n in small)]
     return max(d for d in divisors if d <= near), min(d for d in divisors if d >= min(near, value))
 
 
@@ -224,36 +258,35 @@ def target_config(
         native = anatomy.fields.get(size, size)
         if size != "num_labels" and (hasattr(part, native) or size in anatomy.fields):
             current = getattr(part, native, None)
-            pair = isinstance(current, (list, tuple)) and isinstance(value, int)
-            values[native] = (
-                [value, value] if pair and isinstance(current, list) else (value, value) if pair else value
-            )
+            values[native] = _spelled_as(current, value)
     if getattr(part, "encoder_stride", None) is not None and part.encoder_stride == getattr(part, "patch_size", None):
         values["encoder_stride"] = values.get("patch_size", part.encoder_stride)
-    target = changed(config, anatomy.section, {**values, **edits})
-    new_part = section(target, anatomy.section)
-    for name, old in per_layer_lists(part, anatomy.num_layers).items():
-        setattr(new_part, name, type(old)(old[layer.index] for layer in layer_map))
-    _follow_depth(new_part, anatomy.num_layers, len(layer_map))
-    if sizes["num_labels"] != config.num_labels:
-        target.num_labels = sizes["num_labels"]
+    for linked in anatomy.linked:
+        if linked not in sizes:
+            values[linked] = sizes["hidden_size"]
+    try:
+        target = changed(config, anatomy.section, {**values, **edits}, anatomy.per_layer)
+        follow_layers(section(target, anatomy.section), part, anatomy, layer_map)
+        if sizes["num_labels"] != config.num_labels:
+            target.num_labels = sizes["num_labels"]
+    except Exception as error:  # configs check their fields as they are set
+        raise InvalidSizeError(
+            f"The config of `{anatomy.model_type}` refuses {describe(sizes, anatomy.sizes)}: {error}"
+        ) from error
     return target
+
+
+def _spelled_as(current: Any, value: Any) -> Any:
+    """A size as the config has it: one number or a pair. Many families take only one of the two."""
+    if isinstance(current, (list, tuple)) and isinstance(value, int):
+        return type(current)((value, value))
+    if isinstance(current, int) and isinstance(value, tuple) and len(set(value)) == 1:
+        return value[0]
+    return value
 
 
 def _head_dim_needed(sizes: Mapping[str, Any]) -> bool:
     return flat_heads(sizes) != sizes["hidden_size"]
-
-
-def _follow_depth(part: PreTrainedConfig, old: int, new: int) -> None:
-    """Names of the stages, and which of them a backbone hands out: the last stays the last."""
-    names = getattr(part, "stage_names", None)
-    if new == old or not isinstance(names, list) or len(names) != old + 1:
-        return
-    outputs = list(getattr(part, "out_indices", None) or [])
-    part.stage_names = [names[0], *(f"stage{i}" for i in range(1, new + 1))]
-    if outputs:
-        kept = sorted({new if i == old else i for i in outputs if i <= new or i == old})
-        part.set_output_features_output_indices(out_features=None, out_indices=kept)
 
 
 def raw_sizes(config: PreTrainedConfig, anatomy: Anatomy, names: Iterable[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_no_learngene
-from hf_learngene.anatomy.infer import example_inputs
+from hf_learngene.anatomy.passes import example_inputs
 from hf_learngene.errors import InvalidSizeError
 
 

@@ -16,7 +16,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from hf_learngene import plan
 from hf_learngene.anatomy.config_fields import native_name, section, section_name
-from hf_learngene.anatomy.infer import example_inputs
+from hf_learngene.anatomy.passes import example_inputs
 from hf_learngene.resizing.plan import Plan
 from testing import ROOT
 

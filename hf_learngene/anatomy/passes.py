@@ -1,0 +1,181 @@
+"""Plain forward passes over an uninitialised model: of what is traced, and of what is about to be made."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy.config_fields import as_pair, changed, native_name, section, section_name
+from hf_learngene.anatomy.probe import build
+from hf_learngene.anatomy.trace import Trace, record
+from hf_learngene.anatomy.types import PATCHES, RELATIVE, Anatomy
+from hf_learngene.errors import InvalidSizeError
+from hf_learngene.state import exclusive
+
+
+_TOKENS = (10, 64, 16)  # some attentions take only certain lengths
+_WINDOWS = ("attention_window",)
+
+
+def example_inputs(
+    model: PreTrainedModel, config: PreTrainedConfig, device: str = "cpu", tokens: int = 10
+) -> dict[str, torch.Tensor]:
+    """One small input of the model's main kind: an image of its own size, or a few tokens."""
+    part = section(config, section_name(config, model.main_input_name))
+    if model.main_input_name == "pixel_values":
+        height, width = as_pair(part.image_size)
+        shape = (1, getattr(part, "num_channels", 3), height, width)
+        return {"pixel_values": torch.zeros(shape, device=device, dtype=model.dtype)}
+    tokens = max(4, min(tokens, getattr(part, "max_position_embeddings", tokens) - 4))
+    ids = torch.full((1, tokens), min(5, part.vocab_size - 1), dtype=torch.long, device="cpu")
+    separator = getattr(part, "sep_token_id", None)
+    if separator is not None:  # question answering may ask for a question, a context and their separators
+        ids[:, -3:] = separator
+    return {"input_ids": ids.to(device)}
+
+
+def plain_pass(model: PreTrainedModel, config: PreTrainedConfig, layers: set[str], real: bool = True) -> Trace:
+    """What flows where in the first plain pass that succeeds.
+
+    Args:
+        model (`PreTrainedModel`): the model on `meta`.
+        config (`PreTrainedConfig`): its config.
+        layers (`set[str]`): names of its encoder layer modules.
+        real (`bool`): whether it may be built on the CPU too: a model that looks at values cannot run on `meta`.
+
+    Raises:
+        Exception: what the last pass raised, where none succeeds.
+    """
+    failure: Exception | None = None
+    for candidate, tokens in _candidates(model, config, real):
+        device = str(next(candidate.parameters()).device)
+        try:
+            return record(candidate, example_inputs(candidate, config, device, tokens), layers)
+        except Exception as error:  # any class of error may come from a family's own code
+            failure = error
+    raise failure or RuntimeError("no pass was tried")
+
+
+def _candidates(model: PreTrainedModel, config: PreTrainedConfig, real: bool) -> Iterator[tuple[PreTrainedModel, int]]:
+    on_cpu: PreTrainedModel | None = None
+    for tokens in _TOKENS[:1] if model.main_input_name == "pixel_values" else _TOKENS:
+        yield model, tokens
+        if real:
+            if on_cpu is None:
+                with exclusive(), torch.random.fork_rng(devices=[]):  # constructors may draw
+                    on_cpu = build(type(model), _short_windows(config), "cpu")
+                    nn.Module.to(on_cpu, torch.float32)
+            yield on_cpu, tokens
+
+
+def _short_windows(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config with small attention windows: inputs are padded to a whole window, and the flow is the same in any."""
+    short = copy.deepcopy(config)
+    for name in _WINDOWS:
+        windows = getattr(short, name, None)
+        if isinstance(windows, int):
+            setattr(short, name, min(windows, 16))
+        elif isinstance(windows, (list, tuple)):
+            setattr(short, name, type(windows)(min(w, 16) for w in windows))
+    return short
+
+
+def round_trip(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config as it is after it was saved and loaded: built anew from its plain data, and checked by its own rules."""
+    validate = getattr(config, "validate", None)  # as `save_pretrained` does
+    if validate is not None:
+        validate()
+    return type(config).from_dict(config.to_dict())
+
+
+def check_target(
+    anatomy: Anatomy, known: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]
+) -> None:
+    """Refuses a target that its family can build but not save, load or run.
+
+    Args:
+        anatomy (`Anatomy`): the target's.
+        known (`Anatomy`): the source's.
+        config (`PreTrainedConfig`): the target's.
+        model_class (`type[PreTrainedModel]`): its class.
+
+    Raises:
+        InvalidSizeError: says what the family answers.
+    """
+    try:
+        _check_round_trip(anatomy, config)
+        trace = _short_pass(anatomy, config, model_class)
+    except Exception as error:  # any refusal by the family's own code
+        raise InvalidSizeError(
+            f"`{anatomy.model_type}` as {model_class.__name__} can be built with {_changes(known, anatomy)}, but not saved, "
+            f"loaded and run: {error}"
+        ) from error
+    _check_grid(anatomy, known, trace)
+
+
+def _check_round_trip(anatomy: Anatomy, config: PreTrainedConfig) -> None:
+    part, again = (section(c, anatomy.section) for c in (config, round_trip(config)))
+    for native in {*anatomy.fields.values(), *anatomy.per_layer} & vars(part).keys():
+        before, after = getattr(part, native), getattr(again, native, None)
+        if _plain(before) != _plain(after):
+            raise ValueError(f"{native}={before} comes back as {after}.")
+
+
+def _short_pass(anatomy: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Trace:
+    depth = native_name(section(config, anatomy.section), "num_hidden_layers")
+    if depth is None or anatomy.num_layers <= 2:
+        return plain_pass(build(model_class, config), config, set())
+    short = changed(config, anatomy.section, {depth: 2}, anatomy.per_layer)
+    try:
+        return plain_pass(build(model_class, short), short, set())
+    except Exception:  # what reads certain layers (a backbone's stages) needs them all
+        return plain_pass(build(model_class, config), config, set(), real=False)
+
+
+def _changes(known: Anatomy, anatomy: Anatomy) -> str:
+    sizes = [f"{n} {known.sizes[n]} → {v}" for n, v in anatomy.sizes.items() if known.sizes.get(n, v) != v]
+    if known.grid != anatomy.grid and known.grid and anatomy.grid:
+        sizes.append(f"{_times(known.grid)} → {_times(anatomy.grid)} patches")
+    return ", ".join(sizes) or "the sizes it has"
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _check_grid(anatomy: Anatomy, known: Anatomy, trace: Trace) -> None:
+    """Refuses a grid that the family's forward pass reads as another one.
+
+    Tables over patches are resampled row by row and column by column. A forward pass that takes the root of their number for
+    both (DINOv2), or swaps them (BEiT), resamples a table of its own size, and finds the rows elsewhere.
+    """
+    if anatomy.grid == known.grid or anatomy.grid is None or known.grid is None:
+        return
+    if not known.reads_grid:
+        raise InvalidSizeError(
+            f"The source, a `{known.model_type}`, does not read its own table over {_times(known.grid)} patches as that grid, so "
+            "what stands where in it is not known. Keep image_size and patch_size."
+        )
+    side = min(anatomy.grid)
+    if not reads_grid(anatomy.grid, trace, anatomy):
+        raise InvalidSizeError(
+            f"The forward pass of `{anatomy.model_type}` does not read a table over {_times(anatomy.grid)} patches as that grid. "
+            f"As many patches in height as in width work: {side}×{side}, for one."
+        )
+
+
+def reads_grid(grid: tuple[int, int] | None, trace: Trace, anatomy: Anatomy) -> bool:
+    """Whether a pass over an image of the config's own size takes the tables over patches as they stand."""
+    if grid is None or grid[0] == grid[1]:
+        return True
+    tables = any(d.axis in (PATCHES, RELATIVE) for t in anatomy.templates.values() for d in t.dims)
+    entries = {grid[0] * grid[1], (2 * grid[0] - 1) * (2 * grid[1] - 1)}
+    return not (tables and entries & trace.resampled)
+
+
+def _times(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}×{grid[1]}"
