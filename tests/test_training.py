@@ -267,14 +267,14 @@ def test_cached_logits_teach_as_the_teacher_does(tmp_path):
 def test_another_descendant_is_trained_beside_the_whole(tmp_path):
     trainer = trainer_of("vit", "wave", tmp_path, sandwich_weight=1.0, sandwich_min_layers=1, sandwich_widths=[8, 24])
     drawn = []
-    original = trainer.student.another
+    original = trainer.student.sample_target
 
     def spy(*args):
         target = original(*args)
         drawn.append((target.depth, target.anatomy.sizes["hidden_size"]))
         return target
 
-    trainer.student.another = spy
+    trainer.student.sample_target = spy
     trainer.train()
     assert len(drawn) == 4
     assert {d for d, _ in drawn} <= {1, 2}
@@ -317,10 +317,8 @@ def test_the_teacher_gets_columns_that_the_student_does_not_take(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(tmp_path):
     trainer = trainer_of("vit", "tleg", tmp_path, save_strategy="steps", save_steps=2)
-    original = type(trainer)._total
-    trainer._total = lambda *a, **k: (
-        original(trainer, *a, **k) * (float("nan") if trainer.state.global_step == 3 else 1)
-    )
+    total = trainer.objective.total
+    trainer.objective.total = lambda *a, **k: total(*a, **k) * (float("nan") if trainer.state.global_step == 3 else 1)
     with pytest.raises(errors.NonFiniteLossError, match="nan at step 4. The last checkpoint is checkpoint-2"):
         trainer.train()
     assert AutoLearngene.from_pretrained(tmp_path / "checkpoint-2").config.fitted

@@ -160,6 +160,24 @@ def processor_of(source: str | os.PathLike[str], main_input: str, loading: Mappi
         raise CheckpointError(f"{source} has no {kind} that transformers reads: save it beside the model.") from error
 
 
+def check_columns(dataset: Any, needed: str) -> None:
+    """Refuses examples that lack the main input of a model.
+
+    Raises:
+        TrainingDataError: says what they have, and how they get it.
+    """
+    if dataset is None or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
+        return
+    example = dataset[0]
+    if isinstance(example, Mapping) and needed not in example:
+        if needed == "pixel_values":
+            hint = "Process the images with the image processor (dataset.set_transform)."
+        else:
+            hint = "Tokenize the texts first (dataset.map)."
+        columns = ", ".join(map(str, example)) or "no columns"
+        raise TrainingDataError(f"The student reads {needed!r}; the training examples have {columns}. {hint}")
+
+
 def _images(dataset: Dataset) -> list[str]:
     return [n for n, f in dataset.features.items() if isinstance(f, Image)]
 
