@@ -62,7 +62,7 @@ class Texts(Dataset):
 # what a dropout mask hits depends on how the batch is split
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 # keywords of the trainer, not of its arguments
-PASSED = ("compute_loss_func", "processing_class", "teacher_processing_class")
+PASSED = ("compute_loss_func", "data_collator", "processing_class", "teacher_processing_class")
 DATA = {
     "vit": ("vit", "ViTForImageClassification", Images),
     "bert": ("bert", "BertForSequenceClassification", Texts),

@@ -77,7 +77,7 @@ def _holds_weights(path: Path) -> bool:
 
 def _is_whole(path: Path) -> bool:
     if path.suffix == ".json":
-        return _read(path) is not None
+        return read_json(path) is not None
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt"):  # refuses a file of another length than its header says
@@ -94,16 +94,23 @@ def _is_whole(path: Path) -> bool:
 
 def _shards(folder: Path) -> Iterator[str]:
     for path in folder.glob("*.index.json"):
-        index = _read(path)
+        index = read_json(path)
         yield from sorted(set(index.get("weight_map", {}).values())) if isinstance(index, dict) else ()
 
 
-def _read(path: Path) -> Any:
-    """The content of a JSON file, or None where it cannot be read."""
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or None where there is none, or half of one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A JSON file that is the old one or the new one, whatever interrupts it."""
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(beside, path)
 
 
 def check_resumable(checkpoint: str | os.PathLike[str]) -> None:
@@ -127,7 +134,7 @@ def check_configuration(checkpoint: str | os.PathLike[str], config: PreTrainedCo
         ResumeError: says which fields differ.
     """
     folder = Path(checkpoint)
-    content = _read(folder / "config.json")
+    content = read_json(folder / "config.json")
     if not isinstance(content, dict):
         return
     saved, own = _flat(content), _flat(json.loads(config.to_json_string()))

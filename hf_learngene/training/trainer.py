@@ -16,7 +16,7 @@ from transformers.utils.generic import find_labels
 
 from hf_learngene.errors import NonFiniteLossError, TeacherError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.training.arguments import LearngeneTrainingArguments
-from hf_learngene.training.cache import INDEX, Indexed, TeacherCache
+from hf_learngene.training.cache import INDEX, TeacherCache
 from hf_learngene.training.checkpoints import CheckpointSafeTrainer
 from hf_learngene.training.data import check_columns
 from hf_learngene.training.matching import Attended, Projections, ReduceProjections, width_of
@@ -130,9 +130,9 @@ class LearngeneTrainer(CheckpointSafeTrainer):
 
     # ---- the teacher
 
-    def _add_teacher(self, model: Any, processor: Any) -> None:
+    def _add_teacher(self, model: Any, processing_class: Any) -> None:
         args = self.args
-        self.teacher = Teacher(model, processor, self.processing_class)
+        self.teacher = Teacher(model, processing_class, self.processing_class)
         if args.distillation in ("soft", "hard"):
             check_label_space(
                 self.student_config,
@@ -268,11 +268,12 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         return super().train(*args, **kwargs)
 
     def _fill_cache(self, teacher: Teacher) -> None:
-        self.cache = TeacherCache(str(self.args.output_dir), teacher, self.train_dataset)
-        self.train_dataset = Indexed(self.train_dataset)
         self._set_signature_columns_if_needed()
+        collate = self._get_collator_with_removed_columns(self.data_collator, description="teacher")
+        self.cache = TeacherCache(str(self.args.output_dir), teacher, self.train_dataset, collate)
+        self.train_dataset = self.cache.indexed
         batch = max(self.args.per_device_eval_batch_size, self.args.per_device_train_batch_size)
-        self.cache.fill(self, teacher, self.train_dataset, batch)
+        self.cache.fill(self, teacher, batch)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As in Trainer; of a learngene neither scalers nor what makes biases and norms decays."""
