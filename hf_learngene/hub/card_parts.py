@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig, PreTrainedModel
 from yaml import YAMLError
 
@@ -101,7 +103,8 @@ def metadata(
     found: dict[str, Any] = dict(license)
     if measured:
         found |= {"model_name": name, "eval_results": measured}
-        found["datasets"] = list(dict.fromkeys(r.dataset for r in results))
+        # the Hub links every name that is an id; local data is named so that it is none
+        found["datasets"] = [name for name in dict.fromkeys(r.dataset for r in results) if is_repository(name)] or None
         found["metrics"] = list(dict.fromkeys(m for r in results for m in r.metrics))
     return ModelCardData(
         base_model=base_model, library_name=library, pipeline_tag=task, tags=list(dict.fromkeys(tags)), **found
@@ -152,6 +155,15 @@ def link(name: str, commit: str | None, on_hub: bool) -> str:
     """A model by name; a link where the Hub has it."""
     text = f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{name}`"
     return text + (f" (commit `{commit}`)" if commit else "")
+
+
+def is_repository(name: str) -> bool:
+    """Whether the Hub could have a repository of this name."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def method_text(name: str, options: Mapping[str, Any]) -> str:
