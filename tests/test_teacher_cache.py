@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from training import Images, teacher_of, trainer_of
-from transformers import ViTImageProcessorPil, default_data_collator
+from transformers import ViTImageProcessorPil
 
 from hf_learngene import errors
 from hf_learngene.training import digest
@@ -93,7 +93,7 @@ def test_another_is_not(other, tmp_path):
 
 
 def darker(examples):
-    made = default_data_collator(examples)
+    made = torch.utils.data.default_collate(examples)
     return {**made, "pixel_values": made["pixel_values"] / 2}
 
 
@@ -110,7 +110,7 @@ def test_another_collator_is_known_by_what_it_makes(tmp_path):
 
 
 def noisy(examples):
-    made = default_data_collator(examples)
+    made = torch.utils.data.default_collate(examples)
     return {**made, "pixel_values": made["pixel_values"] + torch.randn_like(made["pixel_values"])}
 
 
