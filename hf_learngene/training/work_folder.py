@@ -37,6 +37,7 @@ class WorkFolder:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.path = output.with_name(f".{output.name}.training")
+        self._gone = output.with_name(f".{output.name}.training.gone")
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -81,7 +82,7 @@ class WorkFolder:
         begun = read_json(self.path / ASKED)
         if not isinstance(begun, dict):  # nothing vouches for what lies here
             begun = {}
-            shutil.rmtree(self.path, ignore_errors=True)
+            self.remove()
         other = sorted(name for name in begun.keys() | asked.keys() if begun.get(name) != asked.get(name))
         if other and not start_over and self.last_checkpoint() is not None:
             shown = ", ".join(f"{name}: {begun.get(name)} then, {asked.get(name)} now" for name in other[:3])
@@ -90,7 +91,7 @@ class WorkFolder:
                 "or --overwrite to start over."
             )
         if other:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self.remove()
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / ASKED, dict(asked))
         return self.last_checkpoint()
@@ -104,11 +105,14 @@ class WorkFolder:
         write_json(self.path / RESULT, {"inode": os.stat(folder).st_ino})
 
     def remove(self) -> None:
-        """Deletes the folder: its result has its place."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Deletes the folder, at once: half of it would tell a later run something else."""
+        with suppress(FileNotFoundError):
+            os.rename(self.path, self._gone)
+        shutil.rmtree(self._gone, ignore_errors=True)
 
     def _sweep(self) -> None:
         """Deletes what a run left that was killed: half checkpoints, or everything where its result is at its place."""
+        shutil.rmtree(self._gone, ignore_errors=True)
         shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
         for checkpoint in checkpoints_of(self.path):
             if fault_of(checkpoint) is not None:
