@@ -14,7 +14,7 @@ DISTILLATIONS = ("soft", "hard", "features", "none")
 
 @dataclass
 class LearngeneTrainingArguments(TrainingArguments):
-    """Everything `TrainingArguments` has, and the following.
+    """Transformers' `TrainingArguments`, with the weights of the losses of a distillation.
 
     Args:
         alpha (`float`, *optional*, defaults to 0.5): weight of the teacher; the labels have `1 - alpha`. 1.0 is the recipe of

@@ -26,7 +26,7 @@ FIRST = 8  # examples of the batch that a collator is known by
 
 
 class Indexed(Dataset):
-    """A data set whose examples know their place."""
+    """A data set whose examples hold their place in it, as the column `learngene_index`."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -82,7 +82,7 @@ class TeacherCache:
         return made
 
     def fill(self, trainer: Trainer, teacher: Teacher, batch_size: int) -> None:
-        """Computes what is missing; the main process does, the others wait."""
+        """Computes the rows that are missing: the main process does, and the others wait for it."""
         if trainer.accelerator.is_main_process:
             self._fill(trainer, teacher, batch_size)
         trainer.accelerator.wait_for_everyone()
@@ -117,13 +117,13 @@ class TeacherCache:
         progress.unlink(missing_ok=True)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """Logits of the examples at `index`, (examples, classes)."""
+        """The teacher's logits of the examples at `index`, (examples, classes)."""
         rows = cast(np.memmap, self.rows)
         return torch.from_numpy(np.array(rows[index.cpu().numpy()])).to(index.device)
 
 
 def _begun(partial: Path, progress: Path, length: int) -> tuple[np.memmap | None, int]:
-    """What a run that was cut off left behind, and how many of its rows are filled. What is not sure is begun anew."""
+    """Rows of a run that was interrupted, and how many of them are filled; what is not sure is begun anew."""
     try:
         done = int(json.loads(progress.read_text())["rows"])
         np.load(partial, mmap_mode="r")  # fails where the file was cut off; r+ would fill it up with zeros

@@ -72,7 +72,7 @@ class CheckpointSafeTrainer(Trainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As in Trainer; but the checkpoint has its name only once it is whole."""
+        """Writes a checkpoint as Trainer does, but gives it its name only once it is whole."""
         run = Path(self._get_output_dir(trial))
         partial = run / PARTIAL
         final = run / f"checkpoint-{self.state.global_step}"
@@ -98,7 +98,7 @@ class CheckpointSafeTrainer(Trainer):
             rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 
     def _note_best(self, run: Path, final: Path, written: Path) -> None:
-        """The best checkpoint by the name that it will have; the Trainer looked for it below PARTIAL."""
+        """Records the best checkpoint by the name that it will have: the Trainer looked for it below PARTIAL."""
         best = run / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and (best == final or best.exists()):
             self.state.best_model_checkpoint = str(best)
@@ -118,7 +118,7 @@ class CheckpointSafeTrainer(Trainer):
     # ---- resuming
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in Trainer; `resume_from_checkpoint=True` is the last checkpoint that is whole.
+        """Trains as Trainer does; `resume_from_checkpoint=True` is the last checkpoint that is whole.
 
         Raises:
             ResumeError: a checkpoint that is not whole, or no whole one for `True`.
@@ -179,7 +179,7 @@ def _replace(written: Path, final: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Has the content on the disk before the name is."""
+    """Writes all files of a folder through to the disk: a rename must not reach it before them."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("r+b") as file:

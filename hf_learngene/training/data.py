@@ -28,7 +28,7 @@ LABEL_NAMES = ("label", "labels", "coarse_label", "fine_label", "class", "target
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a trainer takes.
+    """A data set, and what makes batches of it, for a trainer.
 
     Attributes:
         dataset: of examples with the model's columns.
@@ -205,7 +205,7 @@ def _unreadable(source: str, kind: str, error: Exception) -> str:
 
 
 def _try(processor: Any, sees: bool) -> None:
-    """Prepares one small input: bad settings show themselves only in use."""
+    """Prepares one small input, since bad settings show themselves only in use."""
     if sees:
         grey = PillowImage.new("RGB", (40, 32), (128, 128, 128))
         pixels = processor([grey], return_tensors="pt")["pixel_values"]

@@ -69,7 +69,7 @@ class Attended:
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """While inside, every forward of `model` leaves its vectors here."""
+        """Keeps the vectors of every forward of `model` inside a `with` block."""
         self.vectors = {}
 
         def keep(role: str):

@@ -78,7 +78,7 @@ class Objective:
         return total
 
     def of_labels(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor | None:
-        """The mean over the labelled items: the model's own, or the smoothed one."""
+        """The mean loss over the labelled items: the model's own, or the smoothed one."""
         labels = inputs.get("labels")
         if self.label_smoother is None or labels is None:
             return outputs.get("loss")
@@ -95,7 +95,7 @@ class Objective:
         return (found * items).sum()
 
     def _distance(self, outputs: Any, theirs: Any, inputs: Mapping[str, Any]) -> Tensor:
-        """Of each example to the teacher: (examples,)."""
+        """The distance of each example to the teacher, (examples,)."""
         args = self.args
         if args.distillation == "features":
             mine, wanted = _last_state(outputs), _last_state(theirs)
@@ -153,7 +153,7 @@ def check_smoothing(
 
 
 def items_of(labels: Tensor | None, examples: int, device: torch.device) -> Tensor:
-    """How many items each example holds: 1, or its labelled tokens. What Trainer counts for `num_items_in_batch`.
+    """The number of items that each example holds, 1 or its labelled tokens: what Trainer counts for `num_items_in_batch`.
 
     Example:
         >>> items_of(torch.tensor([[5, -100, 7], [-100, -100, 8]]), 2, torch.device("cpu"))

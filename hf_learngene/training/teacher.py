@@ -54,7 +54,7 @@ class Teacher:
         self.statistics = _statistics(student_processing_class, processing_class)
 
     def __call__(self, inputs: Mapping[str, Any], hidden_states: bool = False) -> Any:
-        """Its outputs on a batch that was made for the student."""
+        """The teacher's outputs on a batch that was made for the student."""
         given = {k: v for k, v in inputs.items() if k in self.columns and k not in LABELS}
         if "pixel_values" in given:
             given["pixel_values"] = self._seen(given["pixel_values"])
@@ -74,7 +74,7 @@ class Teacher:
 
 
 def columns_of(model: PreTrainedModel) -> list[str]:
-    """What a model's forward takes."""
+    """Names of the arguments that a model's forward takes."""
     return [n for n, p in inspect.signature(model.forward).parameters.items() if p.kind != p.VAR_KEYWORD]
 
 

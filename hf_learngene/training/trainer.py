@@ -126,7 +126,9 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             self._add_teacher(teacher, teacher_processing_class)
         elif args.cache_teacher:
             raise TeacherError("cache_teacher needs a teacher.")
-        self.objective = Objective(args, self.label_names, self.label_smoother, teacher is not None, self.projections)
+        self.objective: Objective = Objective(
+            args, self.label_names, self.label_smoother, teacher is not None, self.projections
+        )
 
     # ---- the teacher
 
@@ -164,7 +166,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
                     )
 
     def _set_signature_columns_if_needed(self) -> None:
-        """The union of what student and teacher take: a teacher must not lose its token types."""
+        """Keeps every column that student or teacher takes: a teacher must not lose its token types."""
         if self._signature_columns is None:
             theirs = self.teacher.columns if self.teacher is not None else []
             names = [*self.student_columns, *theirs, "label", "label_ids", *self.label_names, INDEX]
@@ -241,7 +243,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             yield
 
     def _other_target(self) -> Any:
-        """Drawn anew for each optimizer step, the same in every process and micro-batch."""
+        """A descendant drawn anew for each optimizer step, the same in every process and micro-batch."""
         generator = torch.Generator().manual_seed(hash((self.args.seed, self.state.global_step)) % 2**63)
         depths = self.args.sandwich_min_layers, self.args.sandwich_max_layers
         return self.student.sample_target(generator, depths, self.args.sandwich_widths)  # type: ignore[operator]
@@ -258,7 +260,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
     # ---- training, saving, resuming
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`, once data and teacher are known to fit."""
+        """Trains as Trainer does, once data and teacher are known to fit."""
         if self.args.remove_unused_columns:
             check_columns(self.train_dataset, self.student_class.main_input_name)
         if hasattr(self.student.config, "fitted"):
@@ -276,7 +278,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         self.cache.fill(self, teacher, batch)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """As in Trainer; of a learngene neither scalers nor what makes biases and norms decays."""
+        """Names of the parameters with weight decay: of a learngene neither scalers nor what makes biases and norms."""
         own = getattr(self.student, "decay_parameter_names", None)
         return own() if own is not None else super().get_decay_parameter_names(model)
 
@@ -290,7 +292,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         return made
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in Trainer; a checkpoint holds the projections too."""
+        """Saves as Trainer does; a checkpoint holds the projections too."""
         super().save_model(output_dir, _internal_call)
         if self._writing and self.projections is not None and self.args.should_save:
             state = {k: v.contiguous() for k, v in self.projections.state_dict().items()}
