@@ -5,7 +5,8 @@
         --teacher google/vit-base-patch16-224 --train_file train.parquet \
         --learngene_type wave --num_hidden_layers 6 --output_dir runs/vit-wave --max_steps 1000
 
-Runs unchanged under `accelerate launch` and `torchrun`. `--resume_from_checkpoint` goes on after an interruption.
+Runs unchanged under `accelerate launch` and `torchrun`. `--resume_from_checkpoint runs/vit-wave/checkpoint-500` goes on after an
+interruption, and says which checkpoint is whole where that one is not.
 """
 
 from __future__ import annotations

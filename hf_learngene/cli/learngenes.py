@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_learngene.cli.app import app, example_help, status
 from hf_learngene.cli.arguments import HiddenSize, NumHiddenLayers, Option, Revision, Size, Token, keywords, options_of
-from hf_learngene.errors import InvalidSizeError, ResumeError, TrainingDataError
+from hf_learngene.errors import InvalidSizeError, TrainingDataError
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hf_learngene.learngenes import Learngene
+    from hf_learngene.training.data import TrainingData
+    from hf_learngene.training.work_folder import WorkFolder
 
 
 @app.command(
     "build",
     help=example_help(
         "Distil a learngene from a teacher: fitted in closed form, then trained on data.\n\n"
-        "Stopped, it goes on where it was when called again. --steps 0 only fits, and needs no data.",
+        "Stopped or killed, the same command resumes it. --steps 0 only fits, and needs no data.",
         "build google/vit-base-patch16-224 vit-wave --data images/ --learngene-type wave --steps 2000",
         "build google/vit-base-patch16-224 vit-sws --data train/ --eval-data test/ --eval-layers 6,9,12",
     ),
@@ -56,59 +64,82 @@ def build_command(
     """Distil a learngene from a teacher: fitted in closed form, then trained on data."""
     from hf_learngene.hub.load import load_whole, pinned
     from hf_learngene.hub.output import check_output, whole_or_absent
-    from hf_learngene.hub.provenance import public_name
     from hf_learngene.learngenes.from_ancestry import fitted_learngene, origin_of, report
     from hf_learngene.learngenes.validating import check_one_label
-    from hf_learngene.training.data import processor_of, read_data, training_data
+    from hf_learngene.training.data import data_name, processor_of, read_data, training_data
+    from hf_learngene.training.work_folder import WorkFolder
 
-    path = check_output(output, overwrite, teacher, data, eval_data)
     if steps and data is None:
         raise TrainingDataError("--steps needs --data to train on; --steps 0 only fits, without data.")
     depths = _depths(eval_layers, eval_data)
     given: dict[str, Any] = options_of(option)
     if num_hidden_layers is not None:
         given["num_hidden_layers"] = num_hidden_layers
-    with status(f"Loading {teacher}"):
-        loading = pinned(teacher, keywords(None, revision=revision, token=token))
-        model = load_whole(teacher, dtype="float32", **loading)
-        if eval_data is not None:
-            check_one_label(type(model))  # not after the training
-        origin = origin_of(teacher, loading)
-    with status(f"Fitting {learngene_type} to it"):
-        learngene = fitted_learngene(model, learngene_type, given, seed, origin)
-    typer.echo(report(learngene))
-    processor = processor_of(teacher, model.main_input_name, loading)
     columns: dict[str, Any] = {"input_column": input_column, "label_column": label_column, "seed": seed}
-    held_out = training_data(read_data(eval_data), model, processor, **columns) if eval_data is not None else None
-    if steps:
-        arguments = {
-            "max_steps": steps,
-            "per_device_train_batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "alpha": alpha,
-            "sandwich_weight": sandwich_weight,
-            "seed": seed,
-        }
-        prepared = training_data(read_data(str(data)), model, processor, **columns)
-        asked = {
-            "teacher": f"{os.path.abspath(teacher) if os.path.isdir(teacher) else teacher} {origin['ancestry_commit']}",
-            "learngene_type": learngene_type,
-            "data": f"{os.path.abspath(str(data)) if os.path.exists(str(data)) else data}, {len(prepared.dataset)} examples",
-            **{name: str(value) for name, value in {**given, **columns, **arguments}.items()},
-        }
-        _same_run(_work(path), asked, overwrite)
-        _train(learngene, model, processor, prepared, _work(path), arguments)
-    if held_out is not None:
-        _validate(learngene, held_out, public_name(str(eval_data)), depths, batch_size)
-    needed = sum(p.nbytes for p in learngene.parameters()) + (1 << 20)
-    with status(f"Writing {output}"), whole_or_absent(path, overwrite, needed) as folder:
-        learngene.save_pretrained(folder)
-        processor.save_pretrained(folder)
-    shutil.rmtree(_work(path), ignore_errors=True)
+    arguments = {
+        "max_steps": steps,
+        "per_device_train_batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "alpha": alpha,
+        "sandwich_weight": sandwich_weight,
+        "seed": seed,
+    }
+    work = WorkFolder(Path(os.path.realpath(output)))
+    with work.held(), _stopped_with_a_hint(work, steps):
+        path = check_output(output, overwrite, teacher, data, eval_data)
+        with status(f"Loading {teacher}"):
+            loading = pinned(teacher, keywords(None, revision=revision, token=token))
+            model = load_whole(teacher, dtype="float32", **loading)
+            if eval_data is not None:
+                check_one_label(type(model))  # not after the training
+            origin = origin_of(teacher, loading)
+        with status(f"Fitting {learngene_type} to it"):
+            learngene = fitted_learngene(model, learngene_type, given, seed, origin)
+        typer.echo(report(learngene))
+        processor = processor_of(teacher, model.main_input_name, loading)
+        held_out = training_data(read_data(eval_data), model, processor, **columns) if eval_data is not None else None
+        prepared = training_data(read_data(str(data)), model, processor, **columns) if steps else None
+        examples = f"{_place(str(data))}, {len(prepared.dataset)} examples" if prepared is not None else None
+        asked = {"teacher": f"{_place(teacher)} {origin['ancestry_commit']}", "learngene_type": learngene_type,
+                 "data": examples, **given, **columns, **arguments}  # fmt: skip
+        checkpoint = work.begin({name: str(value) for name, value in asked.items()}, start_over=overwrite)
+        if prepared is not None:
+            _train(learngene, model, processor, prepared, work.path, arguments, checkpoint)
+        if held_out is not None:
+            _validate(learngene, held_out, data_name(str(eval_data)), depths, batch_size)
+        needed = sum(p.nbytes for p in learngene.parameters()) + (1 << 20)
+        with status(f"Writing {output}"), whole_or_absent(path, overwrite, needed) as folder:
+            work.note_result(folder)
+            learngene.save_pretrained(folder)
+            processor.save_pretrained(folder)
+        work.remove()
     typer.echo(
         f"\nSaved to {output}: {learngene.stored_share:.0%} of the dense model's parameters. A model of any size: hf-learngene "
         f"init {output} NAME --num-hidden-layers 9"
     )
+
+
+@contextmanager
+def _stopped_with_a_hint(work: WorkFolder, steps: int) -> Iterator[None]:
+    """Says how to go on, where somebody stops the run."""
+    from hf_learngene.training.resuming import step_of
+
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        last = work.last_checkpoint()
+        kept = (
+            "begins anew, no checkpoint was written yet"
+            if last is None
+            else f"resumes at step {step_of(last)} of {steps}"
+        )
+        typer.echo(f"\nStopped. The same command {kept}.", err=True)
+        raise
+
+
+def _place(source: str) -> str:
+    """A local path such that it means the same from everywhere, or a Hub id."""
+    return os.path.abspath(source) if os.path.exists(source) else source
 
 
 def _depths(given: str | None, data: str | None) -> list[int]:
@@ -138,36 +169,12 @@ def _validate(learngene: Any, prepared: Any, name: str, depths: list[int], batch
         typer.echo(f"{layers} layers, as initialised: {figures}")
 
 
-def _work(path: Path) -> Path:
-    return path.with_name(f".{path.name}.training")
-
-
-def _same_run(work: Path, asked: dict[str, str], overwrite: bool) -> None:
-    """Refuses to go on with a run that was begun with other settings, which the checkpoints do not tell.
-
-    Raises:
-        ResumeError: says which differ.
-    """
-    path = work / "asked.json"
-    if work.is_dir() and overwrite:
-        shutil.rmtree(work)
-    if path.is_file():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        other = sorted(name for name in begun.keys() | asked.keys() if begun.get(name) != asked.get(name))
-        if other:
-            shown = ", ".join(f"{name}: {begun.get(name)} then, {asked.get(name)} now" for name in other[:3])
-            raise ResumeError(
-                f"A run for this output was begun with other settings ({shown}). Give the same to go on with it, another OUTPUT, "
-                "or --overwrite to start over."
-            )
-    work.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asked, indent=1), encoding="utf-8")
-
-
-def _train(learngene: Any, teacher: Any, processor: Any, prepared: Any, work: Path, arguments: dict[str, Any]) -> None:
-    from transformers.trainer_utils import get_last_checkpoint
-
+def _train(
+    learngene: Learngene, teacher: PreTrainedModel, processor: Any, prepared: TrainingData, work: Path,
+    arguments: dict[str, Any], checkpoint: Path | None,
+) -> None:  # fmt: skip
     from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
+    from hf_learngene.training.resuming import step_of
 
     args = LearngeneTrainingArguments(
         output_dir=str(work),
@@ -185,7 +192,9 @@ def _train(learngene: Any, teacher: Any, processor: Any, prepared: Any, work: Pa
         learngene.train(), args, teacher, train_dataset=prepared.dataset, data_collator=prepared.collator,
         processing_class=processor, teacher_processing_class=processor,
     )  # fmt: skip
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    if checkpoint is not None:
+        typer.echo(f"Resuming at step {step_of(checkpoint)} of {arguments['max_steps']}.")
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     learngene.eval()
 
 

@@ -111,7 +111,8 @@ def metadata(
     found: dict[str, Any] = dict(license)
     if measured:
         found |= {"model_name": name, "eval_results": measured}
-        found["datasets"] = list(dict.fromkeys(r.dataset for r in results))
+        # the Hub links every name that is an id; local data is named so that it is none
+        found["datasets"] = [name for name in dict.fromkeys(r.dataset for r in results) if is_repository(name)] or None
         found["metrics"] = list(dict.fromkeys(m for r in results for m in r.metrics))
     return ModelCardData(
         base_model=base_model, library_name=library, pipeline_tag=task, tags=list(dict.fromkeys(tags)), **found

@@ -14,7 +14,7 @@ DISTILLATIONS = ("soft", "hard", "features", "none")
 
 @dataclass
 class LearngeneTrainingArguments(TrainingArguments):
-    """Everything `TrainingArguments` has, and the following.
+    """Transformers' `TrainingArguments`, with the weights of the losses of a distillation.
 
     Args:
         alpha (`float`, *optional*, defaults to 0.5): weight of the teacher; the labels have `1 - alpha`. 1.0 is the recipe of
@@ -27,8 +27,9 @@ class LearngeneTrainingArguments(TrainingArguments):
         relation_heads (`int`, *optional*, defaults to 12): relation heads of MiniLM v2.
         relation_layer (`int`, *optional*, defaults to -1): the teacher's layer whose relations are learnt.
         cache_teacher (`bool`, *optional*, defaults to `False`): compute the teacher's logits once, before training, and keep
-            them in `output_dir`. For data that is the same each epoch; a data set without a fingerprint (those of `datasets`
-            have one) is read once more, up to 65536 examples of it, to be known again.
+            them in `output_dir`. For data that is the same each epoch: what draws random numbers for each example is refused.
+            A data set without a fingerprint (those of `datasets` have one) is read once more, up to 65536 examples of it, to
+            be known again.
         sandwich_weight (`float`, *optional*, defaults to 0.0): each step also trains a descendant of another size, drawn at
             random, with this weight (POA's elastic branch, arXiv 2408.01031). It learns from labels, logits and features.
         sandwich_min_layers (`int`, *optional*): its smallest depth; default: a third of the auxiliary model's.

@@ -1,29 +1,43 @@
-"""`CheckpointSafeTrainer`: transformers' Trainer, with checkpoints that give every weight back."""
+"""`CheckpointSafeTrainer`: transformers' Trainer, with checkpoints that are whole or absent and give every weight back."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import rotate_checkpoints
 
 from hf_learngene.errors import ResumeError
+from hf_learngene.training.resuming import STATE, check_resumable, checkpoints_of, fault_of, last_whole_checkpoint
+
+
+logger = logging.getLogger(__name__)
+# Below the folder of the run. The Trainer uploads nothing whose name begins so, and takes it for no checkpoint.
+PARTIAL = "_partial"
 
 
 class CheckpointSafeTrainer(Trainer):
-    """A `Trainer` that reads checkpoints as `from_pretrained` does.
+    """A `Trainer` whose checkpoints are whole or absent, and read as `from_pretrained` reads.
 
     Transformers 5.23 saves ViT, DeiT, BEiT, DINOv2, ViT-MAE, ViT-MSN and I-JEPA (not BERT) under their historical
     names, and its Trainer reads them back without renaming: `resume_from_checkpoint` and `load_best_model_at_end` leave
     most weights as they were, and only a line of the log says so (huggingface/transformers#43701). This one reads every
-    weight, of its own checkpoints and of those that a plain Trainer wrote. FSDP and DeepSpeed have formats of their own
-    and are left alone. It adds no argument, and stands before any other trainer:
-    `class Mine(CheckpointSafeTrainer, Seq2SeqTrainer)`.
+    weight, of its own checkpoints and of those that a plain Trainer wrote. FSDP and DeepSpeed have formats of their own,
+    which are read as the Trainer reads them.
+
+    A run that is killed while the Trainer writes a checkpoint leaves half a `checkpoint-N`, which it then fails on. Here
+    a checkpoint is written to `_partial` beside it and renamed once every process has done its part;
+    `train(resume_from_checkpoint=True)` passes over half ones that a plain Trainer left. It adds no argument, and
+    stands before any other trainer: `class Mine(CheckpointSafeTrainer, Seq2SeqTrainer)`.
 
     Raises:
-        ResumeError: the checkpoint lacks weights of the model.
+        ResumeError: the checkpoint lacks weights of the model, or is not whole.
 
     Example:
         >>> import tempfile
@@ -44,6 +58,76 @@ class CheckpointSafeTrainer(Trainer):
 
     # what the last reading of a checkpoint left unread: torch's report, missing and unexpected keys
     _unread: Any = None
+    # while a checkpoint is being written, it goes below PARTIAL
+    _writing = False
+
+    # ---- writing
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, PARTIAL) if self._writing else folder
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._writing:  # an upload reads in the background, from where the checkpoint will stay
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes a checkpoint as Trainer does, but gives it its name only once it is whole."""
+        run = Path(self._get_output_dir(trial))
+        partial = run / PARTIAL
+        final = run / f"checkpoint-{self.state.global_step}"
+        written = partial / final.name
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        self.accelerator.wait_for_everyone()
+        self._writing = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self._note_best(run, final, written)
+            self.accelerator.wait_for_everyone()
+            self._put(written, final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        finally:
+            self._writing = False
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+        if self.args.should_save:  # the Trainer's own deletion of old ones saw PARTIAL alone
+            best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
+            rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+
+    def _note_best(self, run: Path, final: Path, written: Path) -> None:
+        """Records the best checkpoint by the name that it will have: the Trainer looked for it below PARTIAL."""
+        best = run / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and (best == final or best.exists()):
+            self.state.best_model_checkpoint = str(best)
+            if self.args.should_save:
+                self.state.save_to_json(str(written / STATE))
+
+    def _put(self, written: Path, final: Path) -> None:
+        """Gives a whole checkpoint its name, in place of half a one that may lie there."""
+        if self.args.should_save:
+            _replace(written, final)
+        self.accelerator.wait_for_everyone()
+        # On a machine without the others' disk, each node holds the random states of its own processes.
+        if self.args.local_process_index == 0 and written.exists():
+            _replace(written, final)
+        self.accelerator.wait_for_everyone()
+
+    # ---- resuming
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as Trainer does; `resume_from_checkpoint=True` is the last checkpoint that is whole.
+
+        Raises:
+            ResumeError: a checkpoint that is not whole, or no whole one for `True`.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = _last(str(self.args.output_dir))
+        elif resume_from_checkpoint:
+            check_resumable(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._unread = None
@@ -84,3 +168,30 @@ def _lost(model: PreTrainedModel, missing: set[str]) -> set[str]:
     """The missing names but those of a tensor that was read under the other name it is tied to."""
     pairs = [*model.all_tied_weights_keys.items()]
     return missing - {name for a, b in pairs for name, other in ((a, b), (b, a)) if other not in missing}
+
+
+def _replace(written: Path, final: Path) -> None:
+    _sync(written)
+    if final.exists():
+        os.rename(final, written.with_name("old"))
+    os.rename(written, final)
+    shutil.rmtree(written.parent, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Writes all files of a folder through to the disk: a rename must not reach it before them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+
+
+def _last(folder: str) -> str:
+    last = last_whole_checkpoint(folder)
+    half = [path for path in checkpoints_of(folder) if fault_of(path) is not None]
+    if last is None:
+        said = f" ({half[0].name}: {fault_of(half[0])})" if half else ""
+        raise ResumeError(f"{folder} holds no whole checkpoint{said}. Leave resume_from_checkpoint out to begin anew.")
+    for path in half:
+        logger.warning("%s is passed over, its writing was interrupted: %s.", path.name, fault_of(path))
+    return str(last)

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Image, Value, load_dataset
+from PIL import Image as PillowImage
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
-    DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
     DefaultDataCollator,
     PreTrainedModel,
 )
 
 from hf_learngene.errors import CheckpointError, TrainingDataError, nearest
+from hf_learngene.training.masking import ResumableMasking
 
 
 LOADERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -27,7 +28,7 @@ LABEL_NAMES = ("label", "labels", "coarse_label", "fine_label", "class", "target
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a trainer takes.
+    """A data set, and what makes batches of it, for a trainer.
 
     Attributes:
         dataset: of examples with the model's columns.
@@ -58,6 +59,20 @@ def read_data(source: str | os.PathLike[str], split: str = "train", config_name:
     return load_dataset(str(source), config_name, split=split)
 
 
+def data_name(source: str | os.PathLike[str]) -> str:
+    """A data set's name for a record: its id on the Hub, or the last part of a local path, marked as local.
+
+    A folder's name alone could be read as the id of a stranger's data set.
+
+    Example:
+        >>> data_name("uoft-cs/cifar10"), data_name("images/test/../test.parquet")
+        ('uoft-cs/cifar10', 'test.parquet (local)')
+    """
+    path = Path(source)
+    local = path.exists() or path.suffix in LOADERS
+    return f"{os.path.basename(os.path.normpath(path.absolute()))} (local)" if local else str(source)
+
+
 def training_data(
     dataset: Dataset,
     model: PreTrainedModel,
@@ -82,7 +97,7 @@ def training_data(
         seed (`int`, *optional*, defaults to 0): for the masks.
 
     Raises:
-        TrainingDataError: no such column, or labels that the model does not have.
+        TrainingDataError: no such column, labels that the model does not have, or a tokenizer that cannot pad or mask.
     """
     sees = model.main_input_name == "pixel_values"
     inputs = _column(
@@ -97,10 +112,16 @@ def training_data(
         dataset = _numbered(dataset, labels, model)
     if sees:
         return TrainingData(_seen(dataset, inputs, labels, processing_class), DefaultDataCollator(), processing_class)
+    for token in ("mask_token", "pad_token") if masked else ("pad_token",):
+        if getattr(processing_class, token) is None:
+            raise TrainingDataError(
+                f"The tokenizer has no {token}, which batches of texts need here. Set processing_class.{token}, or take the "
+                "model's own tokenizer."
+            )
     encoded = _read(dataset, inputs, labels, processing_class, max_length)
     collator: Callable
     if masked:
-        collator = DataCollatorForLanguageModeling(processing_class, mlm_probability=mlm_probability, seed=seed)
+        collator = ResumableMasking(processing_class, mlm_probability=mlm_probability, seed=seed)
     else:
         collator = DataCollatorWithPadding(processing_class)
     return TrainingData(encoded, collator, processing_class)
@@ -147,17 +168,73 @@ def drawn_examples(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
 def processor_of(source: str | os.PathLike[str], main_input: str, loading: Mapping[str, Any] | None = None) -> Any:
     """Tokenizer or image processor of a checkpoint, of the `revision` and with the `token` of `loading`.
 
+    Code that lies beside a checkpoint is never run.
+
     Raises:
-        CheckpointError: it has none.
+        CheckpointError: it has none, or one that is damaged, needs code of its own, or prepares nothing.
     """
     keys = {k: v for k, v in (loading or {}).items() if k in ("revision", "token")}
+    sees = main_input == "pixel_values"
+    kind = "image processor" if sees else "tokenizer"
     try:
-        if main_input == "pixel_values":
-            return AutoImageProcessor.from_pretrained(source, backend="pil", **keys)
-        return AutoTokenizer.from_pretrained(source, **keys)
-    except (OSError, ValueError) as error:
-        kind = "image processor" if main_input == "pixel_values" else "tokenizer"
-        raise CheckpointError(f"{source} has no {kind} that transformers reads: save it beside the model.") from error
+        if sees:
+            # Pillow is always there; torchvision is not.
+            processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False, **keys)
+        else:
+            processor = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keys)
+    except ImportError:  # says what to install
+        raise
+    except Exception as error:  # a damaged file ends in whatever the reader stumbles over, a bare Exception among them
+        raise CheckpointError(_unreadable(str(source), kind, error)) from error
+    try:
+        _try(processor, sees)
+    except Exception as error:
+        raise CheckpointError(
+            f"The {kind} of `{source}` is damaged, it prepares no input: {_said(error)}. Save it anew beside the model."
+        ) from error
+    return processor
+
+
+def _unreadable(source: str, kind: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"The {kind} of `{source}` is code in its repository, which is never run here. Use a model whose {kind} "
+            "transformers has."
+        )
+    return f"`{source}` has no {kind} that transformers reads: save it beside the model. It said: {_said(error)}."
+
+
+def _try(processor: Any, sees: bool) -> None:
+    """Prepares one small input, since bad settings show themselves only in use."""
+    if sees:
+        grey = PillowImage.new("RGB", (40, 32), (128, 128, 128))
+        pixels = processor([grey], return_tensors="pt")["pixel_values"]
+        if pixels.ndim != 4 or not bool(pixels.isfinite().all()):
+            raise ValueError(f"pixel_values of shape {tuple(pixels.shape)}, not all of them finite numbers")
+    else:
+        _tokenized(["a"], processor, 128)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+def check_columns(dataset: Any, needed: str) -> None:
+    """Refuses examples that lack the main input of a model.
+
+    Raises:
+        TrainingDataError: says what they have, and how they get it.
+    """
+    if dataset is None or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
+        return
+    example = dataset[0]
+    if isinstance(example, Mapping) and needed not in example:
+        if needed == "pixel_values":
+            hint = "Process the images with the image processor (dataset.set_transform)."
+        else:
+            hint = "Tokenize the texts first (dataset.map)."
+        columns = ", ".join(map(str, example)) or "no columns"
+        raise TrainingDataError(f"The student reads {needed!r}; the training examples have {columns}. {hint}")
 
 
 def _images(dataset: Dataset) -> list[str]:
@@ -215,21 +292,24 @@ def _numbered(dataset: Dataset, column: str, model: PreTrainedModel) -> Dataset:
     return dataset.map(lambda row: {column: numbers[row[column]]}, features=features, desc="Numbering labels")
 
 
-def _seen(dataset: Dataset, column: str, labels: str | None, processor: Any) -> Dataset:
+def _seen(dataset: Dataset, column: str, labels: str | None, processing_class: Any) -> Dataset:
     def transform(rows: dict[str, list]) -> dict[str, list]:
         images = [image.convert("RGB") for image in rows[column]]
-        made = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"])}
+        made = {"pixel_values": list(processing_class(images, return_tensors="pt")["pixel_values"])}
         return {**made, "labels": rows[labels]} if labels else made
 
     kept = dataset.select_columns([column, *([labels] if labels else [])])
     return kept.with_transform(transform)
 
 
-def _read(dataset: Dataset, column: str, labels: str | None, tokenizer: Any, max_length: int) -> Dataset:
-    length = min(max_length, tokenizer.model_max_length)
-
+def _read(dataset: Dataset, column: str, labels: str | None, processing_class: Any, max_length: int) -> Dataset:
     def transform(rows: dict[str, list]) -> dict[str, list]:
-        made = dict(tokenizer(rows[column], truncation=True, max_length=length))
+        made = _tokenized(rows[column], processing_class, max_length)
         return {**made, "labels": rows[labels]} if labels else made
 
     return dataset.map(transform, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
+
+
+def _tokenized(texts: list[str], processing_class: Any, max_length: int) -> dict[str, list]:
+    length = min(max_length, processing_class.model_max_length)
+    return dict(processing_class(texts, truncation=True, max_length=length))

@@ -20,7 +20,7 @@ LOOKS = 2**16
 
 
 def of_data(dataset: Any) -> str:
-    """Of a data set's own fingerprint (`datasets` has one), else of its length and the bytes of its examples.
+    """A digest of a data set's own fingerprint (`datasets` has one), else of its length and the bytes of its examples.
 
     All examples up to `LOOKS`, of more as many, evenly spread with both ends: there, a change between them is not seen.
 
@@ -42,7 +42,7 @@ def of_data(dataset: Any) -> str:
 
 
 def of_values(*values: Any) -> str:
-    """Of any plain values, tensors, and mappings and lists of them."""
+    """A digest of any plain values, tensors, and mappings and lists of them."""
     found = hashlib.sha256()
     for piece in pieces(values):
         found.update(piece)

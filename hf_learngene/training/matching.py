@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
 from hf_learngene.errors import TeacherError
@@ -28,6 +30,20 @@ class Projections(nn.Module):
 
     def of(self, name: str) -> nn.Module | None:
         return self.maps[name] if name in self.maps else None  # noqa: SIM401
+
+
+class ReduceProjections(TrainerCallback):
+    """Averages the gradients of projections over the processes: they are not part of the wrapped model."""
+
+    def __init__(self, projections: Projections, accelerator: Accelerator) -> None:
+        self.projections = projections
+        self.accelerator = accelerator
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.accelerator.num_processes > 1:
+            for parameter in self.projections.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
 
 class Attended:
@@ -53,7 +69,7 @@ class Attended:
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """While inside, every forward of `model` leaves its vectors here."""
+        """Keeps the vectors of every forward of `model` inside a `with` block."""
         self.vectors = {}
 
         def keep(role: str):
@@ -74,3 +90,16 @@ class Attended:
         if "qkv" in self.vectors:
             return list(self.vectors["qkv"].chunk(3, -1))
         return [self.vectors[role] for role in "qkv"]
+
+
+def width_of(config: PreTrainedConfig) -> int:
+    """The width of a model's residual stream.
+
+    Raises:
+        TeacherError: it has none, or several.
+    """
+    for part in (config, getattr(config, "vision_config", None), getattr(config, "text_config", None)):
+        width = getattr(part, "hidden_size", None)
+        if isinstance(width, int):
+            return width
+    raise TeacherError(f"`{config.model_type}` has no one width; hidden states and relations cannot be compared.")

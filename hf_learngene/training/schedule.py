@@ -16,7 +16,7 @@ HORIZON = 130 / 300
 
 
 def lemon_steps(num_training_steps: int, horizon: float = HORIZON) -> int:
-    """How many steps a grown model is trained for.
+    """The number of steps that a grown model is trained for.
 
     Args:
         num_training_steps (`int`): what the large model would take from scratch.
@@ -90,7 +90,7 @@ def get_lemon_schedule(
 
 
 def _factor(step: int, *, warmup: int, steps: int, end: float) -> float:
-    """What the peak is multiplied by."""
+    """The learning rate of a step, as a share of the peak."""
     if step < warmup:
         return step / warmup
     progress = min(1.0, (step - warmup) / (steps - warmup))

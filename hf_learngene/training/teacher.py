@@ -10,41 +10,51 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair
 from hf_learngene.errors import TeacherError
+from hf_learngene.hub.files import PROCESSOR_FILES, source_files
 from hf_learngene.hub.load import load_whole
+from hf_learngene.training.data import processor_of
 
 
 LABELS = ("labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label")
 
 
 class Teacher:
-    """A model that is asked, never trained.
+    """A model that is asked, never trained: it is put in eval mode, and its parameters are frozen.
 
     Args:
         model (`PreTrainedModel`, `str`): the model, or its id or folder; then its own class is loaded.
-        processor (*optional*): its image processor. An id's own is loaded.
-        student_processor (*optional*): the student's. Where mean or standard deviation differ, images are normalised anew;
-            where their size differs, they are resized.
+        processing_class (*optional*): its image processor. An id's own is loaded.
+        student_processing_class (*optional*): the student's. Where mean or standard deviation differ, images are normalised
+            anew; where their size differs, they are resized.
+
+    Raises:
+        CheckpointError: an id or folder without a model that transformers reads, or with a damaged image processor.
     """
 
     def __init__(
-        self, model: PreTrainedModel | str | os.PathLike[str], processor: Any, student_processor: Any
+        self, model: PreTrainedModel | str | os.PathLike[str], processing_class: Any, student_processing_class: Any
     ) -> None:
         if not isinstance(model, PreTrainedModel):
-            if processor is None:
-                processor = _processor_of(model)
-            model = load_whole(model)
+            source, model = model, load_whole(model)
+            # One that was saved without an image processor says nothing of its normalisation, and is taken as it is.
+            if (
+                processing_class is None
+                and model.main_input_name == "pixel_values"
+                and source_files(source, PROCESSOR_FILES, {})
+            ):
+                processing_class = processor_of(source, "pixel_values")
         self.model = model.eval().requires_grad_(False)
         self.config: PreTrainedConfig = model.config
         self.columns = columns_of(model)
         self.wrapped: torch.nn.Module = self.model
-        self.statistics = _statistics(student_processor, processor)
+        self.statistics = _statistics(student_processing_class, processing_class)
 
     def __call__(self, inputs: Mapping[str, Any], hidden_states: bool = False) -> Any:
-        """Its outputs on a batch that was made for the student."""
+        """The teacher's outputs on a batch that was made for the student."""
         given = {k: v for k, v in inputs.items() if k in self.columns and k not in LABELS}
         if "pixel_values" in given:
             given["pixel_values"] = self._seen(given["pixel_values"])
@@ -64,15 +74,8 @@ class Teacher:
 
 
 def columns_of(model: PreTrainedModel) -> list[str]:
-    """What a model's forward takes."""
+    """Names of the arguments that a model's forward takes."""
     return [n for n, p in inspect.signature(model.forward).parameters.items() if p.kind != p.VAR_KEYWORD]
-
-
-def _processor_of(path: str | os.PathLike[str]) -> Any:
-    try:
-        return AutoImageProcessor.from_pretrained(path, backend="pil")
-    except (OSError, ValueError):  # a text model has none
-        return None
 
 
 def _statistics(student: Any, teacher: Any) -> tuple[list[float], list[float]] | None:

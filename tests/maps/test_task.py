@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from families import model_class, tiny_config
 
 from hf_learngene.anatomy import anatomy_like, anatomy_of
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import ResizeTask, WidthChange
+from testing.families import model_class, tiny_config
 
 
 def task(**sizes):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import inputs_for, tiny_model
 
 from hf_learngene import plan, resize, verify
+from testing.families import inputs_for, tiny_model
 
 
 TABLE = "roformer.encoder.embed_positions.weight"

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import transformers
-from families import tiny_config
 
 from hf_learngene import plan
 from hf_learngene.anatomy import anatomy_of
+from testing.families import tiny_config
 
 
 def calls(action):

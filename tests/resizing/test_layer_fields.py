@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from families import model_class, plan_of, randomise, tiny_config
 
 from hf_learngene import plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.layer_lists import per_layer_fields
+from testing.families import model_class, plan_of, randomise, tiny_config
 
 
 def target(kind, class_name, extra=None, **request):

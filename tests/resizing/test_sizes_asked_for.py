@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import transformers
-from families import plan_of, tiny_config, tiny_model
 
 from hf_learngene import plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.config_fields import check_bounds, largest
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
+from testing.families import plan_of, tiny_config, tiny_model
 
 
 @pytest.mark.parametrize("size", ["num_hidden_layers", "num_labels", "hidden_size", "vocab_size", "intermediate_size"])

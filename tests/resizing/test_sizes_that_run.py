@@ -7,12 +7,12 @@ import random
 import pytest
 import torch
 import transformers
-from families import VISION, case_id, inputs_for, listed, model_class, tiny_config, tiny_model
 
 from hf_learngene import plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.errors import InvalidSizeError, LearngeneError, LossyGrowthError
 from hf_learngene.resizing.sizes import canonical
+from testing.families import VISION, case_id, inputs_for, listed, model_class, tiny_config, tiny_model
 
 
 CHOICES = {

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from families import tiny_model
 from torch import nn
 
 from hf_learngene import resize
 from hf_learngene.errors import UnsupportedSourceError
+from testing.families import tiny_model
 
 
 @pytest.mark.parametrize(

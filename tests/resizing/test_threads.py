@@ -7,13 +7,13 @@ from threading import Barrier, Event, Thread
 
 import torch
 import transformers
-from families import tiny_config, tiny_model
 from torch import nn
 from transformers.utils import logging
 
 from hf_learngene import plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.probe import build
+from testing.families import tiny_config, tiny_model
 
 
 CASES = [

@@ -1,4 +1,4 @@
-"""Tiny data, teachers and trainers for the training tests; run as a script, one training in a process of its own."""
+"""Tiny data, teachers and trainers for the training tests; run as a script, trainings in processes of their own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Texts(Dataset):
 # what a dropout mask hits depends on how the batch is split
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 # keywords of the trainer, not of its arguments
-PASSED = ("compute_loss_func", "processing_class", "teacher_processing_class")
+PASSED = ("compute_loss_func", "data_collator", "processing_class", "teacher_processing_class")
 DATA = {
     "vit": ("vit", "ViTForImageClassification", Images),
     "bert": ("bert", "BertForSequenceClassification", Texts),
@@ -104,25 +104,16 @@ def losses_of(trainer: Any) -> list[float]:
 
 
 def main() -> None:
-    """`python -m testing.training DATA LEARNGENE OUTPUT ARGUMENTS`: see `train`."""
-    data, learngene, output, arguments = sys.argv[1:]
-    train(data, learngene, output, **json.loads(arguments))
+    """`python -m testing.training JOBS`: a JSON list of `[data, learngene, output, arguments]`, see `train`."""
+    for data, learngene, output, arguments in json.loads(Path(sys.argv[1]).read_text()):
+        train(data, learngene, output, **arguments)
 
 
 def train(data: str, learngene: str, output: str | os.PathLike[str], **given: Any) -> None:
     """Writes losses and weights (of process 0) to `output`."""
+    os.makedirs(output, exist_ok=True)
     resume = given.pop("resume", None)
-    kill_at = given.pop("kill_at", None)
     trainer = trainer_of(data, learngene, output, **given)
-    if kill_at is not None:
-        from transformers import TrainerCallback
-
-        class Kill(TrainerCallback):
-            def on_step_end(self, args, state, control, **kwargs):
-                if state.global_step == kill_at:
-                    os.kill(os.getpid(), 9)
-
-        trainer.add_callback(Kill())
     trainer.train(resume_from_checkpoint=resume)
     if trainer.is_world_process_zero():
         Path(output, "losses.json").write_text(json.dumps(losses_of(trainer)))

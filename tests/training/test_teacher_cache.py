@@ -28,8 +28,8 @@ def images(place=None, by=1.0):
     return data
 
 
-def made(folder, data=None, teacher="default", mean=0.5):
-    more = {"processing_class": processor(0.5), "teacher_processing_class": processor(mean)}
+def made(folder, data=None, teacher="default", mean=0.5, **given):
+    more = {"processing_class": processor(0.5), "teacher_processing_class": processor(mean), **given}
     return trainer_of("vit", "plain", folder, teacher, cache_teacher=True, train_dataset=data or images(), **more)
 
 
@@ -90,6 +90,41 @@ def test_another_is_not(other, tmp_path):
     assert count == 40
     is_true(trainer)
     assert asked(tmp_path)[0] == 0  # the first is still there
+
+
+def darker(examples):
+    made = torch.utils.data.default_collate(examples)
+    return {**made, "pixel_values": made["pixel_values"] / 2}
+
+
+def test_another_collator_is_known_by_what_it_makes(tmp_path):
+    """The digest of the data says nothing of what becomes of it in a batch."""
+    asked(tmp_path)
+    count, trainer = asked(tmp_path, data_collator=darker)
+    assert count == 40
+    torch.testing.assert_close(
+        trainer.cache[torch.arange(40)],
+        trainer.teacher({"pixel_values": trainer.train_dataset.dataset.pixels / 2}).logits,
+    )
+    assert [asked(tmp_path)[0], asked(tmp_path, data_collator=darker)[0]] == [0, 0]  # both are still there
+
+
+def noisy(examples):
+    made = torch.utils.data.default_collate(examples)
+    return {**made, "pixel_values": made["pixel_values"] + torch.randn_like(made["pixel_values"])}
+
+
+class Augmented(Images):
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        return {**example, "pixel_values": example["pixel_values"] + torch.randn(3, 12, 12)}
+
+
+@pytest.mark.parametrize("other", [{"data_collator": noisy}, {"data": Augmented(40)}], ids=["collator", "data set"])
+def test_batches_that_are_drawn_at_random_are_refused(other, tmp_path):
+    with pytest.raises(errors.TeacherError, match="the data set or the data_collator draws random numbers. Turn"):
+        asked(tmp_path, **other)
+    assert not list(tmp_path.iterdir())
 
 
 def test_large_tensors_are_read_whole(tmp_path):
