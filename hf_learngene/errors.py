@@ -62,6 +62,10 @@ class CalibrationError(LearngeneError):
     """Calibration examples that the model cannot take, or too few of them."""
 
 
+class RefitError(CalibrationError):
+    """A refit that leaves the model further from its source, on its own examples, than plain selection does."""
+
+
 class TeacherError(LearngeneError):
     """A teacher that does not fit the student or the data."""
 

@@ -1,4 +1,4 @@
-"""A config for a parameter budget, in the source's proportions."""
+"""Parameter counts at any sizes, and the sizes in the source's proportions that a parameter budget asks for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NOT_COUNTED = (
 
 
 def parse_budget(params: str | int | float, source: int) -> int:
-    """Number of parameters from `20_000_000`, `"20M"`, `"1.5B"`, or a share of the source such as `0.25`.
+    """The number of parameters that a budget means: `20_000_000`, `"20M"`, `"1.5B"`, or a share of the source such as `0.25`.
 
     Raises:
         InvalidSizeError: anything else.
@@ -51,7 +51,7 @@ def parse_budget(params: str | int | float, source: int) -> int:
 
 
 def parameter_count(anatomy: Anatomy) -> Callable[[Mapping[str, float]], int]:
-    """Parameters at any sizes, from the anatomy alone. Sizes that are left out stay the source's.
+    """A function from sizes to parameter counts, from the anatomy alone. Sizes that are left out are the source's.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -93,7 +93,7 @@ def parameter_count(anatomy: Anatomy) -> Callable[[Mapping[str, float]], int]:
 
 
 def fit(anatomy: Anatomy, params: str | int | float, fixed: Mapping[str, Any]) -> dict[str, int]:
-    """Width and depth whose parameter count is nearest to `params`.
+    """The width and depth whose parameter count is nearest to a budget.
 
     Widths are multiples of the head size. Among sizes about as near to the budget, the one whose depth and width are
     most nearly in the source's proportion wins: the miss and the distortion are weighed 4 to 1 on a log scale.
@@ -101,7 +101,7 @@ def fit(anatomy: Anatomy, params: str | int | float, fixed: Mapping[str, Any]) -
     Args:
         anatomy (`Anatomy`): the source.
         params (`str`, `int` or `float`): the budget.
-        fixed (`Mapping`): sizes that the caller gave; they stay.
+        fixed (`Mapping`): sizes that the caller gave; they are kept.
 
     Raises:
         InvalidSizeError: no size comes within a factor of two; names the smallest or largest there is.

@@ -1,4 +1,4 @@
-"""A parameter budget spent where it costs least: widths, heads, ffn and layers by the error each leaves on examples."""
+"""A search over widths, heads, ffn and layers for the sizes within a parameter budget that leave the least measured error."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from transformers.utils.logging import is_progress_bar_enabled
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN
 from hf_learngene.budget.count import parameter_count, parse_budget
-from hf_learngene.errors import CalibrationError, InvalidSizeError
+from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
-from hf_learngene.pruning.activations import Runner
+from hf_learngene.pruning.activations import Runner, output_of, without_autocast
 from hf_learngene.pruning.examples import BatchesOf, Examples, rows_of, tokens_shown
-from hf_learngene.pruning.layers import output_of
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.targets import writer
 from hf_learngene.tables import render
 
 
 SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured
-TRIED = 3  # allocations that are made in full before one is chosen
-FITTED, MEASURED = 6, 3  # batches that a trial is fitted on at least, and others that its error is measured on
-STEPS = 24  # a size is looked for in so many steps
+TRIED = 3  # combinations that are pruned and measured before one is chosen
+FITTED, MEASURED = 6, 3  # batches that a trial is fitted on at least, and held-out ones that its error is measured on
+STEPS = 24  # the grid of a size has about so many steps
+FAILED = 1e6  # the error of a trial whose refit was refused: as bad as can be, and a number that can be interpolated
 
 Sizes = dict[str, int]
 Shrink = Callable[[Mapping[str, int], Any], PreTrainedModel]
@@ -40,12 +40,12 @@ Shrink = Callable[[Mapping[str, int], Any], PreTrainedModel]
 
 @dataclass(frozen=True)
 class Trial:
-    """One shrunk model.
+    """One pruned model, and its error on held-out examples.
 
     Attributes:
-        sizes: what was shrunk, by canonical name.
-        parameters: of the result.
-        error: mean squared distance of its output to the source's, as a share of the output's spread, on examples that it was
+        sizes: its sizes, by canonical name.
+        parameters: its parameter count.
+        error: mean squared distance of its output to the source's, as a share of the output's variance, on examples that it was
             not fitted on. Without a head: of what a linear readout makes of its output.
     """
 
@@ -56,13 +56,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a budget is spent on, and why. `print` shows both.
+    """Sizes for a parameter budget, and the measurements that led to them. `print` shows both.
 
     Attributes:
-        sizes: what was chosen; `full` adds what goes with it (heads that follow the width, their size), for `resize`.
-        axes: each size shrunk alone.
-        tried: allocations of the whole budget, best first.
-        source: the source's sizes, and its parameters.
+        sizes: the chosen sizes.
+        full: the same with the sizes that follow from them (heads that follow the width, their size), as keywords for `resize`.
+        axes: sensitivity of each size: trials that prune it alone.
+        tried: trials of combinations within the budget, best first.
+        source: the source's sizes and parameter count.
     """
 
     sizes: Sizes
@@ -72,13 +73,13 @@ class Allocation:
     source: Trial
 
     def __str__(self) -> str:
-        alone = Table(box=None, pad_edge=False, title="one size alone", title_justify="left")
+        alone = Table(box=None, pad_edge=False, title="each size pruned alone", title_justify="left")
         for name in ("size", "saves", "error", "error per million saved"):
             alone.add_column(name, justify="left" if name == "size" else "right")
         for trial in self.axes:
             saved = (self.source.parameters - trial.parameters) / 1e6
             alone.add_row(self._said(trial), f"{saved:.2f} M", f"{trial.error:.4f}", f"{trial.error / saved:.4f}")
-        whole = Table(box=None, pad_edge=False, title="the whole budget", title_justify="left")
+        whole = Table(box=None, pad_edge=False, title="combinations within the budget", title_justify="left")
         for name in ("sizes", "parameters", "error", ""):
             whole.add_column(name, justify="left" if name in ("sizes", "") else "right")
         for trial in self.tried:
@@ -92,6 +93,7 @@ class Allocation:
         return ", ".join(changed) or "unchanged"
 
 
+@without_autocast()
 def allocated(
     model: PreTrainedModel,
     anatomy: Anatomy,
@@ -102,20 +104,21 @@ def allocated(
 ) -> Allocation:
     """The sizes of at most `params` parameters that leave the least error, within what a stock config can say.
 
-    Each size is shrunk alone to three shares and its error measured; the errors of a combination are taken to add up. The most
-    promising combinations are then made in full, and the best of them is chosen by its own error.
+    Each size is pruned alone to three shares and its error measured (its sensitivity); the errors of a combination are predicted
+    as their sum. The combinations of least predicted error are then pruned and measured, and the best of them is chosen.
 
     Args:
         model: the source.
         anatomy: its own.
         params: the budget.
-        examples: calibration examples; some batches fit, others measure.
-        fixed: sizes by canonical name that the caller gave; they stay.
-        shrink: makes a model of given sizes on given examples.
+        examples: calibration examples; trials are fitted on some batches and measured on others.
+        fixed: sizes by canonical name that the caller gave; they are kept.
+        shrink: prunes to given sizes on given examples.
 
     Raises:
         InvalidSizeError: no combination is that small; names the smallest.
         CalibrationError: too few tokens to fit a trial on.
+        RefitError: no combination within the budget can be refitted.
     """
     budget = parse_budget(params, anatomy.num_parameters)
     count = parameter_count(anatomy)
@@ -130,17 +133,23 @@ def allocated(
             f"A quarter of every size of `{anatomy.model_type}` leaves {least:,} parameters (embeddings count), more than the "
             f"{budget:,} asked for. The smallest budget for calibration is {least:,}; sizes given by name go further down."
         )
-    rest, places = _split(sum(1 for _ in examples.batches()))
+    rest, places = _split(examples.num_batches)
     fitting, held = _Fitting(model, anatomy, examples, rest), examples.part(places)
     wanted = [output_of(model, batch) for batch in held.batches()]
 
     counted = {n: v for n, v in fixed.items() if n not in (*WIDTHS, "mlp_ratio", "num_hidden_layers")}
 
+    refused: list[RefitError] = []
+
     def measured(sizes: Sizes, fit: BatchesOf) -> Trial:
         # other labels or another vocabulary would give an output that cannot be compared
-        made = shrink(_full(anatomy, {n: v for n, v in sizes.items() if n not in counted}), fit)
+        try:
+            made = shrink(_full(anatomy, {n: v for n, v in sizes.items() if n not in counted}), fit)
+        except RefitError as error:
+            refused.append(error)
+            return Trial(sizes, count(_full(anatomy, sizes)), FAILED)
         found = [output_of(made, batch) for batch in held.batches()]
-        if found[0].shape != wanted[0].shape:  # a model without a head: what a linear one could not recover
+        if found[0].shape != wanted[0].shape:  # a model without a head: what a linear readout could not recover
             readout = Moments()
             for batch in fit.batches():
                 readout.add(output_of(made, batch), output_of(model, batch))
@@ -181,12 +190,14 @@ def allocated(
             tried.append(measured(sizes, fit))
             bar.update()
     tried.sort(key=lambda t: t.error)
+    if tried[0].error >= FAILED and refused:
+        raise refused[-1]
     best = tried[0].sizes
     return Allocation(best, _full(anatomy, best), tuple(axes), tuple(tried), Trial(base, anatomy.num_parameters, 0.0))
 
 
 def _axes(anatomy: Anatomy) -> dict[str, list[int]]:
-    """Sizes that can be chosen, each with what it may be, the source's first."""
+    """The grid of each size that can be chosen, the source's first."""
     sizes = anatomy.sizes
     width, head = sizes["hidden_size"], sizes.get("head_dim", 1)
     own_heads = anatomy.head_dim_honoured and not anatomy.rotary
@@ -215,12 +226,12 @@ def _levels(options: Sequence[int], size: int) -> list[int]:
 
 
 def _whole(anatomy: Anatomy, chosen: Mapping[str, int]) -> Sizes:
-    """Every size that a budget sees to, so that nothing follows another's change by proportion."""
+    """Every size that the search sees to, so that none follows another's change by proportion."""
     return {n: int(chosen.get(n, anatomy.sizes[n])) for n in _axes(anatomy)} | dict(chosen)
 
 
 def _full(anatomy: Anatomy, sizes: Mapping[str, int]) -> Sizes:
-    """With heads that follow the width, or their size where they do not."""
+    """Sizes with the heads that follow the width, or the head size where they do not."""
     head = anatomy.sizes.get("head_dim", 1)
     full = dict(sizes)
     if "num_attention_heads" not in full and "num_attention_heads" in anatomy.sizes:
@@ -231,7 +242,7 @@ def _full(anatomy: Anatomy, sizes: Mapping[str, int]) -> Sizes:
 
 
 def _rank(anatomy: Anatomy, sizes: Mapping[str, int]) -> int:
-    """How many entries of one kind are to be told apart to shrink to these sizes: so many tokens are needed at least."""
+    """The rank of the largest least-squares problem in pruning to these sizes: at least so many tokens are needed."""
     units = next((d.size // d.parts for t in anatomy.tensors.values() for d in t.dims if d.axis == FFN), 0)
     head = anatomy.sizes.get("head_dim", 1)
 
@@ -245,7 +256,7 @@ def _rank(anatomy: Anatomy, sizes: Mapping[str, int]) -> int:
 
 
 def _split(count: int) -> tuple[list[int], list[int]]:
-    """Batches that may be fitted on, and others to measure on, spread over all: data sets are often sorted. Of one batch both."""
+    """(batches to fit on, held-out batches), both spread over all: data sets are often sorted. A single batch is both."""
     if count == 1:
         return [0], [0]
     held = uniform_indices(count, max(1, min(MEASURED, count // 3))).tolist()
@@ -253,12 +264,12 @@ def _split(count: int) -> tuple[list[int], list[int]]:
 
 
 class _Fitting:
-    """Batches to fit on, as many as it takes.
+    """A choice of batches to fit trials on: as many as the rank asks for.
 
     Args:
         model, anatomy: the source, which says what is a token.
         examples: calibration examples.
-        numbers: batches that may be fitted on.
+        numbers: batches to choose from.
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, numbers: list[int]) -> None:
@@ -266,7 +277,7 @@ class _Fitting:
         self._counted: dict[int, int] = {}
 
     def on(self, rank: int) -> BatchesOf:
-        """At least `FITTED` batches, spread evenly; more until they hold `rank` tokens.
+        """At least `FITTED` batches, spread evenly, and more until they hold `rank` tokens.
 
         Raises:
             CalibrationError: all of them hold fewer.
@@ -283,14 +294,11 @@ class _Fitting:
         )
 
     def _tokens(self, module: str, number: int) -> int:
-        """That reach a layer in one batch, padding left out."""
+        """Number of tokens that reach a layer in one batch, padding left out."""
         if number not in self._counted:
             batch = next(self.examples.batches([number]))
-            seen = Runner(self.model, self.anatomy)
-            try:
-                values = seen.capture(number, batch, inputs=[module]).inputs[module]
-            finally:
-                seen.close()
+            with Runner(self.model, self.anatomy) as runner:
+                values = runner.capture(number, batch, inputs=[module]).inputs[module]
             self._counted[number] = sum(len(rows_of(v, tokens_shown(batch))) for v in values)
         return self._counted[number]
 
@@ -301,7 +309,7 @@ def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
 
 def _between(curve: Sequence[tuple[int, float]], size: int) -> float:
-    """The error at a size between two measured ones, on the line in log size."""
+    """The error at a size between two measured ones, interpolated linearly in log size."""
     for (high, above), (low, below) in itertools.pairwise(curve):
         if size >= low:
             place = math.log(high / size) / math.log(high / low)
@@ -310,7 +318,7 @@ def _between(curve: Sequence[tuple[int, float]], size: int) -> float:
 
 
 def _different(candidates: Sequence[Sizes], names: Sequence[str], old: Mapping[str, int]) -> list[Sizes]:
-    """The first few that differ from one another by more than an eighth of some size."""
+    """The first few candidates that differ from one another by more than an eighth of some size."""
     chosen: list[Sizes] = []
     for sizes in candidates:
         if all(any(abs(sizes[n] - c[n]) > old[n] / 8 for n in names) for c in chosen):

@@ -17,6 +17,7 @@ from hf_learngene.errors import CalibrationError
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.registry import register_method
+from hf_learngene.pruning.activations import evaluating, without_autocast
 from hf_learngene.pruning.criteria import Scores, sum_over_tensors
 from hf_learngene.pruning.examples import Examples
 
@@ -56,11 +57,11 @@ def weight_times_gradient(
     }
     sums = {n: torch.zeros_like(p) for n, p in kept.items()}
     dtype, device = next(iter(kept.values())).dtype, next(iter(kept.values())).device
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with torch.enable_grad(), evaluating(model), without_autocast(), torch.random.fork_rng(devices=[]):
         for number, batch in enumerate(tqdm(examples.batches(), desc="gradients", disable=disable_progress)):
             torch.default_generator.manual_seed(number)
             moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in batch.items()}
-            loss = functional_call(model.eval(), kept, kwargs=moved).get("loss")
+            loss = functional_call(model, kept, kwargs=moved).get("loss")
             if loss is None:
                 raise CalibrationError(
                     "taylor ranks by the gradient of the loss, and the model gives none: the examples have no labels, or the "

@@ -1,29 +1,34 @@
-"""Forward passes that show what goes into and out of named modules, without paying for the layers that are done."""
+"""Forward passes that keep what goes into and out of named modules, without paying for the layers that are done."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.errors import CalibrationError, LearngeneError
+from hf_learngene.pruning.examples import rows_of, tokens_shown
+from hf_learngene.pruning.store import Store, tensors_in
 
 
-ROOM = 2 << 30  # bytes on disk for what one layer shows
+ROOM = 2 << 30  # bytes for the activations of one layer
+# how a model refuses inputs: shapes that do not fit, an index out of range, a check of its own
+_REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
+
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class _Enough(Exception):
-    """Everything asked for was seen: the rest of the pass is not needed."""
+    """Everything asked for was captured: the rest of the pass is not needed."""
 
 
 class Activations:
-    """What one pass showed: for each module, the tensors of its calls in order."""
+    """Inputs and outputs of modules in one pass: for each module, the tensors of its calls in order."""
 
     def __init__(self) -> None:
         self.inputs: dict[str, list[Tensor]] = {}
@@ -31,7 +36,7 @@ class Activations:
 
 
 class _Done(nn.Module):
-    """Stands in for a layer that has been run: hands on what it gave, and is it in all else."""
+    """A layer that has been run: it hands on its output, and is the layer in all else."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -46,39 +51,40 @@ class _Done(nn.Module):
 
 
 class Runner:
-    """A model, run again and again over the same batches.
+    """A model that is run again and again over the same batches.
 
-    The outputs of the layers that are finished, and of what comes before the first (patches, embeddings), are kept on disk, and
-    stand in for them: going through all layers costs a few passes, however deep the model, and memory does not grow with the
-    examples.
+    The outputs of the layers that are finished, and of what comes before the first (patches, embeddings), are kept (on disk where
+    they are large) and stand in for them: going through all layers costs a few passes, however deep the model, and memory does
+    not grow with the examples. A runner is a context manager; what it keeps goes when it is closed.
 
     Args:
-        model (`PreTrainedModel`): stays as it is.
-        anatomy (`Anatomy`): its own.
+        model (`PreTrainedModel`): the model; it is left as it is.
+        anatomy (`Anatomy`): the model's anatomy.
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
-        self.model = model.eval()
+        self.model = model
         containers = {t.partition(".{}.")[0] for t in anatomy.templates if ".{}." in t}
         # something that reads an early layer later on would get what stands in for it
         plain = len(containers) == 1 and not anatomy.layers_read_from_outside
         self.container = next(iter(containers)) if plain else None
-        self.done = 0  # layers whose outputs are on disk
+        self.done = 0  # layers whose outputs are kept
         self._early = self._beside_the_way()
         self._remembered: set[tuple[str, str]] = set()
-        self._folder = tempfile.TemporaryDirectory(prefix="learngene_calibration_")
+        self._store = Store()
 
     def close(self) -> None:
-        self._folder.cleanup()
+        """Removes what was kept."""
+        self._store.close()
 
-    def _stored(self, layer: int, batch: int) -> Path:
-        return Path(self._folder.name) / f"{layer % 2}_{batch}.pt"
+    def __enter__(self) -> Self:
+        return self
 
-    def _early_stored(self, batch: int) -> Path:
-        return Path(self._folder.name) / f"early_{batch}.pt"
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _beside_the_way(self) -> list[str]:
-        """Modules with weights that hang where the way to the layers passes: embeddings, but closing norms and heads too."""
+        """Names of modules with weights beside the path to the layers: embeddings, but closing norms and heads too."""
         if self.container is None:
             return []
         way = self.container.split(".")
@@ -105,23 +111,23 @@ class Runner:
             inputs: modules whose first input is wanted.
             outputs: modules whose (first) output is wanted.
         """
-        seen = Activations()
+        found = Activations()
         wanted_in, wanted_out = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
         wanted = {("in", n) for n in wanted_in} | {("out", n) for n in wanted_out}
         if wanted and wanted <= self._remembered:
-            stored = torch.load(self._stored_pass(number), mmap=True, weights_only=True)
-            seen.inputs = {n: stored["in", n] for n in wanted_in}
-            seen.outputs = {n: stored["out", n] for n in wanted_out}
-            return seen
+            kept = self._store.get(f"pass_{number}")
+            found.inputs = {n: kept["in", n] for n in wanted_in}
+            found.outputs = {n: kept["out", n] for n in wanted_out}
+            return found
         single = self.container is not None
 
         def complete() -> bool:
-            return single and len(seen.inputs) == len(wanted_in) and len(seen.outputs) == len(wanted_out)
+            return single and len(found.inputs) == len(wanted_in) and len(found.outputs) == len(wanted_out)
 
         def before(name: str) -> Any:
             def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-                first = next(_tensors((args, kwargs)))
-                seen.inputs.setdefault(name, []).append(first.detach().clone())  # some are changed in place
+                first = next(tensors_in((args, kwargs)))
+                found.inputs.setdefault(name, []).append(first.detach().clone())  # some are changed in place
                 if complete():
                     raise _Enough
 
@@ -129,7 +135,7 @@ class Runner:
 
         def after(name: str) -> Any:
             def hook(module: nn.Module, args: Any, result: Any) -> None:
-                seen.outputs.setdefault(name, []).append(next(_tensors(result)).detach().clone())
+                found.outputs.setdefault(name, []).append(next(tensors_in(result)).detach().clone())
                 if complete():
                     raise _Enough
 
@@ -144,29 +150,26 @@ class Runner:
                 stack.callback(self.model.get_submodule(name).register_forward_hook(after(name)).remove)
             stack.enter_context(self._shortened(number))
             with suppress(_Enough):
-                self._run(batch, number)
-        return seen
+                run(self.model, batch, number)
+        return found
 
     def remember(self, batches: Iterable[Mapping[str, Tensor]], inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """One pass over all batches, kept on disk for `capture` until the next one, unless it takes too much room there.
+        """One pass over all batches, kept for `capture` until the next one, unless it takes too much room.
 
         Only for a model that stays as it is.
         """
         self._remembered = set()
         batches = list(batches)
         for number, batch in enumerate(batches):
-            seen = self.capture(number, batch, inputs, outputs)
-            kept = {("in", n): v for n, v in seen.inputs.items()} | {("out", n): v for n, v in seen.outputs.items()}
+            found = self.capture(number, batch, inputs, outputs)
+            kept = {("in", n): v for n, v in found.inputs.items()} | {("out", n): v for n, v in found.outputs.items()}
             if sum(t.nbytes for v in kept.values() for t in v) * len(batches) > ROOM:
                 return
-            torch.save(kept, self._stored_pass(number))
+            self._store.put(f"pass_{number}", kept)
         self._remembered = {("in", n) for n in inputs} | {("out", n) for n in outputs}
 
-    def _stored_pass(self, batch: int) -> Path:
-        return Path(self._folder.name) / f"pass_{batch}.pt"
-
     def cache_prefix(self, layers: int, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Keeps the outputs of the first `layers` layers, run as they are now."""
+        """Runs the first `layers` layers as they are now, and keeps their outputs."""
         if self.container is None or layers <= self.done:
             return
         last = f"{self.container}.{layers - 1}"
@@ -188,22 +191,21 @@ class Runner:
                     stack.callback(self.model.get_submodule(name).register_forward_hook(first).remove)
                 stack.enter_context(self._shortened(number))
                 with suppress(_Enough):
-                    self._run(batch, number)
+                    run(self.model, batch, number)
             if not self.done:
                 once = {n: v[0] for n, v in early.items() if len(v) == 1 and isinstance(v[0], Tensor)}
-                torch.save(once, self._early_stored(number))
-            torch.save(kept[0], self._stored(layers, number))
+                self._store.put(f"early_{number}", once)
+            self._store.put(_prefix(layers, number), kept[0])
         self.done = layers
 
     @contextmanager
     def _shortened(self, number: int) -> Iterator[None]:
-        """The finished layers replaced by what they gave for this batch."""
+        """The model with its finished layers replaced by what they gave for this batch."""
         if self.container is None or not self.done:
             yield
             return
-        value = torch.load(self._stored(self.done, number), weights_only=True)
-        # nothing of it is read but its shape
-        early = torch.load(self._early_stored(number), mmap=True, weights_only=True)
+        value = self._store.get(_prefix(self.done, number))
+        early = self._store.get(f"early_{number}")  # nothing of it is read but its shape
         given = {f"{self.container}.{index}": value for index in range(self.done)} | early
         replaced: list[tuple[nn.Module, str, nn.Module]] = []
         try:
@@ -220,19 +222,10 @@ class Runner:
             for holder, leaf, module in replaced:
                 holder._modules[leaf] = module
 
-    def _run(self, batch: Mapping[str, Tensor], number: int) -> None:
-        run(self.model, batch, number)
 
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
+def _prefix(layers: int, batch: int) -> str:
+    """The name under which the output of the first layers is kept: two generations, of which one is read while one is written."""
+    return f"prefix_{layers % 2}_{batch}"
 
 
 def execution_order(model: PreTrainedModel, batch: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
@@ -251,10 +244,73 @@ def execution_order(model: PreTrainedModel, batch: Mapping[str, Tensor], names: 
     return order
 
 
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Autocast off on every device where the caller has it on: it would round activations and their products."""
+    with ExitStack() as stack:
+        for kind in _DEVICES:
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode, and autocast off; afterwards every module has its own mode again, after an error too.
+
+    A model that training left in train mode drops activations at random, which would decide what is kept.
+    """
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    with without_autocast():
+        try:
+            for model in models:
+                model.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """The random numbers of a seed; afterwards the generators are as they were."""
+    accelerators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=accelerators):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds: it looks for accelerators
+        for place in accelerators:
+            with torch.cuda.device(place):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
 def run(model: PreTrainedModel, batch: Mapping[str, Tensor], number: int = 0) -> Any:
-    """The model's outputs for a batch; what it draws at random (ViT-MAE's patches) is the same for the same number."""
+    """The model's outputs for a batch, in eval mode; what it draws at random (ViT-MAE's patches) is the same for the same number.
+
+    Raises:
+        CalibrationError: the model cannot take the batch.
+    """
     device = next(model.parameters()).device
     moved = {k: v.to(device, model.dtype if v.is_floating_point() else None) for k, v in batch.items()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(number)  # torch.manual_seed takes milliseconds: it looks for accelerators
-        return model(**moved)
+    with torch.no_grad(), evaluating(model), drawing(number, device):
+        try:
+            return model(**moved)
+        except (LearngeneError, torch.OutOfMemoryError):
+            raise
+        except _REFUSALS as error:
+            shapes = ", ".join(f"{k} {tuple(v.shape[1:])}" for k, v in batch.items())
+            said = str(error).strip().splitlines()
+            raise CalibrationError(
+                f"{type(model).__name__} cannot take calibration examples of these shapes: {shapes}. It says: "
+                f"{said[0] if said else type(error).__name__}. Bring them to what it reads with its own image processor or "
+                "tokenizer (processing_class=)."
+            ) from error
+
+
+def output_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """The first output of a model but its loss, (tokens, outputs) or (examples, outputs), padding left out, float64."""
+    outputs = run(model, batch)
+    first = next(v for k, v in outputs.items() if isinstance(v, Tensor) and k != "loss")
+    return rows_of(first, tokens_shown(batch)).double()
+
+
+__all__ = ["Activations", "Runner", "drawing", "evaluating", "execution_order", "output_of", "run", "without_autocast"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.errors import CalibrationError
+from hf_learngene.pruning.input_bounds import InputBounds
+from hf_learngene.pruning.store import Store
 
 
 BATCH = 32
@@ -50,7 +50,9 @@ def check_given(given: Any) -> None:
 
 
 class Examples:
-    """Calibration examples: read once, and kept on disk as batches, for a method goes over them many times.
+    """Calibration examples: read once, checked, and kept as batches, for a method goes over them many times.
+
+    They are a context manager: what is kept of them is on disk where it is large, and goes when they are closed.
 
     Args:
         given: a `datasets.Dataset`, a list or generator of dicts with the model's columns, a `DataLoader`, or texts or images
@@ -60,7 +62,8 @@ class Examples:
         labels (`bool`, *optional*, defaults to `False`): whether labels are handed on; without it they are never looked at.
 
     Raises:
-        CalibrationError: nothing in it, or without what the model reads.
+        CalibrationError: nothing in it, without what the model reads, or (where batches are first asked for) with an example
+            that the model cannot take.
     """
 
     def __init__(
@@ -83,14 +86,15 @@ class Examples:
         if first is None:
             raise CalibrationError("calibration is empty. A few hundred examples of the model's own kind are enough.")
         self._given: Iterator[Any] = itertools.chain([first], examples)
-        self._folder: tempfile.TemporaryDirectory | None = None
-        self._count = 0
+        self._bounds = InputBounds.of(model)
+        self._store = Store()
+        self._count: int | None = None  # of batches, once they are made
         self.raw = None if self.loader else self._raw_column(first)
         if self.loader:
             self._check(first)
 
     def _raw_column(self, example: Any) -> str | None:
-        """The column of raw texts or images; '' where the example itself is one; None where it holds the model's inputs."""
+        """Name of the column of raw texts or images; '' where the example is one, None where it holds the model's inputs."""
         if isinstance(example, Mapping):
             if self.main in example:
                 return None
@@ -118,64 +122,129 @@ class Examples:
 
     def batches(self, numbers: Iterable[int] | None = None) -> Iterator[dict[str, Tensor]]:
         """Batches of the model's inputs, on the CPU, always the same; all, or those of these numbers."""
-        if self._folder is None:
-            self._folder = self._stored()
-        for number in range(self._count) if numbers is None else numbers:
-            yield torch.load(Path(self._folder.name) / f"{number}.pt", mmap=True, weights_only=True)
+        count = self.num_batches
+        for number in range(count) if numbers is None else numbers:
+            yield self._store.get(str(number))
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches, which are made where it is first asked for."""
+        if self._count is None:
+            self._count = self._keep()
+        return self._count
+
+    def close(self) -> None:
+        """Removes what was kept; there are no batches any more."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def part(self, numbers: Iterable[int]) -> BatchesOf:
         """Some of the batches, by number."""
         return BatchesOf(self, tuple(numbers))
 
-    def _stored(self) -> tempfile.TemporaryDirectory:
-        folder = tempfile.TemporaryDirectory(prefix="learngene_examples_")
-        for number, batch in enumerate(self._made()):
-            torch.save(batch, Path(folder.name) / f"{number}.pt")
-            self._count = number + 1
-        return folder
+    def _keep(self) -> int:
+        """Makes, checks and keeps every batch; their number."""
+        seen = count = 0
+        for count, batch in enumerate(self._made(), start=1):
+            self._bounds.check(batch, seen)
+            seen += len(batch[self.main])
+            self._store.put(str(count - 1), batch)
+        return count
 
     def _made(self) -> Iterator[dict[str, Tensor]]:
         if self.loader:
             for batch in self._given:
                 self._check(batch)
+                if not isinstance(batch[self.main], Tensor):
+                    raise CalibrationError(
+                        f"A DataLoader for calibration gives batches of tensors; its {self.main!r} is a "
+                        f"{type(batch[self.main]).__name__}. Give the data set itself, or a collate_fn that stacks."
+                    )
                 yield {k: v.contiguous() for k, v in batch.items() if k in self.columns and isinstance(v, Tensor)}
             return
-        while held := list(itertools.islice(self._given, BATCH)):
-            yield self._batch(held)
+        for first in itertools.count(step=BATCH):
+            held = list(itertools.islice(self._given, BATCH))
+            if not held:
+                return
+            yield self._batch(held, first)
 
-    def _batch(self, examples: list[Any]) -> dict[str, Tensor]:
+    def _batch(self, examples: list[Any], first: int = 0) -> dict[str, Tensor]:
+        """One batch of examples, of which the first has the number `first`."""
         if self.raw is not None:
-            rows = [e[self.raw] if self.raw else e for e in examples]
+            made = self._processed([self._column(e, self.raw, first + i) for i, e in enumerate(examples)])
+            return {**made, **self._labels(examples, first)} if self.raw else made
+        names = [n for n in examples[0] if n in self.columns]
+        columns = {n: [self._tensor(e, n, first + i) for i, e in enumerate(examples)] for n in names}
+        made = {n: self._stacked(n, values, first) for n, values in columns.items()}
+        flat = all(v.dim() == 1 for v in columns[self.main])
+        if self.main == "input_ids" and flat and "attention_mask" in self.columns and "attention_mask" not in made:
+            lengths = torch.tensor([len(v) for v in columns[self.main]])  # padding made here is no token
+            made["attention_mask"] = (torch.arange(made[self.main].shape[1]) < lengths[:, None]).long()
+        return {**self._labels(examples, first), **made}
+
+    def _processed(self, rows: list[Any]) -> dict[str, Tensor]:
+        """Raw texts or images as the model's inputs."""
+        try:
             if self.main == "pixel_values":
                 images = [i.convert("RGB") if hasattr(i, "convert") else i for i in rows]
                 made = self.processor(images, return_tensors="pt")
             else:
-                made = self.processor(
-                    list(rows), padding=True, truncation=True, max_length=LONGEST_TEXT, return_tensors="pt"
-                )
-            made = {k: v for k, v in made.items() if k in self.columns}
-            return {**made, **self._labels(examples)} if self.raw else made
-        names = [n for n in examples[0] if n in self.columns]
-        made = {n: self._stacked(n, [torch.as_tensor(e[n]) for e in examples]) for n in names}
-        if self.main == "input_ids" and "attention_mask" in self.columns and "attention_mask" not in made:
-            lengths = torch.tensor([len(e[self.main]) for e in examples])  # padding made here is no token
-            made["attention_mask"] = (torch.arange(made[self.main].shape[1]) < lengths[:, None]).long()
-        return {**self._labels(examples), **made}
+                longest = min(LONGEST_TEXT, self._bounds.length or LONGEST_TEXT)
+                made = self.processor(rows, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CalibrationError(
+                f"The {type(self.processor).__name__} cannot read the calibration examples "
+                f"({', '.join(sorted({type(r).__name__ for r in rows}))}): {error}"
+            ) from error
+        return {k: v for k, v in made.items() if k in self.columns}
 
-    def _labels(self, examples: list[Any]) -> dict[str, Tensor]:
+    def _labels(self, examples: list[Any], first: int) -> dict[str, Tensor]:
         """A data set's `label` is the model's `labels`, as in transformers' own collators."""
         name = next((n for n in ("labels", "label") if n in examples[0]), None)
         if not self.labels or name is None or "labels" not in self.columns:
             return {}
-        return {"labels": self._stacked("labels", [torch.as_tensor(e[name]) for e in examples])}
+        values = [self._tensor(e, name, first + i) for i, e in enumerate(examples)]
+        return {"labels": self._stacked("labels", values, first)}
 
-    def _stacked(self, name: str, values: list[Tensor]) -> Tensor:
-        if all(v.shape == values[0].shape for v in values):
+    @staticmethod
+    def _column(example: Any, name: str, number: int) -> Any:
+        """One column of an example; '' is the example itself."""
+        if not name:
+            return example
+        if not isinstance(example, Mapping) or name not in example:
+            held = ", ".join(map(repr, example)) if isinstance(example, Mapping) else f"a {type(example).__name__}"
+            raise CalibrationError(
+                f"Calibration example {number} holds {held or 'nothing'}; the first ones hold {name!r}."
+            )
+        return example[name]
+
+    def _tensor(self, example: Any, name: str, number: int) -> Tensor:
+        value = self._column(example, name, number)
+        try:
+            return torch.as_tensor(value)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise CalibrationError(
+                f"Column {name!r} of calibration example {number} cannot be read as numbers ({type(value).__name__}): {error}"
+            ) from error
+
+    def _stacked(self, name: str, values: list[Tensor], first: int) -> Tensor:
+        other = next((i for i, v in enumerate(values) if v.shape != values[0].shape), None)
+        if other is None:
             return torch.stack(values)
         if any(v.dim() != 1 for v in values):
-            raise CalibrationError(f"The examples' {name!r} are of different shapes; bring them to one.")
+            raise CalibrationError(
+                f"The examples' {name!r} are of different shapes: {tuple(values[0].shape)} in example {first}, "
+                f"{tuple(values[other].shape)} in example {first + other}; bring them to one."
+            )
         fill = self.pad if name == self.main else -100 if name == "labels" else 0
-        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+        # an empty list is a tensor of floats
+        dtype = next((v.dtype for v in values if len(v)), values[0].dtype)
+        return torch.nn.utils.rnn.pad_sequence([v.to(dtype) for v in values], batch_first=True, padding_value=fill)
 
 
 class BatchesOf:
@@ -184,19 +253,27 @@ class BatchesOf:
     def __init__(self, examples: Examples, chosen: tuple[int, ...]) -> None:
         self._examples, self._chosen = examples, chosen
 
-    def batches(self) -> Iterator[dict[str, Tensor]]:
-        """As `Examples.batches`."""
-        yield from self._examples.batches(self._chosen)
+    def batches(self, numbers: Iterable[int] | None = None) -> Iterator[dict[str, Tensor]]:
+        """As `Examples.batches`, numbered among themselves."""
+        yield from self._examples.batches(self._chosen if numbers is None else [self._chosen[n] for n in numbers])
+
+    @property
+    def num_batches(self) -> int:
+        """Number of these batches."""
+        return len(self._chosen)
+
+
+Batches = Examples | BatchesOf
 
 
 def tokens_shown(batch: Mapping[str, Tensor]) -> Tensor | None:
-    """(examples, tokens): which tokens are no padding; None where all count."""
+    """Mask of the tokens that are no padding, (examples, tokens); None where all count."""
     mask = batch.get("attention_mask")
     return mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.bool().all()) else None
 
 
 def rows_of(values: Tensor, shown: Tensor | None) -> Tensor:
-    """(tokens, width), padding left out."""
+    """Values of the tokens, (tokens, width), padding left out."""
     if shown is not None and values.dim() == 3 and values.shape[:2] == shown.shape:
         return values[shown.to(values.device)]
     return values.reshape(-1, values.shape[-1])

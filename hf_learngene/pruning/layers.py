@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.pruning.activations import run
-from hf_learngene.pruning.examples import Examples, rows_of, tokens_shown
+from hf_learngene.pruning.activations import output_of, without_autocast
+from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.targets import layer_container
 
 
@@ -23,6 +23,7 @@ LAYER_EXAMPLES, LAYER_PLACES = 64, 8  # that are looked at for each of them, and
 
 
 @torch.no_grad()
+@without_autocast()
 def kept_layers(
     model: PreTrainedModel, anatomy: Anatomy, depth: int, examples: Examples, disable_progress: bool = False
 ) -> tuple[int, ...]:
@@ -70,13 +71,6 @@ def _few(examples: Examples) -> list[dict[str, Tensor]]:
             rows = uniform_indices(length, min(each, length))
             found.append({k: v[rows] if v.dim() and len(v) == length else v for k, v in batch.items()})
     return found
-
-
-def output_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """What the model gives, padding left out."""
-    outputs = run(model, batch)
-    first = next(v for k, v in outputs.items() if isinstance(v, Tensor) and k != "loss")
-    return rows_of(first, tokens_shown(batch)).double()
 
 
 @contextmanager

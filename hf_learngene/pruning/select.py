@@ -15,7 +15,7 @@ from hf_learngene.errors import CalibrationError, InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection
 from hf_learngene.maps.task import ResizeTask
-from hf_learngene.pruning.activations import Runner
+from hf_learngene.pruning.activations import Runner, without_autocast
 from hf_learngene.pruning.examples import Examples, rows_of, tokens_shown
 from hf_learngene.pruning.moments import RIDGE, Moments, normalised
 from hf_learngene.pruning.surgeon import head_maps, kept_heads, kept_units, stream_map, value_map
@@ -49,6 +49,7 @@ class CalibratedSelection:
         self.layers = tuple(layer.index for layer in task.layer_map)
 
     @torch.no_grad()
+    @without_autocast()
     def run(self, disable_progress: bool = False) -> Selection:
         """The choices, after one pass of the source over the examples."""
         wanted = self.wanted

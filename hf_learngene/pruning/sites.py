@@ -1,4 +1,4 @@
-"""Where a shrunk model is refitted: its matrices and norms, in order of execution, each beside the source's."""
+"""Sites of the refit: the matrices and norms of a pruned model, in order of execution, each beside the source's."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from hf_learngene.pruning.activations import execution_order
 
 @dataclass(frozen=True)
 class RefitSite:
-    """One module of the target.
+    """One module of the target, and the source's module whose part it takes.
 
     Attributes:
-        name: of the target's module.
-        source: of the source's module whose part it takes.
+        name: name of the target's module.
+        source: name of the source's module.
         weight: the target's tensor.
-        layer: of the target, and `source_layer` of the source; None outside the layers.
+        layer: the target's layer, None outside the layers.
+        source_layer: the source's layer, None outside the layers.
         norm_before: the source's norm (over the width) that ran last before it.
-        norm_after: for a writer of the stream, the next norm: (target's name, source's name).
+        norm_after: for a writer of the residual stream, the next norm: (target's name, source's name).
         after_layers: outside the layers, whether it comes after them.
-        skips: whether that norm of the source belongs to a later layer than the site: layers in between left.
+        skips: whether the source's next norm belongs to a later layer than the site: the layers in between are pruned.
     """
 
     name: str
@@ -40,20 +41,21 @@ class RefitSite:
 
     @property
     def is_norm(self) -> bool:
+        """Whether the site is a norm, and no matrix."""
         return self.weight.kind == "norm"
 
 
 def sites_of(
     model: PreTrainedModel, anatomy: Anatomy, layers: tuple[int, ...], depth: int, batch: Mapping[str, Tensor]
 ) -> list[RefitSite]:
-    """Every matrix and every norm over the width that a pass of the target reaches, in order.
+    """Sites of every matrix and every norm over the width that a pass of the target reaches, in order of execution.
 
     Args:
         model: the target.
-        anatomy: its own.
+        anatomy: the target's anatomy.
         layers: source layer of each target layer.
-        depth: the source's.
-        batch: one batch of its inputs.
+        depth: number of the source's layers.
+        batch: one batch of the target's inputs.
     """
     weights: dict[str, TensorInfo] = {}
     for info in anatomy.tensors.values():
@@ -71,7 +73,7 @@ def sites_of(
         if info.layer is None:
             return name
         layer = layers[info.layer]
-        if name in closing:  # what the next layer reads: layers that left in between are made up for
+        if name in closing:  # what the next layer reads: pruned layers in between are made up for
             layer = layers[info.layer + 1] - 1 if info.layer + 1 < len(layers) else depth - 1
         return info.template.format(layer).rpartition(".")[0]
 

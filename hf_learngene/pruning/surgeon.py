@@ -1,4 +1,4 @@
-"""Which units, coordinates and directions to keep: second-order costs from the statistics of the source."""
+"""Units, coordinates and directions to keep, by their second-order cost under the source's activations."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from hf_learngene.pruning.moments import RIDGE, damp
 
 UNIT_RIDGE = 10.0  # times the ridge of the refit: fewer tokens speak for a choice than for a fit
 FLOOR = 1e-7  # exact copies leave the matrix without an inverse
-PORTION = 64  # of the units that leave, this share leaves between two corrections
+PORTION = 64  # of the units, one share in so many is pruned between two corrections
 
 
 def kept_units(
     gram: Tensor, weight: Tensor, keep: int, size: int = 1, ridge: float = RIDGE, group: int = 0, least: int = 0
 ) -> Tensor:
-    """The units whose loss the others can make up for least: optimal brain surgeon on one layer's least squares.
+    """Indices of the units whose loss the others can make up for least: optimal brain surgeon on one layer's least squares.
 
     A unit (or block of `size` inputs, a head) costs tr(W_q ([G^-1]_qq)^-1 W_q^T) once the remaining inputs have been
-    refitted. The cheapest leave a few at a time; after each removal the others take over what they can.
+    refitted. The cheapest are pruned a few at a time; after each removal the others take over what they can.
 
     Args:
         gram: mean product of the inputs, (inputs, inputs), float64.
         weight: the matrix that reads them, (outputs, inputs).
-        keep: how many units (or blocks) stay.
+        keep: how many units (or blocks) are kept.
         size: inputs of one block.
-        ridge: of the refit that follows.
-        group: if given, of each `group` units (or blocks) that follow one another, `least` stay.
+        ridge: the ridge of the refit that follows.
+        group: if given, of each `group` units (or blocks) that follow one another, `least` are kept.
         least: see `group`.
 
     Returns:
@@ -71,14 +71,16 @@ def kept_heads(
     groups: tuple[tuple[int, int], tuple[int, int]],
     ridge: float = RIDGE,
 ) -> Tensor:
-    """The query heads whose loss the others can make up for least: whole groups that share keys and values, then in each.
+    """Indices of the query heads whose loss the others can make up for least.
+
+    Whole groups that share keys and values are pruned first, then heads of each group.
 
     Args:
         gram: mean product of what the output matrix reads, (heads x head size, heads x head size), float64.
         weight: the output matrix.
-        size: of one head.
-        groups: ((groups, query heads of each), (those that stay)).
-        ridge: of the refit that follows.
+        size: the head size.
+        groups: ((groups, query heads of each) of the source, the same of the target).
+        ridge: the ridge of the refit that follows.
 
     Returns:
         Indices of the kept heads, ascending.
@@ -104,12 +106,12 @@ def _costs(weight: Tensor, inverse: Tensor, size: int) -> Tensor:
 
 
 def principal_directions(covariance: Tensor, count: int, centred: bool) -> Tensor:
-    """The `count` directions that hold most of what the stream varies by, orthonormal, (width, count).
+    """The `count` orthonormal directions of most variance of the residual stream, (width, count).
 
     Args:
-        covariance: mean product of the normalised stream, (width, width).
+        covariance: mean product of the normalised residual stream, (width, width).
         count: how many.
-        centred: whether the stream's norms subtract the mean, so that the direction of ones says nothing.
+        centred: whether the residual stream's norms subtract the mean, so that the direction of ones says nothing.
     """
     width = len(covariance)
     if centred:
@@ -133,7 +135,7 @@ def without_ones(width: int) -> Tensor:
 
 
 def stream_map(covariance: Tensor, width: int, centred: bool) -> Tensor:
-    """(source width, target width): what the stream is multiplied by, so that every norm keeps its variance and epsilon.
+    """The rotation of the residual stream to fewer directions, (source width, target width); norms keep variance and epsilon.
 
     The target's stream holds the principal part of the source's in the vectors its own norms can see (those of mean 0, where
     the norms subtract the mean).
@@ -149,7 +151,7 @@ def stream_map(covariance: Tensor, width: int, centred: bool) -> Tensor:
 
 
 def head_maps(queries: Tensor, keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Maps of one head's queries and keys to fewer dimensions that keep their products best.
+    """Maps of one head's queries and keys to fewer dimensions that preserve their products best.
 
     Minimises |q (I - A B^T) k^T| over tokens, from the second moments of both.
 
@@ -169,7 +171,7 @@ def head_maps(queries: Tensor, keys: Tensor, size: int) -> tuple[Tensor, Tensor]
 
 
 def value_map(values: Tensor, reader: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Map of one head's values to fewer dimensions that keep what is read of them best, and its way back.
+    """The map of one head's values to fewer dimensions that preserves what is read of them best, and its way back.
 
     Args:
         values: mean product of the values as the output matrix reads them, (head size, head size).

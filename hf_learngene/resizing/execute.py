@@ -14,6 +14,7 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene.budget.search import Allocation, allocated
 from hf_learngene.errors import CalibrationError, UnsupportedSourceError
+from hf_learngene.pruning.activations import without_autocast
 from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.refit import Fitted
 from hf_learngene.resizing.build_model import build_model
@@ -27,6 +28,7 @@ logger = logging.get_logger(__name__)
 reports = logging.get_logger("transformers")  # its verbosity settings are the ones people know
 
 
+@without_autocast()  # it would round what recipes multiply, too
 def execute(
     plan: Plan,
     model: PreTrainedModel,

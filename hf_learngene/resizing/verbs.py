@@ -154,10 +154,10 @@ def allocate(
     ridge: float = 1e-3,
     **sizes: Any,
 ) -> Allocation:
-    """How `resize(model, params=..., calibration=...)` spends a parameter budget, and why. `print` it.
+    """The sizes that `resize(model, params=..., calibration=...)` chooses for a parameter budget, and why. `print` it.
 
-    Every size is shrunk alone and the error measured that it leaves on examples it was not fitted on; then the most promising
-    combinations of the whole budget. Uniform layers only: what a stock config can say.
+    Sensitivity first: each size is pruned alone, and its error measured on held-out examples. Then the combinations within the
+    budget whose errors add up to least are pruned and measured. Layers are uniform, as in a stock config.
 
     Args:
         model (`PreTrainedModel`): the source.
@@ -166,7 +166,7 @@ def allocate(
         processing_class (*optional*): tokenizer or image processor, where `calibration` holds texts or images.
         seed (`int`, *optional*, defaults to 0): as in `resize`.
         ridge (`float`, *optional*, defaults to 0.001): of the `calibrated` method.
-        **sizes: sizes that stay as they are given.
+        **sizes: sizes that are fixed at what is given.
 
     Returns:
         `Allocation` with `sizes`, `full` (keywords for `resize`), `axes` and `tried`.

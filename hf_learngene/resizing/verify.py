@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -13,7 +14,8 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.anatomy.passes import example_inputs
-from hf_learngene.errors import InvalidSizeError
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedSourceError
+from hf_learngene.pruning.activations import drawing, evaluating
 
 
 # relative to max(1, |logit|); what float32 rounding leaves over a dozen layers, and float64
@@ -27,7 +29,7 @@ class Report:
     Attributes:
         max_abs_logit_difference: largest absolute difference over all outputs that both give.
         relative: the same, divided by max(1, largest absolute output of the source).
-        tolerance: what rounding in the models' dtype explains.
+        tolerance: the relative difference that rounding in the models' dtype explains.
         outputs: name of each compared output -> its largest absolute difference.
     """
 
@@ -53,12 +55,12 @@ class Report:
 def verify(
     source: PreTrainedModel,
     grown: PreTrainedModel,
-    inputs: Mapping[str, Tensor] | None = None,
+    inputs: Mapping[str, Tensor] | Tensor | None = None,
     *,
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> Report:
-    """Runs both models in eval mode on the same inputs and compares what they give.
+    """Compares the outputs of two models, run in eval mode on the same inputs.
 
     Logits are compared whole. Hidden states of a wider model hold the source's in their first entries, so these are
     compared.
@@ -66,8 +68,8 @@ def verify(
     Args:
         source (`PreTrainedModel`): the reference. It is left as it is.
         grown (`PreTrainedModel`): the model to compare, as wide as the source or wider. It is left as it is.
-        inputs (`Mapping[str, Tensor]`, *optional*): keyword inputs of both. Default: two random images, or two random
-            texts with padding.
+        inputs (`Mapping[str, Tensor]` or `Tensor`, *optional*): keyword inputs of both, or a batch of their main input alone
+            (pixel values, or token ids without padding). Default: two random images, or two random texts with padding.
         dtype (`torch.dtype`, *optional*): compare copies in this dtype, such as `torch.float64`; default: as they are.
         seed (`int`, *optional*, defaults to 0): for the random inputs.
 
@@ -75,6 +77,8 @@ def verify(
         `Report`.
 
     Raises:
+        UnsupportedSourceError: one of the two is no model: a path, a learngene.
+        UnknownOptionError: inputs that are neither tensors by name nor a tensor.
         InvalidSizeError: the two have no output in common, take images of different sizes and no inputs were given, or number
             their tokens in different ways.
 
@@ -87,10 +91,12 @@ def verify(
     """
     for model in (source, grown):
         admit_no_learngene(model.config)
+        _check_model(model)
     if source.main_input_name != grown.main_input_name:
         raise InvalidSizeError(
             f"One model takes {source.main_input_name}, the other {grown.main_input_name}: there is nothing to compare."
         )
+    inputs = _by_name(inputs, source.main_input_name)
     given = dict(inputs) if inputs is not None else random_inputs(source, seed)
     if inputs is None and "pixel_values" in given:
         shapes = {tuple(random_inputs(m, seed)["pixel_values"].shape) for m in (source, grown)}
@@ -123,6 +129,30 @@ def verify(
     compared = {dtype or source.dtype, grown.dtype}
     tolerance = max(TOLERANCES.get(d, 5e-2) for d in compared)
     return Report(worst, worst / largest, tolerance, dict(sorted(differences.items())))
+
+
+def _check_model(model: object) -> None:
+    """Refuses what cannot be run on inputs."""
+    if isinstance(model, (str, os.PathLike)):
+        raise UnsupportedSourceError(
+            f"verify compares two models in memory; {str(model)!r} is a path. Load it with from_pretrained of its class, or run "
+            "`hf-learngene verify SOURCE GROWN`, which takes paths."
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedSourceError(f"verify compares two transformers models; this is a {type(model).__name__}.")
+    admit_no_learngene(model.config)
+
+
+def _by_name(inputs: object, main: str) -> Mapping[str, Tensor] | None:
+    """The inputs as keyword arguments."""
+    if isinstance(inputs, Tensor):
+        return {main: inputs}
+    if inputs is None or (isinstance(inputs, Mapping) and {main, "inputs_embeds"} & inputs.keys()):
+        return inputs
+    held = ", ".join(map(repr, inputs)) if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
+    raise UnknownOptionError(
+        f"inputs is a dict of tensors with {main!r}, or that tensor alone; it was {held or 'empty'}."
+    )
 
 
 def _check_vocabularies(source: PreTrainedModel, grown: PreTrainedModel, inputs: Mapping[str, Tensor] | None) -> None:
@@ -163,19 +193,13 @@ def random_inputs(model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
 
 
 def _outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    training = model.training
     if dtype is not None and model.dtype != dtype:
         model = copy.deepcopy(model)
         torch.nn.Module.to(model, dtype=dtype)
-    model.eval()
     moved = {
         k: v.to(model.device, model.dtype if v.is_floating_point() else None) if isinstance(v, Tensor) else v
         for k, v in inputs.items()
     }
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # ViT-MAE masks at random, in eval mode too
-            given = model(**moved)
-    finally:
-        model.train(training)
+    with torch.no_grad(), evaluating(model), drawing(0, model.device):  # ViT-MAE masks at random, in eval mode too
+        given = model(**moved)
     return {k: v for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point()}

@@ -306,6 +306,12 @@ def test_examples_are_read_once():
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
 
 
+def test_some_of_the_batches():
+    examples = Examples([{"input_ids": [i // 2]} for i in range(100)], bert())
+    numbers = [int(b["input_ids"][0, 0]) for b in examples.part([1, 3]).batches()]
+    assert numbers == [16, 48]
+
+
 def test_too_few_tokens_for_a_width_are_refused():
     with pytest.raises(errors.CalibrationError, match="2 tokens .* 16 directions"):
         resize(bert(), calibration=[{"input_ids": [5, 6]}], hidden_size=16)

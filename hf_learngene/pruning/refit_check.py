@@ -1,0 +1,82 @@
+"""A check of the refit on its own examples: it must not leave the model further from the source than plain selection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy
+from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.pruning.activations import Runner, output_of
+from hf_learngene.pruning.correspondence import Correspondence
+from hf_learngene.pruning.examples import Batches, rows_of, tokens_shown
+from hf_learngene.pruning.sites import RefitSite
+
+
+CHECKED = 2  # batches, first and last: few beside the passes of the refit
+NOTHING = 1e-6  # squared relative error: so near to the source, worse or better is rounding
+
+
+@dataclass
+class RefitCheck:
+    """Distance of a pruned model to its source on a few batches of its calibration examples.
+
+    Attributes:
+        correspondence: of target to source.
+        target, target_anatomy: the pruned model, and its anatomy.
+        examples: calibration examples.
+        writer: the last matrix that writes the residual stream before a norm; the stream is compared there where the outputs
+            of a narrower model cannot be.
+    """
+
+    correspondence: Correspondence
+    target: PreTrainedModel
+    target_anatomy: Anatomy
+    examples: Batches
+    writer: RefitSite | None
+
+    def error(self) -> float:
+        """Squared distance to the source as a share of the source's squares; infinite where the target overflows."""
+        distance = squares = 0.0
+        count = self.examples.num_batches
+        for batch in self.examples.batches(uniform_indices(count, min(CHECKED, count)).tolist()):
+            for found, wanted in self._pairs(batch):
+                distance += float((found - wanted).pow(2).sum())
+                squares += float(wanted.pow(2).sum())
+        error = distance / max(squares, 1e-30)
+        return error if math.isfinite(error) else math.inf
+
+    def _pairs(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(found, wanted) outputs, or residual streams before the last norm where outputs are of another width and rotated."""
+        found, wanted = output_of(self.target, batch), output_of(self.correspondence.source, batch)
+        if found.shape != wanted.shape and self.correspondence.selection.rotation is None:
+            wanted = self.correspondence.selection.residual(wanted)
+        if found.shape == wanted.shape:
+            yield found, wanted
+        elif self.writer is not None and self.writer.norm_after is not None:
+            norm, source_norm = self.writer.norm_after
+            shown = tokens_shown(batch)
+            with (
+                Runner(self.target, self.target_anatomy) as target,
+                Runner(self.correspondence.source, self.correspondence.anatomy) as source,
+            ):
+                ours = target.capture(0, batch, inputs=[norm]).inputs[norm]
+                theirs = source.capture(0, batch, inputs=[source_norm]).inputs[source_norm]
+            for a, b in zip(ours, theirs, strict=False):
+                yield (
+                    rows_of(a, shown).double(),
+                    self.correspondence.selection.residual(rows_of(b, shown)).to(torch.float64),
+                )
+
+
+def acceptable(before: float, after: float) -> bool:
+    """Whether a refit left its model as near to the source as it was before, or as near as rounding can tell."""
+    return after <= max(before, NOTHING) and math.isfinite(after)
+
+
+__all__ = ["RefitCheck", "acceptable"]
