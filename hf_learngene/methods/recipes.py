@@ -57,7 +57,10 @@ def _sources(
         return (), "initialised"
     before = task.source.tensors.get(tensor.name)
     if tensor.computed and (before is None or before.shape != tensor.shape):
-        return (), "computed"  # of unchanged shape it is carried over: the source's own may differ from what is computed
+        return (
+            (),
+            "computed",
+        )  # of unchanged shape it is carried over: the source's own may differ from what is computed
     if tensor.layer is None:
         names = [(tensor.name, 1.0)]
     else:
