@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from hf_learngene.errors import CalibrationError
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.registry import register_method
-from hf_learngene.pruning.activations import evaluating, without_autocast
+from hf_learngene.pruning.activations import evaluating
 from hf_learngene.pruning.criteria import Scores, sum_over_tensors
 from hf_learngene.pruning.examples import Examples
 
@@ -45,6 +46,16 @@ class Taylor(PruningMethod):
         return sum_over_tensors(anatomy, lambda info: products[info.name])
 
 
+@contextmanager
+def _same_config(model: PreTrainedModel) -> Iterator[None]:
+    """Takes back what a forward pass with labels notes in the config, the kind of problem that it found them to be."""
+    before = getattr(model.config, "problem_type", None)
+    try:
+        yield
+    finally:
+        model.config.problem_type = before
+
+
 def weight_times_gradient(
     model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool
 ) -> Mapping[str, Tensor]:
@@ -57,7 +68,7 @@ def weight_times_gradient(
     }
     sums = {n: torch.zeros_like(p) for n, p in kept.items()}
     dtype, device = next(iter(kept.values())).dtype, next(iter(kept.values())).device
-    with torch.enable_grad(), evaluating(model), without_autocast(), torch.random.fork_rng(devices=[]):
+    with torch.enable_grad(), evaluating(model), _same_config(model), torch.random.fork_rng(devices=[]):
         for number, batch in enumerate(tqdm(examples.batches(), desc="gradients", disable=disable_progress)):
             torch.default_generator.manual_seed(number)
             moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in batch.items()}

@@ -250,8 +250,6 @@ def _auto(source: Anatomy, sizes: Mapping[str, Any], calibrated: bool) -> list[t
     if not shrinks:
         return [(Lemon(), dict(sizes))]
     middle = {**sizes, **{n: old[n] for n in grows}}
-    if "hidden_size" in grows:
-        middle.update({n: v for n, v in source.sizes.items() if n in source.linked}, hidden_size=old["hidden_size"])
     if not source.head_dim_honoured and middle["num_attention_heads"] * middle["head_dim"] != middle["hidden_size"]:
         raise DirectionError(
             f"Shrinking {', '.join(shrinks)} and growing {', '.join(grows)} in one go has no size in between that "

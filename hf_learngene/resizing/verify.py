@@ -90,7 +90,6 @@ def verify(
         True
     """
     for model in (source, grown):
-        admit_no_learngene(model.config)
         _check_model(model)
     if source.main_input_name != grown.main_input_name:
         raise InvalidSizeError(

@@ -23,12 +23,12 @@ def task(**sizes):
 
 def test_changes_have_names():
     made = task(hidden_size=48, num_attention_heads=6)
-    change = made.width_dims(made.target.tensors["layers.0.attention.q_proj.weight"])[1]
+    change = made.width_changes(made.target.tensors["layers.0.attention.q_proj.weight"])[1]
     assert change == WidthChange(dim=1, axis="hidden", side="in", old=24, new=48)
     assert made.heads[0].number == 3
     assert made.heads[1].size == 8
     assert made.groups[1].queries == 1
-    assert made.width_dims(made.target.tensors["layers.0.mlp.fc1.bias"]) == []
+    assert made.width_changes(made.target.tensors["layers.0.mlp.fc1.bias"]) == []
 
 
 def test_an_axis_with_two_sizes_is_refused():

@@ -272,7 +272,7 @@ def test_methods_that_do_not_exist(config_only, method, message):
         ({"method": "lemon", "element_selection": "random"}, r"is an option of method 'weight_selection', not of 'lemon'"),
         ({"method": Lemon(), "layer_map": [0]}, r"'layer_map' is an option of method 'layers', not of 'lemon'"),
         ({"method": Lemon(), "symmetry": "equal"}, r"\['symmetry'\] were given beside a Lemon object; put them into the object"),
-        ({"method": "lemon", "symmetry": "both"}, r"symmetry is one of proj, equal; it was 'both'"),
+        ({"method": "lemon", "symmetry": "both"}, r"symmetry is one of proj, equal, comp; it was 'both'"),
         ({"method": "lemon", "depth": 3}, r"depth is one of allzero, cancelzero; it was 3"),
         ({"method": "lemon", "allow_lossy": "yes"}, r"allow_lossy is one of True, False; it was 'yes'"),
         ({"method": "weight_selection", "element_selection": 3}, r"is one of uniform, consecutive, random, .*; it was 3"),
