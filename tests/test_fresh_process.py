@@ -53,7 +53,7 @@ def added():
 
 before, found["none"], found["mappings"] = native(), added(), len(models)
 sys.path.insert(0, package)
-import hf_learngene
+import hf_learngene.learngenes
 
 found["cli"] = [n for n in ("typer", "hf_learngene.cli") if n in sys.modules]
 learngene = transformers.AutoModel.from_pretrained(f"{folder}/wave")

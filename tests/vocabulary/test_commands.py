@@ -110,7 +110,7 @@ def test_wrong_corpora_are_told_in_one_line(source, tmp_path):
     tiny_model("vit", "ViTModel").save_pretrained(tmp_path / "vit")
     for name, more, message in (
         ("empty.txt", (), "holds no text"),
-        ("latin.txt", (), "no text in UTF-8"),
+        ("latin.txt", (), "is not UTF-8 text"),
         ("absent.txt", (), "No such file"),
         ("good.txt", ("--vocab-size", 3), "too small"),
         ("good.txt", ("--size", "vocab_size=many"), "whole number"),
