@@ -24,7 +24,7 @@ from testing.numerics import RELATIVE, assert_close_for
 
 
 # What is asked for, the first that the method does not refuse: most make widths and depth, some depth alone.
-SMALLER = ({"hidden_size": 16, "num_hidden_layers": 2}, {"num_hidden_layers": 2}, {})
+SMALLER = ({"hidden_size": 16, "num_hidden_layers": 2}, {"num_hidden_layers": 2}, {"hidden_size": 16}, {})
 LARGER = ({"hidden_size": 48, "num_hidden_layers": 5}, {"num_hidden_layers": 5}, {})
 # Options without a default: (smaller, larger) of a model with three layers.
 NEEDED = {"layers": ({"layer_map": [0, 2]}, {"layer_map": [0, 1, 1, 2]})}
