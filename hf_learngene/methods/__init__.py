@@ -12,6 +12,7 @@ from hf_learngene.methods.random import Random
 from hf_learngene.methods.registry import METHODS, make_method, register_method, registered_methods
 from hf_learngene.methods.shortgpt import ShortGPT
 from hf_learngene.methods.taylor import Taylor
+from hf_learngene.methods.wanda import Wanda
 from hf_learngene.methods.weight_selection import WeightSelection
 
 
@@ -29,6 +30,7 @@ __all__ = [
     "Random",
     "ShortGPT",
     "Taylor",
+    "Wanda",
     "WeightSelection",
     "make_method",
     "register_method",
