@@ -86,11 +86,11 @@ class Learngene(HubMixin, TrainingMixin, ABC):
 
     @abstractmethod
     def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
-        """Fills a component's parameters at random; `stack`, (layers, *shape), is the component of a fresh model."""
+        """Fills a component's parameters at random; `stack`, `(layers, *shape)`, is the component of a fresh model."""
 
     @abstractmethod
     def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
-        """Fills a component's parameters in closed form, so that `materialise` comes near `stack`, (layers, *shape)."""
+        """Fills a component's parameters in closed form, so that `materialise` comes near `stack`, `(layers, *shape)`."""
 
     @abstractmethod
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:

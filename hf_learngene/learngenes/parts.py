@@ -111,7 +111,7 @@ def picked_layers(stages: Sequence[int], count: int | None = None) -> list[int]:
 
 
 def stacked(template: str, tensors: Mapping[str, Tensor], depth: int) -> Tensor:
-    """A component of a model in all its layers, (layers, *shape); a layer that lacks it lends its neighbour's.
+    """A component of a model in all its layers, `(layers, *shape)`; a layer that lacks it lends its neighbour's.
 
     ModernBERT's first layer has no attention norm.
     """
