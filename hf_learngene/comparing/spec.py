@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_learngene.errors import InvalidSizeError, TrainingDataError, UnknownOptionError, nearest
 from hf_learngene.methods import Method, make_method
-from hf_learngene.methods.registry import AUTO
+from hf_learngene.methods.registry import AUTO, method_name
 
 
 # Keywords of `resize` that a comparison sets itself.
@@ -160,7 +160,7 @@ def _starts(given: Any) -> dict[str, Start]:
 
 
 def _label(spec: Any) -> str:
-    return spec.name if isinstance(spec, Method) else str(spec.get("method") if isinstance(spec, Mapping) else spec)
+    return method_name(spec.get("method") if isinstance(spec, Mapping) else spec)
 
 
 def _method(spec: Any) -> Method | None:

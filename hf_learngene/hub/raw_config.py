@@ -7,15 +7,13 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
-from hf_learngene.anatomy.config_fields import ALIASES
+from hf_learngene.anatomy.config_fields import ALIASES, largest
 from hf_learngene.errors import CheckpointError, UnsupportedSourceError
 
 
-# What a size may be at most. Building takes a module for each layer and a name for each label before any weight is
-# missed, so a config of a few bytes could take hours and gigabytes. All are far above what exists.
-LIMITS = {"num_hidden_layers": 4096, "num_labels": 1 << 20, "image_size": 1 << 14}
-_LIMIT = 1 << 24
-_CANONICAL = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
+# Bounded before a config is built: that takes a module for each layer and a name for each label before any weight is missed, so a
+# file of a few bytes could take hours and gigabytes.
+_SIZES = frozenset(alias for aliases in ALIASES.values() for alias in aliases)
 
 
 def check_raw(source: str, raw: Mapping[str, Any]) -> None:
@@ -52,8 +50,7 @@ def _check_sizes(source: str, raw: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             _check_sizes(source, value)
             continue
-        size = _CANONICAL.get(field)
-        limit = LIMITS.get(size or "", _LIMIT)
+        limit = largest(field)
         numbers = value if isinstance(value, list) else [value]
-        if size and any(isinstance(n, (int, float)) and n > limit for n in numbers):
+        if field in _SIZES and any(isinstance(n, (int, float)) and n > limit for n in numbers):
             raise CheckpointError(f"config.json of `{source}` has {field}={value!r}, which is more than {limit:,}.")

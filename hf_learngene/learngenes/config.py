@@ -9,13 +9,12 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from hf_learngene.anatomy.config_fields import ALIASES, native_name, section, section_name
+from hf_learngene.anatomy.config_fields import check_bounds, native_name, section, section_name
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
 from hf_learngene.methods.base import Paper
 
 
 FIT_LAYERS = ("picked", "all")
-_MOST = {"num_hidden_layers": 1000, "num_labels": 1_000_000}
 _RESULT = {"dataset", "split", "sizes", "metrics"}
 
 
@@ -155,7 +154,8 @@ def _config_of(given: Any) -> PreTrainedConfig:
             f"base_config is a config of transformers, or its dict with a model_type of its own; it was "
             f"{f'of model_type {kind!r}' if isinstance(given, dict) else repr(given)}."
         )
-    _check_bounds(given)
+    for part in (given, *(v for v in given.values() if isinstance(v, dict))):
+        check_bounds(part)
     try:
         return AutoConfig.for_model(**given)
     except Exception as error:  # a config class raises whatever its first look at a field happens to raise
@@ -163,16 +163,6 @@ def _config_of(given: Any) -> PreTrainedConfig:
         raise UnsupportedFamilyError(
             f"base_config does not describe a `{kind}`: {said or type(error).__name__}"
         ) from error
-
-
-def _check_bounds(given: dict[str, Any]) -> None:
-    """Refuses sizes of a damaged file that would take hours to build before anything else fails."""
-    for name, most in _MOST.items():
-        for part in (given, *(v for v in given.values() if isinstance(v, dict))):
-            for alias in ALIASES[name]:
-                value = part.get(alias)
-                if isinstance(value, int) and value > most:
-                    raise InvalidSizeError(f"base_config has {alias}={value}; a learngene is made for at most {most}.")
 
 
 def _is_shape(given: Any) -> bool:

@@ -84,6 +84,11 @@ def options_of(method: str | Method) -> list[str]:
     return known.option_names() if known is not None else []
 
 
+def method_name(method: object) -> str:
+    """The name of a method given by its name or its config object."""
+    return method.name if isinstance(method, Method) else str(method)
+
+
 def option_owners(option: str) -> list[str]:
     """Names of the methods that have an option of this name."""
     return [name for name, method in METHODS.items() if option in method.option_names()]

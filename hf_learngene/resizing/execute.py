@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,7 @@ logger = logging.get_logger(__name__)
 reports = logging.get_logger("transformers")  # its verbosity settings are the ones people know
 
 
+@torch.inference_mode(False)  # its tensors could never be trained
 @without_autocast()  # it would round what recipes multiply, too
 def execute(
     plan: Plan,
@@ -156,16 +158,18 @@ def _precise(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model).float()
 
 
-def examples_for(plan: Plan, model: PreTrainedModel) -> Examples | None:
-    """The calibration examples as the plan's methods need them; None where none were given."""
+@contextmanager
+def examples_for(plan: Plan, model: PreTrainedModel) -> Iterator[Examples | None]:
+    """The calibration examples as the plan's methods need them, while they are needed; None where none were given."""
     spec = plan.spec
     if spec.calibration is None:
-        return None
+        yield None
+        return
     if not any(step.method.needs_examples for step in plan.passes):
-        logger.warning("calibration= is not looked at: nothing shrinks here, and %s takes no examples.", plan.method)
-    return Examples(
-        spec.calibration, model, spec.processing_class, labels=any(step.method.needs_labels for step in plan.passes)
-    )
+        logger.warning("calibration= is not used: nothing shrinks here, and %s needs no examples.", plan.method)
+    labels = any(step.method.needs_labels for step in plan.passes)
+    with Examples(spec.calibration, model, spec.processing_class, labels=labels) as examples:
+        yield examples
 
 
 def _check_examples(plan: Plan, examples: Examples | None) -> None:

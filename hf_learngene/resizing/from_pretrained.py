@@ -78,8 +78,8 @@ def load_resized(
     if missing:
         plan = plan.without(missing)
     commit = getattr(loading.get("revision"), "resolved", None)
-    examples = examples_for(plan, model)
-    resized = execute(plan, model, source=os.fspath(source), commit=commit, examples=examples, own=True, tell=tell)
+    with examples_for(plan, model) as examples:
+        resized = execute(plan, model, source=os.fspath(source), commit=commit, examples=examples, own=True, tell=tell)
     provenance.seal(resized)
     for name, value in spec.labels.items():
         setattr(resized.config, name, value)

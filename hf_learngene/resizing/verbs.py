@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -78,7 +78,8 @@ def resize(
     check_source(model)
     provenance.check(model.config)
     made = make_plan(model.config, type(model), spec)
-    resized = execute(made, model, source=model.config._name_or_path or None, examples=examples_for(made, model))
+    with examples_for(made, model) as examples:
+        resized = execute(made, model, source=model.config._name_or_path or None, examples=examples)
     provenance.seal(resized)
     return resized
 
@@ -200,4 +201,5 @@ def allocate(
             f"params={params!r} is no less than the model's {made.source_parameters:,} parameters: there is nothing to shrink. "
             "resize(model, params=...) grows it."
         )
-    return spend_budget(made, model, Examples(calibration, model, processing_class))[1]
+    with examples_for(made, model) as examples:
+        return spend_budget(made, model, cast(Examples, examples))[1]

@@ -145,7 +145,7 @@ def test_a_config_that_is_none_is_an_error_of_ours(text, tmp_path):
 def test_sizes_that_would_take_hours_to_build_are_refused(folder, size):
     base = json.loads((folder / "config.json").read_text())["base_config"]
     change_config(folder, base_config={n: v for n, v in {**base, **size}.items() if n not in ("id2label", "label2id")})
-    with pytest.raises(InvalidSizeError, match=f"{next(iter(size))}=.* at most"):
+    with pytest.raises(InvalidSizeError, match=f"{next(iter(size))} is at most"):
         AutoLearngene.from_pretrained(folder)
 
 

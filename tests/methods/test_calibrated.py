@@ -130,7 +130,7 @@ def test_some_axes_shrink_and_others_grow():
 def test_examples_that_nothing_looks_at_are_mentioned(caplog):
     source = model_of("vit", "ViTForImageClassification")
     resize(source, calibration=examples_for(source, 8), intermediate_size=50)
-    assert "calibration= is not looked at" in caplog.text
+    assert "calibration= is not used" in caplog.text
     caplog.clear()
     resize(source, calibration=examples_for(source), intermediate_size=20)
     assert "not looked at" not in caplog.text
