@@ -21,8 +21,9 @@ from transformers import Trainer
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from typer.testing import CliRunner
 
-from hf_learngene import AutoLearngene, CheckpointSafeTrainer, LearngeneTrainer, errors
+from hf_learngene import AutoLearngene, LearngeneTrainer, errors
 from hf_learngene.cli import app
+from hf_learngene.training import CheckpointSafeTrainer
 from hf_learngene.training.checkpoints import PARTIAL
 from hf_learngene.training.resuming import checkpoints_of, fault_of, last_whole_checkpoint, step_of
 from hf_learngene.training.work_folder import WorkFolder
