@@ -23,7 +23,7 @@ from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
 from hf_learngene.maps.ops import Blocks, Context
 from hf_learngene.maps.task import ResizeTask, WidthChange
 from hf_learngene.methods.base import Method, Paper
-from hf_learngene.methods.lemon_rules import check_growth, eta_of
+from hf_learngene.methods.lemon_limits import check_growth, eta_of
 from hf_learngene.methods.registry import register_method
 
 
