@@ -154,7 +154,7 @@ def _config_of(given: Any) -> PreTrainedConfig:
             f"base_config is a config of transformers, or its dict with a model_type of its own; it was "
             f"{f'of model_type {kind!r}' if isinstance(given, dict) else repr(given)}."
         )
-    for part in (given, *(v for v in given.values() if isinstance(v, dict))):
+    for part in (given, *(v for v in given.values() if isinstance(v, dict) and "model_type" in v)):
         check_bounds(part)
     try:
         return AutoConfig.for_model(**given)
