@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import tempfile
@@ -83,3 +84,11 @@ def _too_small(path: Path, needed: int | None) -> str:
 
 def _free(path: Path) -> int:
     return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+
+
+def sync_files(folder: Path) -> None:
+    """Writes all files of a folder through to the disk: a rename of it must not reach the disk before them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())

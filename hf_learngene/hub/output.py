@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hf_learngene.disk import write_failure
+from hf_learngene.disk import sync_files, write_failure
 from hf_learngene.errors import LearngeneError, OutputError
 
 
@@ -180,13 +180,11 @@ def _escaped(name: str) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """The rename must not reach the disk before the content does."""
+    """Opens the files to whoever may read the folder, and writes all through to the disk."""
     for file in folder.rglob("*"):
         if file.is_file():
-            # safetensors writes for the owner only; whoever may read the folder may read the weights.
-            file.chmod(folder.stat().st_mode & 0o666)
-            with file.open("r+b") as handle:
-                os.fsync(handle.fileno())
+            file.chmod(folder.stat().st_mode & 0o666)  # safetensors writes for the owner only
+    sync_files(folder)
     _sync_folder(folder)
 
 

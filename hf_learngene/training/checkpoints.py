@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from hf_learngene.disk import sync_files
 from hf_learngene.errors import ResumeError
 from hf_learngene.training.resuming import STATE, check_resumable, checkpoints_of, fault_of, last_whole_checkpoint
 
@@ -171,19 +172,11 @@ def _lost(model: PreTrainedModel, missing: set[str]) -> set[str]:
 
 
 def _replace(written: Path, final: Path) -> None:
-    _sync(written)
+    sync_files(written)
     if final.exists():
         os.rename(final, written.with_name("old"))
     os.rename(written, final)
     shutil.rmtree(written.parent, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Writes all files of a folder through to the disk: a rename must not reach it before them."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
 
 
 def _last(folder: str) -> str:
