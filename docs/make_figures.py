@@ -32,10 +32,10 @@ from learngene_task import DATA, TASKS, teacher_of  # noqa: E402
 
 from hf_learngene import AutoLearngene, resize  # noqa: E402
 from hf_learngene.anatomy import anatomy_of  # noqa: E402
+from hf_learngene.calibration.examples import Examples  # noqa: E402
 from hf_learngene.maps import LayerMap  # noqa: E402
 from hf_learngene.methods import Layers, WeightSelection, make_method  # noqa: E402
 from hf_learngene.pruning.criteria import Scores  # noqa: E402
-from hf_learngene.pruning.examples import Examples  # noqa: E402
 
 
 matplotlib.use("Agg")

@@ -18,11 +18,11 @@ from transformers.utils.logging import is_progress_bar_enabled
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN
 from hf_learngene.budget.count import parameter_count, parse_budget
+from hf_learngene.calibration.examples import BatchesOf, Examples, rows_of, tokens_shown
 from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
 from hf_learngene.pruning.activations import Runner, output_of, without_autocast
-from hf_learngene.pruning.examples import BatchesOf, Examples, rows_of, tokens_shown
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.targets import writer
 from hf_learngene.tables import render

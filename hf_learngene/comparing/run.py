@@ -21,6 +21,7 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene._version import __version__
 from hf_learngene.anatomy.config_fields import ALIASES
+from hf_learngene.calibration.examples import check_given
 from hf_learngene.comparing import fingerprint, folder
 from hf_learngene.comparing.folder import SOURCE, Folder, job_name, write_text
 from hf_learngene.comparing.measuring import (
@@ -46,7 +47,6 @@ from hf_learngene.errors import (
 from hf_learngene.hub.load import load_whole
 from hf_learngene.hub.provenance import public_name
 from hf_learngene.methods import METHODS, Method
-from hf_learngene.pruning.examples import check_given
 from hf_learngene.resizing import plan, resize
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.plan import Plan

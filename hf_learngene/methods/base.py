@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.maps import LayerMap, Op, TensorRecipe
 from hf_learngene.maps.geometry import geometry_ops
 from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask
-from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.refit import Fitted
 
 

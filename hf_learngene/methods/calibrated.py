@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.anatomy.types import HIDDEN
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import Fill, Matrix, Op, Take, Weigh
 from hf_learngene.maps.ops import uniform_indices
@@ -17,7 +18,6 @@ from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, WidthChange, in_stream
 from hf_learngene.methods.pruning_method import PruningMethod, prunes_layers, with_layers
 from hf_learngene.methods.registry import register_method
-from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.layers import kept_layers
 from hf_learngene.pruning.select import CalibratedSelection, rotates_residual_stream
 

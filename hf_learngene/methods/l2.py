@@ -8,11 +8,11 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.registry import register_method
 from hf_learngene.pruning.criteria import Scores, sum_over_tensors
-from hf_learngene.pruning.examples import Examples
 
 
 @register_method

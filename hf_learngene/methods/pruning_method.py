@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.errors import CalibrationError, DirectionError
 from hf_learngene.maps import LayerMap, Op, Take
 from hf_learngene.maps.ops import uniform_indices
@@ -17,7 +18,6 @@ from hf_learngene.maps.selection import Keep, Selection
 from hf_learngene.maps.task import WIDTHS, ResizeTask, WidthChange, changes, in_stream, shown, source_axes
 from hf_learngene.methods.base import Method
 from hf_learngene.pruning.criteria import Scores
-from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.moments import RIDGE
 from hf_learngene.pruning.refit import Fitted, Refit
 

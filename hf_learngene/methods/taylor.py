@@ -14,13 +14,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.errors import CalibrationError
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.registry import register_method
 from hf_learngene.pruning.activations import evaluating
 from hf_learngene.pruning.criteria import Scores, sum_over_tensors
-from hf_learngene.pruning.examples import Examples
 
 
 @register_method

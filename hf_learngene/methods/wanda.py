@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN
+from hf_learngene.calibration.examples import Examples, rows_of, tokens_shown
 from hf_learngene.errors import DirectionError, UnknownOptionError
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.registry import register_method
 from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.criteria import Scores
-from hf_learngene.pruning.examples import Examples, rows_of, tokens_shown
 from hf_learngene.pruning.moments import check_finite
 
 

@@ -1,1 +1,1 @@
-"""What calibration needs: examples, what a model computes on them, what of it is kept, and the refit around it."""
+"""What a model computes on calibration examples, what of it is kept, and the refit around it."""

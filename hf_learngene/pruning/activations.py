@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.calibration.examples import rows_of, tokens_shown
+from hf_learngene.calibration.store import Store, tensors_in
 from hf_learngene.errors import CalibrationError, LearngeneError
-from hf_learngene.pruning.examples import rows_of, tokens_shown
-from hf_learngene.pruning.store import Store, tensors_in
 
 
 ROOM = 2 << 30  # bytes for the activations of one layer

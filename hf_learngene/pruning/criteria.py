@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS
+from hf_learngene.calibration.examples import Examples, tokens_shown
 from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, in_stream
 from hf_learngene.pruning.activations import Runner
-from hf_learngene.pruning.examples import Examples, tokens_shown
 from hf_learngene.pruning.moments import check_finite
 from hf_learngene.pruning.targets import AxisTargets, layer_container, writer
 

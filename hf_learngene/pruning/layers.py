@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import output_of, without_autocast
-from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.targets import layer_container
 
 

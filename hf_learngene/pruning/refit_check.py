@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import Runner, output_of
 from hf_learngene.pruning.correspondence import Correspondence
-from hf_learngene.pruning.examples import Batches, rows_of, tokens_shown
 from hf_learngene.pruning.sites import RefitSite
 
 

@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import HIDDEN
+from hf_learngene.calibration.examples import Examples, rows_of, tokens_shown
 from hf_learngene.errors import CalibrationError, InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.pruning.activations import Runner, without_autocast
-from hf_learngene.pruning.examples import Examples, rows_of, tokens_shown
 from hf_learngene.pruning.moments import RIDGE, Moments, normalised
 from hf_learngene.pruning.surgeon import head_maps, kept_heads, kept_units, stream_map, value_map
 from hf_learngene.pruning.targets import AxisTargets, writer

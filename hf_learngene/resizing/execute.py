@@ -14,9 +14,9 @@ from transformers.utils import logging
 from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene.budget.search import Allocation, allocated
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.errors import CalibrationError, UnsupportedSourceError
 from hf_learngene.pruning.activations import without_autocast
-from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.refit import Fitted
 from hf_learngene.resizing.build_model import build_model
 from hf_learngene.resizing.plan import Plan, make_plan

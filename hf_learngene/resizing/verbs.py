@@ -8,11 +8,11 @@ from typing import Any, cast
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.budget.search import Allocation
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.errors import InvalidSizeError, UnsupportedSourceError
 from hf_learngene.hub import provenance
 from hf_learngene.hub.tasks import class_of_checkpoint
 from hf_learngene.methods import Method
-from hf_learngene.pruning.examples import Examples
 from hf_learngene.resizing.execute import check_source, examples_for, execute, spend_budget
 from hf_learngene.resizing.from_pretrained import plan_checkpoint
 from hf_learngene.resizing.plan import Plan, make_plan

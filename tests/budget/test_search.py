@@ -13,7 +13,7 @@ from hf_learngene.anatomy import anatomy_of
 from hf_learngene.budget import search
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.search import _between, _different, _Fitting, _split, allocated
-from hf_learngene.pruning.examples import Examples
+from hf_learngene.calibration.examples import Examples
 from testing.families import tiny_model
 from testing.numerics import assert_close_for
 

@@ -9,8 +9,8 @@ from transformers import BertConfig, BertModel
 
 from hf_learngene import errors, plan, resize
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.methods import Calibrated
-from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.layers import kept_layers
 from testing.examples import examples_for
 from testing.families import exact_deberta, inputs_for, tiny_model

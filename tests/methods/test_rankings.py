@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hf_learngene import errors, plan, resize
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.pruning.criteria import Scores
-from hf_learngene.pruning.examples import Examples
 from testing.families import tiny_model
 
 

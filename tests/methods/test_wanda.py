@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hf_learngene import resize
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.errors import DirectionError, UnknownOptionError
-from hf_learngene.pruning.examples import Examples
 from testing.examples import examples_for
 from testing.families import tiny_model
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hf_learngene import resize
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.methods import Calibrated
 from hf_learngene.pruning.activations import Runner, execution_order
-from hf_learngene.pruning.examples import Examples
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.surgeon import head_maps, kept_units, stream_map, value_map, without_ones
 from hf_learngene.resizing.table import fit_table

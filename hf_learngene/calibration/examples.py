@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_learngene.calibration.input_bounds import InputBounds
+from hf_learngene.calibration.store import Store
 from hf_learngene.errors import CalibrationError
-from hf_learngene.pruning.input_bounds import InputBounds
-from hf_learngene.pruning.store import Store
 
 
 BATCH = 32

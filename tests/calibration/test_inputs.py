@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from hf_learngene import errors, resize
-from hf_learngene.pruning.examples import Examples
-from hf_learngene.pruning.input_bounds import InputBounds
+from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.input_bounds import InputBounds
 
 
 TINY = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 1, "vocab_size": 61}
