@@ -21,9 +21,10 @@ from datasets.exceptions import DatasetsError
 from transformers import HfArgumentParser, PreTrainedModel, set_seed
 
 from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
+from hf_learngene.calibration.processing import processor_of
 from hf_learngene.hub.load import load_whole
 from hf_learngene.learngenes import Learngene
-from hf_learngene.training.data import TrainingData, processor_of, read_data, training_data
+from hf_learngene.training.data import TrainingData, read_data, training_data
 
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from datasets.exceptions import DatasetsError
 from transformers import HfArgumentParser, set_seed
 
 from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
+from hf_learngene.calibration.processing import processor_of
 from hf_learngene.metrics import Accuracy
-from hf_learngene.training.data import processor_of, read_data, training_data
+from hf_learngene.training.data import read_data, training_data
 
 
 logger = logging.getLogger(__name__)

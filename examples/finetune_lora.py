@@ -23,9 +23,10 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import HfArgumentParser, PreTrainedModel, TrainingArguments, set_seed
 
 from hf_learngene import AutoModelForSequenceClassification, save_resized
+from hf_learngene.calibration.processing import processor_of
 from hf_learngene.metrics import Accuracy
 from hf_learngene.training import CheckpointSafeTrainer
-from hf_learngene.training.data import processor_of, read_data, training_data
+from hf_learngene.training.data import read_data, training_data
 
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,50 +47,50 @@ class InputBounds:
         tokens = table.num_embeddings if isinstance(table, nn.Embedding) else None
         return cls(main, tokens, getattr(config, "type_vocab_size", None) or None, _positions(model, config))
 
-    def check(self, batch: Mapping[str, Tensor], first: int) -> None:
+    def check(self, batch: Mapping[str, Tensor], numbers: Sequence[int]) -> None:
         """Refuses a batch that the model cannot take.
 
         Args:
             batch: the model's inputs.
-            first: number of its first example.
+            numbers: of its examples.
 
         Raises:
             CalibrationError: names the example and the bound.
         """
         values = batch[self.main]
         if self.main == "pixel_values":
-            self._check_pixels(values, first)
+            self._check_pixels(values, numbers)
         elif self.main == "input_ids":
-            self._check_ids(values, batch, first)
+            self._check_ids(values, batch, numbers)
 
-    def _check_pixels(self, pixels: Tensor, first: int) -> None:
+    def _check_pixels(self, pixels: Tensor, numbers: Sequence[int]) -> None:
         if self.channels is not None and pixels.dim() == 4 and pixels.shape[1] != self.channels:
             last = " Channels come before height and width." if pixels.shape[-1] == self.channels else ""
             raise CalibrationError(
-                f"Calibration example {first} has pixel_values of shape {tuple(pixels.shape[1:])}, and the model reads images of "
-                f"{self.channels} channels.{last} The model's image processor (processing_class=) makes what it reads."
+                f"Calibration example {numbers[0]} has pixel_values of shape {tuple(pixels.shape[1:])}, and the model reads "
+                f"images of {self.channels} channels.{last} The model's image processor (processing_class=) makes what it reads."
             )
         if not pixels.is_floating_point():
             raise CalibrationError(
-                f"Calibration example {first} has pixel_values of {pixels.dtype}, and the model reads normalised ones. Give the "
-                "images together with the model's image processor (processing_class=)."
+                f"Calibration example {numbers[0]} has pixel_values of {pixels.dtype}, and the model reads normalised ones. Give "
+                "the images together with the model's image processor (processing_class=)."
             )
         largest = pixels.abs().flatten(1).amax(1)
         if (bad := _first(~torch.isfinite(largest))) is not None:
             raise CalibrationError(
-                f"Calibration example {first + bad} has pixels that are no finite numbers; leave it out."
+                f"Calibration example {numbers[bad]} has pixels that are no finite numbers; leave it out."
             )
         if (bad := _first(largest > LARGEST_PIXEL)) is not None:
             raise CalibrationError(
-                f"Calibration example {first + bad} has pixels up to {float(largest[bad]):.1e}; normalised ones are about 3 "
+                f"Calibration example {numbers[bad]} has pixels up to {float(largest[bad]):.1e}; normalised ones are about 3 "
                 f"(refused above {LARGEST_PIXEL:.0e}). Normalise them with the model's image processor (processing_class=)."
             )
 
-    def _check_ids(self, ids: Tensor, batch: Mapping[str, Tensor], first: int) -> None:
+    def _check_ids(self, ids: Tensor, batch: Mapping[str, Tensor], numbers: Sequence[int]) -> None:
         mask = batch.get("attention_mask")
         shown = mask.bool() if mask is not None and mask.shape == ids.shape else torch.ones_like(ids, dtype=torch.bool)
         if ids.dim() == 2 and (bad := _first(~shown.any(1))) is not None:
-            raise CalibrationError(f"Calibration example {first + bad} has no tokens; leave empty texts out.")
+            raise CalibrationError(f"Calibration example {numbers[bad]} has no tokens; leave empty texts out.")
         if ids.is_floating_point() or ids.dtype == torch.bool or ids.dim() != 2:
             raise CalibrationError(
                 f"input_ids of a batch are whole numbers of shape (examples, tokens); the calibration's are {ids.dtype} of shape "
@@ -99,7 +99,7 @@ class InputBounds:
         if self.length is not None and ids.shape[1] > self.length:
             bad = int(shown.sum(1).argmax())
             raise CalibrationError(
-                f"Calibration example {first + bad} has {ids.shape[1]} tokens, and the model reads at most {self.length}. "
+                f"Calibration example {numbers[bad]} has {ids.shape[1]} tokens, and the model reads at most {self.length}. "
                 f"Cut the texts (truncation=True, max_length={self.length} in the tokenizer's call), or give raw texts with "
                 "processing_class=."
             )
@@ -111,7 +111,7 @@ class InputBounds:
             if (bad := _first(outside.flatten(1).any(1))) is not None:
                 hint = " Use the tokenizer of the model's own checkpoint." if name == "input_ids" else ""
                 raise CalibrationError(
-                    f"Calibration example {first + bad} has {int(found[bad][outside[bad]][0])} in {name}, and the model's go "
+                    f"Calibration example {numbers[bad]} has {int(found[bad][outside[bad]][0])} in {name}, and the model's go "
                     f"from 0 to {count - 1}.{hint}"
                 )
 

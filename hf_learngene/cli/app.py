@@ -273,7 +273,8 @@ def _calibration_examples(
     """Calibration examples for a plan: with labels only where one of its methods needs them."""
     import torch
 
-    from hf_learngene.training.data import drawn_examples, processor_of, read_data, training_data, unlabelled_data
+    from hf_learngene.calibration.processing import processor_of
+    from hf_learngene.training.data import drawn_examples, read_data, training_data, unlabelled_data
 
     main_input = made.model_class.main_input_name
     dataset, processor = read_data(data), processor_of(source, main_input, loading)

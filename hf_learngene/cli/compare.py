@@ -85,10 +85,11 @@ def compare_command(
     methods = {text: start_of(text) for text in method or ("random", "weight_selection")}
     rates = rates_of(learning_rate, methods)
 
+    from hf_learngene.calibration.processing import processor_of
     from hf_learngene.comparing import compare
     from hf_learngene.comparing.folder import RESULTS
     from hf_learngene.hub.load import load_whole, pinned
-    from hf_learngene.training.data import processor_of, training_data
+    from hf_learngene.training.data import training_data
 
     with status(f"Loading {source}"):
         loading = pinned(source, keywords(None, revision=revision, token=token))

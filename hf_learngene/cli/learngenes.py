@@ -62,11 +62,12 @@ def build_command(
     token: Token = None,
 ) -> None:
     """Distil a learngene from a teacher: fitted in closed form, then trained on data."""
+    from hf_learngene.calibration.processing import processor_of
     from hf_learngene.hub.load import load_whole, pinned
     from hf_learngene.hub.output import check_output, whole_or_absent
     from hf_learngene.learngenes.from_ancestry import fitted_learngene, origin_of, report
     from hf_learngene.learngenes.validating import check_one_label
-    from hf_learngene.training.data import data_name, processor_of, read_data, training_data
+    from hf_learngene.training.data import data_name, read_data, training_data
     from hf_learngene.training.work_folder import WorkFolder
 
     if steps and data is None:

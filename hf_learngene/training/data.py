@@ -8,21 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Image, Value, load_dataset
-from PIL import Image as PillowImage
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    DefaultDataCollator,
-    PreTrainedModel,
-)
+from datasets import ClassLabel, Dataset, Image, Value
+from transformers import DataCollatorWithPadding, DefaultDataCollator, PreTrainedModel
 
-from hf_learngene.errors import CheckpointError, TrainingDataError, nearest
+from hf_learngene.calibration.reading import LOADERS, read_examples
+from hf_learngene.errors import CalibrationError, TrainingDataError, nearest
 from hf_learngene.training.masking import ResumableMasking
 
 
-LOADERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 LABEL_NAMES = ("label", "labels", "coarse_label", "fine_label", "class", "target")
 
 
@@ -42,21 +35,15 @@ class TrainingData:
 
 
 def read_data(source: str | os.PathLike[str], split: str = "train", config_name: str | None = None) -> Dataset:
-    """One split of a data set: a parquet, csv, json or jsonl file, a folder of images, or an id on the Hub.
+    """One split of a data set: a file, a folder, or an id on the Hub; see `calibration.reading.read_examples`.
 
     Raises:
-        TrainingDataError: a file of another kind, or a folder or file that is not there.
+        TrainingDataError: nothing is there, or nothing that can be read.
     """
-    path = Path(source)
-    if path.is_dir():
-        return load_dataset("imagefolder", data_dir=str(path), split=split)
-    if path.suffix in LOADERS or path.exists():
-        if path.suffix not in LOADERS:
-            raise TrainingDataError(f"{path.name} ends in none of {', '.join(LOADERS)}.")
-        if not path.exists():
-            raise TrainingDataError(f"{source} does not exist.")
-        return load_dataset(LOADERS[path.suffix], data_files=str(path), split="train")
-    return load_dataset(str(source), config_name, split=split)
+    try:
+        return read_examples(source, split, config_name)
+    except CalibrationError as error:
+        raise TrainingDataError(str(error)) from error
 
 
 def data_name(source: str | os.PathLike[str]) -> str:
@@ -163,60 +150,6 @@ def unlabelled_data(
 def drawn_examples(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
     """At most `limit` examples, drawn at random under a seed."""
     return dataset if limit is None or limit >= len(dataset) else dataset.shuffle(seed=seed).select(range(limit))
-
-
-def processor_of(source: str | os.PathLike[str], main_input: str, loading: Mapping[str, Any] | None = None) -> Any:
-    """Tokenizer or image processor of a checkpoint, of the `revision` and with the `token` of `loading`.
-
-    Code that lies beside a checkpoint is never run.
-
-    Raises:
-        CheckpointError: it has none, or one that is damaged, needs code of its own, or prepares nothing.
-    """
-    keys = {k: v for k, v in (loading or {}).items() if k in ("revision", "token")}
-    sees = main_input == "pixel_values"
-    kind = "image processor" if sees else "tokenizer"
-    try:
-        if sees:
-            # Pillow is always there; torchvision is not.
-            processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False, **keys)
-        else:
-            processor = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keys)
-    except ImportError:  # says what to install
-        raise
-    except Exception as error:  # a damaged file ends in whatever the reader stumbles over, a bare Exception among them
-        raise CheckpointError(_unreadable(str(source), kind, error)) from error
-    try:
-        _try(processor, sees)
-    except Exception as error:
-        raise CheckpointError(
-            f"The {kind} of `{source}` is damaged, it prepares no input: {_said(error)}. Save it anew beside the model."
-        ) from error
-    return processor
-
-
-def _unreadable(source: str, kind: str, error: Exception) -> str:
-    if "trust_remote_code" in str(error):
-        return (
-            f"The {kind} of `{source}` is code in its repository, which is never run here. Use a model whose {kind} "
-            "transformers has."
-        )
-    return f"`{source}` has no {kind} that transformers reads: save it beside the model. It said: {_said(error)}."
-
-
-def _try(processor: Any, sees: bool) -> None:
-    """Prepares one small input, since bad settings show themselves only in use."""
-    if sees:
-        grey = PillowImage.new("RGB", (40, 32), (128, 128, 128))
-        pixels = processor([grey], return_tensors="pt")["pixel_values"]
-        if pixels.ndim != 4 or not bool(pixels.isfinite().all()):
-            raise ValueError(f"pixel_values of shape {tuple(pixels.shape)}, not all of them finite numbers")
-    else:
-        _tokenized(["a"], processor, 128)
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 def check_columns(dataset: Any, needed: str) -> None:

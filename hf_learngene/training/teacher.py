@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair
+from hf_learngene.calibration.processing import processor_of
 from hf_learngene.errors import TeacherError
 from hf_learngene.hub.files import PROCESSOR_FILES, source_files
 from hf_learngene.hub.load import load_whole
-from hf_learngene.training.data import processor_of
 
 
 LABELS = ("labels", "label", "label_ids", "start_positions", "end_positions", "next_sentence_label")

@@ -13,9 +13,9 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from hf_learngene import allocate, errors, resize, verify
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.calibration import store
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.store import Store
-from hf_learngene.calibration import store
 from hf_learngene.pruning.activations import Runner, evaluating, run
 
 

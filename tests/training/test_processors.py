@@ -12,9 +12,10 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from typer.testing import CliRunner
 
 from hf_learngene import errors
+from hf_learngene.calibration.processing import processor_of
 from hf_learngene.cli import app
 from hf_learngene.training import Teacher
-from hf_learngene.training.data import data_name, processor_of, training_data
+from hf_learngene.training.data import data_name, training_data
 from testing.families import tiny_model
 from testing.saving import tokenizer
 
