@@ -45,7 +45,7 @@ def read_examples(
     path = Path(source).expanduser()
     if not path.exists():
         if isinstance(source, os.PathLike) or _is_local(str(source)):
-            raise CalibrationError(f"There is no file or folder {os.fspath(source)!r}.{_beside(path)}")
+            raise CalibrationError(f"{os.fspath(source)} does not exist.{_beside(path)}")
         return _from_hub(str(source), split, config_name, token)
     try:
         if path.is_file():

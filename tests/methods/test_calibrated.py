@@ -268,7 +268,7 @@ def broken(model):
         (bert, {"calibration": {}}, errors.CalibrationError, "Give a list"),
         (bert, {"calibration": [{"sentence": "a"}]}, errors.CalibrationError, r"reads 'input_ids'.*hold sentence"),
         (bert, {"calibration": ["a text"]}, errors.CalibrationError, "Give a tokenizer too"),
-        (bert, {"calibration": "data.csv"}, errors.CalibrationError, "load_dataset"),
+        (bert, {"calibration": "data.csv"}, errors.CalibrationError, "data.csv does not exist"),
         (bert, {"calibration": [{"input_ids": [5, 6]}]}, errors.CalibrationError, "2 tokens .* at least 20 tokens"),
         (lambda: broken(bert()), {"calibration": [{"input_ids": [5, 6]}] * 40}, errors.CalibrationError, "not all finite"),
         (bert, {"calibration": [{"input_ids": [5]}], "method": "layers", "layer_map": [0]}, errors.UnknownOptionError,
