@@ -12,6 +12,7 @@ from hf_learngene._version import __version__
 
 
 if TYPE_CHECKING:
+    from hf_learngene.calibration.synthetic import synthetic_examples
     from hf_learngene.comparing import compare
     from hf_learngene.hub import push_resized, save_resized
     from hf_learngene.learngenes import AutoLearngene, AutoLearngeneConfig
@@ -50,6 +51,7 @@ _HOME = {
     "push_resized": "hub",
     "resize": "resizing",
     "save_resized": "hub",
+    "synthetic_examples": "calibration.synthetic",
     "trim_tokenizer": "vocabulary.trimming",
     "verify": "resizing",
 }
@@ -74,6 +76,7 @@ __all__ = [
     "push_resized",
     "resize",
     "save_resized",
+    "synthetic_examples",
     "trim_tokenizer",
     "verify",
 ]

@@ -66,6 +66,22 @@ class RefitError(CalibrationError):
     """A refit that leaves the model further from its source, on its own examples, than plain selection does."""
 
 
+class SyntheticExamplesError(CalibrationError):
+    """Calibration examples that cannot be made up. It names the column, and says how to give examples.
+
+    Attributes:
+        column: the model's input that cannot be made.
+    """
+
+    def __init__(self, column: str, reason: str, whole: bool = False) -> None:
+        self.column = column
+        said = reason if whole else f"{column!r} cannot be made up: {reason}"
+        super().__init__(
+            f"{said}. Examples of your own always do: calibration=, a few hundred with that column (a datasets.Dataset, or a "
+            "dict for each); labels are not needed. method='weight_selection' shrinks without any."
+        )
+
+
 class TeacherError(LearngeneError):
     """A teacher that does not fit the student or the data."""
 

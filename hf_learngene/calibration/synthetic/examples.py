@@ -1,0 +1,100 @@
+"""Made-up examples of a model's own inputs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import datasets
+from numpy.typing import NDArray
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy.config_fields import section, section_name
+from hf_learngene.calibration.input_bounds import InputBounds
+from hf_learngene.calibration.synthetic.limits import why_not
+from hf_learngene.calibration.synthetic.number import examples_needed
+from hf_learngene.calibration.synthetic.pixels import pixel_columns
+from hf_learngene.calibration.synthetic.texts import token_columns
+from hf_learngene.errors import CalibrationError
+
+
+_ARRAYS = {2: datasets.Array2D, 3: datasets.Array3D, 4: datasets.Array4D}
+
+
+def synthetic_examples(
+    model: PreTrainedModel, processing_class: Any = None, *, count: int | None = None, seed: int = 0
+) -> datasets.Dataset:
+    """Made-up examples of a model's own inputs, to calibrate on where there is no data.
+
+    Images are pink noise and dead leaves, by turns; of four texts three are whole words, as frequent as Zipf's law has them, and
+    one is of any tokens. Example `i` depends on the seed and on `i` alone: of fewer examples, each is the same. The caller's
+    random state is left as it is.
+
+    Args:
+        model (`PreTrainedModel`): whose inputs they are.
+        processing_class (*optional*): the checkpoint's own image processor, tokenizer or processor: images are normalised by it,
+            and it says which tokens are words. Without one the config is all there is to go by.
+        count (`int`, *optional*): of examples. Defaults to `examples_needed`.
+        seed (`int`, *optional*, defaults to 0): for every random number.
+
+    Returns:
+        `datasets.Dataset`: the model's own columns (`pixel_values`, or `input_ids` and what goes with them), as torch tensors.
+
+    Raises:
+        SyntheticExamplesError: the model reads something that cannot be made up, or the processor is of another kind.
+        CalibrationError: a count that is no positive whole number.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTModel
+        >>> vit = ViTModel(ViTConfig(hidden_size=24, num_attention_heads=3, num_hidden_layers=1, image_size=32))
+        >>> synthetic_examples(vit, count=4)["pixel_values"][:].shape
+        torch.Size([4, 3, 32, 32])
+    """
+    if (error := why_not(model.config, type(model))) is not None:
+        raise error
+    if count is None:
+        count = examples_needed(model, processing_class)
+    elif isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise CalibrationError(f"count is a whole number of examples, at least 1; it was {count!r}.")
+    main, seed = model.main_input_name, seed % 2**64
+    part = section(model.config, section_name(model.config, main))
+    taken = set(inspect.signature(model.forward).parameters)
+    if main == "pixel_values":
+        return _of_arrays(pixel_columns(part, processing_class, count, seed, taken))
+    bounds = InputBounds.of(model)
+    columns = token_columns(
+        part,
+        processing_class,
+        count,
+        seed,
+        taken,
+        size=bounds.tokens or part.vocab_size,
+        room=_room(part, bounds.length),
+        pairs=type(model).__name__.endswith("ForQuestionAnswering"),
+    )
+    return datasets.Dataset.from_dict(columns).with_format("torch")
+
+
+def _room(part: PreTrainedConfig, known: int | None) -> int | None:
+    """Tokens of the longest text; where the model's table does not show it, as if the padding's positions were taken."""
+    stated = getattr(part, "max_position_embeddings", None)
+    if known is not None or not stated:
+        return known
+    return max(1, stated - (getattr(part, "pad_token_id", None) or 0) - 1)
+
+
+def _of_arrays(columns: dict[str, NDArray[Any]]) -> datasets.Dataset:
+    features = {}
+    for name, values in columns.items():
+        kind = values.dtype.name
+        shape = values.shape[1:]
+        features[name] = _ARRAYS[len(shape)](shape, kind) if len(shape) > 1 else _row(kind, len(shape))
+    given = {n: v if v.ndim > 2 else v.tolist() for n, v in columns.items()}
+    return datasets.Dataset.from_dict(given, features=datasets.Features(features)).with_format("torch")
+
+
+def _row(kind: str, dims: int) -> Any:
+    return datasets.List(datasets.Value(kind)) if dims else datasets.Value(kind)
+
+
+__all__ = ["synthetic_examples"]

@@ -1,0 +1,70 @@
+"""How many examples a model needs. A refit solves for as many unknowns as its widest matrix has inputs, from tokens."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy.config_fields import as_pair, native_name, section, section_name
+from hf_learngene.calibration.synthetic.pixels import image_processor, read_size
+from hf_learngene.calibration.synthetic.texts import lengths
+
+
+TOKENS_PER_RANK = 6
+FEWEST, MOST = 32, 2048
+_FRAMING = 2  # tokens around a text, near enough for a mean
+
+
+def examples_needed(
+    model: PreTrainedModel | PreTrainedConfig,
+    processing_class: Any = None,
+    *,
+    model_class: type[PreTrainedModel] | None = None,
+) -> int:
+    """The number of made-up examples that a model is shrunk with: enough tokens for its widest matrix.
+
+    Args:
+        model (`PreTrainedModel` or `PreTrainedConfig`): the source, or its config alone.
+        processing_class (*optional*): its image processor, where that makes images of another size than the config's.
+        model_class (*optional*): class of the model, where only a config is given. Defaults to the family's base model.
+
+    Example:
+        >>> from transformers import BertConfig, ViTConfig
+        >>> examples_needed(ViTConfig(image_size=32, patch_size=8)) > examples_needed(ViTConfig(image_size=224))
+        True
+    """
+    config = model if isinstance(model, PreTrainedConfig) else model.config
+    cls: Any = model_class or (AutoModel._model_mapping[type(config)] if model is config else type(model))
+    main = cls.main_input_name
+    part = section(config, section_name(config, main))
+    tokens = _image_tokens(part, processing_class) if main == "pixel_values" else _text_tokens(part)
+    return min(MOST, max(FEWEST, math.ceil(TOKENS_PER_RANK * _widest(part) / tokens)))
+
+
+def _widest(part: PreTrainedConfig) -> int:
+    """Inputs of the widest matrix that is fitted."""
+    width = _size(part, "hidden_size") or 1
+    ffn = _size(part, "intermediate_size") or round(width * (_size(part, "mlp_ratio") or 4))
+    return max(int(width), int(ffn))
+
+
+def _size(part: PreTrainedConfig, name: str) -> float | None:
+    native = native_name(part, name)
+    value = getattr(part, native) if native else None
+    return value if isinstance(value, (int, float)) else None
+
+
+def _image_tokens(part: PreTrainedConfig, processing_class: Any) -> float:
+    height, width = read_size(part, image_processor(processing_class))
+    down, across = as_pair(getattr(part, "patch_size", None) or 16)
+    return (height // down) * (width // across) + 1
+
+
+def _text_tokens(part: PreTrainedConfig) -> float:
+    room = _size(part, "max_position_embeddings")
+    return sum(lengths(_FRAMING, int(room) if room and room > 0 else None)) / 2 + _FRAMING
+
+
+__all__ = ["examples_needed"]

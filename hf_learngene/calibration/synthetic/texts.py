@@ -1,0 +1,93 @@
+"""Made-up texts as the columns of a model that reads tokens: whole words as frequent as Zipf's law has them, and any tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedConfig
+
+from hf_learngene.calibration.synthetic.vocabulary import OFFSET, Vocabulary, of_config, of_tokenizer
+from hf_learngene.errors import SyntheticExamplesError, first_line
+
+
+SHORTEST, LONGEST = 4, 40  # words
+QUESTION = 4  # of so many words of a pair one is the question's
+UNIFORM = 4  # one text in so many is of any tokens: the rows of rare ones are else never seen
+
+
+def token_columns(
+    part: PreTrainedConfig,
+    processing_class: Any,
+    count: int,
+    seed: int,
+    taken: set[str],
+    size: int,
+    room: int | None,
+    pairs: bool = False,
+) -> dict[str, list[list[int]]]:
+    """Columns of texts, without padding.
+
+    Args:
+        part: the config that has the size of the vocabulary, and the special tokens where there is no tokenizer.
+        processing_class: the checkpoint's tokenizer.
+        count: of examples.
+        seed: for every random number.
+        taken: names of the columns that the model reads.
+        size: number of token ids that the model has.
+        room: tokens of the longest text that it takes.
+        pairs: whether each example is two texts, a question and what may hold its answer.
+
+    Raises:
+        SyntheticExamplesError: what was given is no tokenizer.
+    """
+    vocabulary = vocabulary_of(part, processing_class, size)
+    weights = np.cumsum(1 / (np.arange(len(vocabulary.words)) + OFFSET))
+    shortest, longest = lengths(vocabulary.framing(pairs), room)
+    ids, types = [], []
+    for number in range(count):
+        generator = np.random.default_rng((seed, number))
+        length = int(generator.integers(shortest, longest + 1))
+        drawn = generator.random(length)
+        if number % UNIFORM == UNIFORM - 1:
+            words = vocabulary.tokens[(drawn * len(vocabulary.tokens)).astype(np.int64)]
+        else:
+            words = vocabulary.words[np.searchsorted(weights, drawn * weights[-1], side="right")]
+        first = [*vocabulary.before, *words[: length // QUESTION].tolist(), *vocabulary.between] if pairs else []
+        second = [*words[length // QUESTION :].tolist(), *vocabulary.after]
+        ids.append(first + second if pairs else [*vocabulary.before, *words.tolist(), *vocabulary.after])
+        types.append([0] * len(first) + [int(pairs)] * (len(ids[-1]) - len(first)))
+    columns = {"input_ids": ids}
+    if "attention_mask" in taken:
+        columns["attention_mask"] = [[1] * len(row) for row in ids]
+    if "token_type_ids" in taken and (kinds := getattr(part, "type_vocab_size", None)):
+        columns["token_type_ids"] = [[min(t, kinds - 1) for t in row] for row in types]
+    return columns
+
+
+def vocabulary_of(part: PreTrainedConfig, processing_class: Any, size: int) -> Vocabulary:
+    """The vocabulary of the tokenizer, or of the config where there is none.
+
+    Raises:
+        SyntheticExamplesError: what was given is no tokenizer.
+    """
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    if tokenizer is None:
+        return of_config(part, size)
+    try:
+        return of_tokenizer(tokenizer, size)
+    except (AttributeError, TypeError) as error:
+        raise SyntheticExamplesError(
+            "input_ids",
+            f"{type(tokenizer).__name__} is no tokenizer ({first_line(error)}). Give the tokenizer of the model's own "
+            "checkpoint, or none",
+        ) from error
+
+
+def lengths(framing: int, room: int | None) -> tuple[int, int]:
+    """Fewest and most words of a text that has `framing` tokens around it, in a model that has room for so many."""
+    longest = LONGEST if room is None else max(1, min(LONGEST, room - framing))
+    return min(SHORTEST, longest), longest
+
+
+__all__ = ["lengths", "token_columns", "vocabulary_of"]
