@@ -17,7 +17,8 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN
-from hf_learngene.budget.count import parameter_count, parse_budget
+from hf_learngene.budget.count import parameter_count
+from hf_learngene.budget.meter import parse_budget
 from hf_learngene.calibration.examples import BatchesOf, Examples, rows_of, tokens_shown
 from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
-from hf_learngene.budget import count as budget
+from hf_learngene.budget.meter import parse_budget
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.hub import provenance
 from hf_learngene.maps.task import WIDTHS, changes, flat_heads, source_axes
@@ -20,6 +20,7 @@ from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
 from hf_learngene.resizing.sizes import check_names, complete, describe, raw_sizes
 from hf_learngene.resizing.spec import ResizeSpec
+from hf_learngene.resizing.spending import spent
 from hf_learngene.resizing.table import origin_table
 from hf_learngene.vocabulary.rows import KeptTokens, Vocabulary, read_vocabulary
 
@@ -171,7 +172,7 @@ def make_plan(
         asked = sizes = {**sizes, "vocab_size": _agreed(sizes.get("vocab_size"), vocabulary)}
     waits = spec.params is not None and spec.calibrated and _spends_by_error(method, spec.params, source, sizes)
     if spec.params is not None and not waits:
-        sizes = {**budget.fit(source, spec.params, sizes), **sizes}
+        sizes = spent(spec.params, source, config, model_class, sizes)
     if method is not None:
         sizes = {**method.implied_sizes(source.sizes), **sizes}
     sizes = complete(source, config, sizes)
@@ -219,7 +220,7 @@ def _spends_by_error(
     method: Method | None, params: str | int | float, source: Anatomy, wanted: Mapping[str, Any]
 ) -> bool:
     """Whether a budget waits for the examples: where all shrinks by `calibrated`, it goes by the error each size leaves."""
-    smaller = budget.parse_budget(params, source.num_parameters) < source.num_parameters
+    smaller = parse_budget(params, source.num_parameters) < source.num_parameters
     names = (*WIDTHS, "num_hidden_layers", "mlp_ratio")
     grows = any(new > old for old, new in changes(source, wanted, names).values())
     return smaller and not grows and (method is None or method.refits)

@@ -104,7 +104,7 @@ def test_a_budget_holds_where_a_size_grows():
     deeper = model.config.num_hidden_layers + 2
     made = resize(model, calibration=pictures(model), params=0.6, num_hidden_layers=deeper)
     assert made.config.num_hidden_layers == deeper
-    assert made.num_parameters() == pytest.approx(0.6 * model.num_parameters(), rel=0.05)
+    assert 0.5 < made.num_parameters() / model.num_parameters() <= 0.6
 
 
 def test_a_budget_that_grows_is_grown():

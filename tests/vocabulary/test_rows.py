@@ -184,7 +184,7 @@ def test_a_budget_counts_the_tokens_that_stay():
     kept = [0, *range(9, 20)]
     small, whole = resize(model, kept_tokens=kept, params=0.6), resize(model, params=0.6)
     assert small.config.vocab_size == len(kept)
-    assert 0.5 < small.num_parameters() / model.num_parameters() < 0.7
+    assert 0.4 < small.num_parameters() / model.num_parameters() <= 0.6
     assert sum(p.numel() for p in small.bert.encoder.parameters()) > sum(
         p.numel() for p in whole.bert.encoder.parameters()
     )

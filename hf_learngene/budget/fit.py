@@ -1,0 +1,99 @@
+"""The width and depth in the source's proportions that a budget allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_learngene.anatomy import Anatomy
+from hf_learngene.budget.meter import Meter
+from hf_learngene.errors import InvalidSizeError
+
+
+Sizes = Mapping[str, Any]
+
+
+def fit(
+    anatomy: Anatomy,
+    meter: Meter,
+    fixed: Sizes,
+    whole: Callable[[Sizes], Sizes],
+    config_at: Callable[[Sizes], PreTrainedConfig],
+) -> dict[str, int]:
+    """The width and depth that come nearest to a budget from below.
+
+    Widths are multiples of the head size. Among sizes about as near to the budget, the one whose depth and width are most nearly
+    in the source's proportion wins: the miss and the distortion are weighed 4 to 1 on a log scale. A source that shrinks becomes
+    neither wider nor deeper, and one that grows neither narrower nor shallower.
+
+    Args:
+        anatomy (`Anatomy`): the source.
+        meter (`Meter`): the budget.
+        fixed (`Mapping`): sizes that the caller gave; they are kept.
+        whole: sizes -> the same with all that follow from them; refuses those that do not divide.
+        config_at: all sizes -> a config.
+
+    Raises:
+        InvalidSizeError: the smallest size is above the budget, or the largest below half of it; names both.
+    """
+    step, width, depth = anatomy.sizes.get("head_dim", 1), anatomy.sizes["hidden_size"], anatomy.num_layers
+    grows = not meter.shrinks and _measured(meter, whole, fixed) <= meter.ceiling
+    if grows and anatomy.norms_that_need_multiples():
+        step = width  # only whole multiples grow without loss
+    up = 8 if grows else 1
+    widths = [n for n in {*range(step, up * width + 1, step), width} if not grows or n >= width]
+    depths = [n for n in range(1, (4 if grows else 1) * depth + 1) if not grows or n >= depth]
+    if anatomy.shared_layers:
+        depths = [depth]
+    widths, depths = (
+        [fixed.get("hidden_size")] if "hidden_size" in fixed else widths,
+        ([fixed["num_hidden_layers"]] if "num_hidden_layers" in fixed else depths),
+    )
+    found: dict[tuple[int, int], tuple[float, Sizes]] = {}
+    refusal: InvalidSizeError | None = None
+    for w in widths:
+        try:
+            at_width = whole({"hidden_size": w, **fixed})
+        except InvalidSizeError as error:
+            refusal = error
+            continue
+        for d in depths:
+            sizes: Sizes = {**at_width, "num_hidden_layers": d}
+            found[w, d] = meter.estimate(sizes), sizes
+    if refusal is not None and not found:
+        raise refusal
+
+    def cost(size: tuple[int, int]) -> tuple[float, int, int]:
+        miss = abs(math.log(found[size][0] / meter.ceiling))
+        distortion = abs(math.log((size[0] / width) / (size[1] / depth)))
+        return 4 * miss + distortion, *size
+
+    amounts = [amount for amount, _ in found.values()]
+    least, most = min(amounts), max(amounts)
+    off = 1.0  # how far an estimate was below what the model then had
+    for size in sorted(found, key=cost):
+        amount, sizes = found[size]
+        if amount * off > meter.ceiling or 2 * most < meter.ceiling:
+            continue
+        reached = meter.exact(config_at(sizes))
+        if reached <= meter.ceiling:
+            return {"hidden_size": size[0], "num_hidden_layers": size[1]}
+        off = max(off, reached / amount)
+    raise InvalidSizeError(
+        f"No size of `{anatomy.model_type}` in the source's proportions has about {meter.ceiling:,} parameters; the nearest has "
+        f"{most if most < meter.ceiling else least:,} and the smallest {least:,} (the embeddings count too)."
+    )
+
+
+def _measured(meter: Meter, whole: Callable[[Sizes], Sizes], fixed: Sizes) -> float:
+    """What the source has with the sizes that the caller gave; infinite where they do not divide at its width."""
+    try:
+        return meter.estimate(whole(fixed))
+    except InvalidSizeError:
+        return math.inf
+
+
+__all__ = ["fit"]
