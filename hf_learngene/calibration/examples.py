@@ -22,6 +22,7 @@ from hf_learngene.calibration.raw import RawInputs, is_blank
 from hf_learngene.calibration.reading import read_examples
 from hf_learngene.calibration.stacking import count_tokens, stacked, tensor_of
 from hf_learngene.calibration.store import Store
+from hf_learngene.calibration.trial import check_image_size
 from hf_learngene.errors import CalibrationError
 
 
@@ -114,7 +115,7 @@ class Examples:
         self.columns = [n for n in taken if labels or n not in LABELS]
         self.pad = int(getattr(model.config, "pad_token_id", None) or 0)
         self._size = check_size(calibration_size)
-        self._bounds, self._config = InputBounds.of(model), model.config
+        self._bounds, self._model = InputBounds.of(model), model
         self._store = Store()
         self._more = more
         self._counts: list[tuple[int, int, int]] | None = (
@@ -248,8 +249,10 @@ class Examples:
         count = examples = tokens = 0
         for count, (numbers, batch) in enumerate(made, start=1):
             self._bounds.check(batch, numbers)
+            if count == 1:
+                check_image_size(self._model, batch)
             examples += len(numbers)
-            tokens += count_tokens(batch, self.main, self._config)
+            tokens += count_tokens(batch, self.main, self._model.config)
             self._store.put(str(place + count - 1), batch)
         return count, examples, tokens
 

@@ -8,7 +8,15 @@ import torch
 import transformers
 from PIL import Image
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    BertConfig,
+    BertModel,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from hf_learngene import errors, resize
 from hf_learngene.calibration.examples import Examples
@@ -132,7 +140,7 @@ def test_images_that_the_model_cannot_take(bad, message):
         ((8, 8, 3), r"3 channels\. Channels come before"),
         (
             (3, 12, 12),
-            r"ViTForImageClassification cannot take .*pixel_values \(3, 12, 12\).*12\*12.*8\*8.*image processor",
+            r"calibration images are 12 × 12, and the model reads 8 × 8 \(image_size\).*image processor",
         ),
     ],
 )
@@ -170,3 +178,20 @@ def test_raw_texts_are_cut_to_what_the_model_reads():
 
     batches = list(Examples(["text"] * 40, bert(), tokenizer).batches())
     assert {b["input_ids"].shape[1] for b in batches} == {20}
+
+
+def test_a_processor_that_makes_another_size_is_refused_before_the_model_has_worked(monkeypatch):
+    model, seen = vit().train(), []
+    model.vit.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
+    images = [Image.fromarray(np.full((9, 9, 3), i, dtype=np.uint8)) for i in range(40)]
+    with pytest.raises(errors.CalibrationError, match="images are 16 × 16, and the model reads 8 × 8"):
+        Examples(images, model, processor).num_batches  # noqa: B018
+    assert not seen
+    assert model.training
+
+
+def test_a_family_that_interpolates_takes_any_size():
+    sizes = {n: v for n, v in TINY.items() if n != "vocab_size"}
+    model = Dinov2Model(Dinov2Config(**sizes, image_size=8, patch_size=4))
+    assert Examples([{"pixel_values": torch.randn(3, 16, 12)}] * 3, model).tokens == 3 * 12
