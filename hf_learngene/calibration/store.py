@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import tempfile
 import weakref
@@ -10,27 +9,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import torch
 from torch import Tensor
 
 from hf_learngene.errors import CalibrationError
 
 
-MEMORY = 4 << 20  # bytes that a store keeps out of its folder: all of a small model, next to nothing of a large one
+SHARE = 0.125  # of the memory that is free: a shrink keeps several stores, beside two models and their sums
 
 
 class Store:
-    """Values by name, each a tensor or a nest of them. Reading gives a copy, so that what a model does to it is not kept.
+    """Values by name, each a tensor or a nest of them. Both ways are copies: what is done to either later on is not kept.
 
     It is a context manager; its folder goes when it is closed, and at the latest with the store itself.
 
     Args:
-        memory (`int`, *optional*): bytes that are kept in memory; the rest goes to disk.
+        memory (`int`, *optional*): bytes that are kept where the tensors are, in memory or on an accelerator; the rest goes to
+            disk. Defaults to a share of what is free.
     """
 
-    def __init__(self, memory: int = MEMORY) -> None:
-        self._free = memory
-        self._held: dict[str, bytes] = {}
+    def __init__(self, memory: int | None = None) -> None:
+        self._memory = memory
+        self._free: dict[torch.device, int] = {}
+        self._held: dict[str, Any] = {}
         self._folder: Path | None = None
         self._remove: weakref.finalize | None = None
 
@@ -40,12 +42,14 @@ class Store:
         Raises:
             CalibrationError: the disk is full, or the temporary folder cannot be written to.
         """
-        self._free += len(self._held.pop(name, b""))
-        if sum(t.nbytes for t in tensors_in(value)) <= self._free:
-            buffer = io.BytesIO()
-            torch.save(value, buffer)
-            self._held[name] = buffer.getvalue()
-            self._free -= len(self._held[name])
+        self._drop(name)
+        sizes = _sizes(value)
+        for device in sizes.keys() - self._free.keys():
+            self._free[device] = room(device) if self._memory is None else self._memory
+        if all(size <= self._free[device] for device, size in sizes.items()):
+            self._held[name] = _copied(value)
+            for device, size in sizes.items():
+                self._free[device] -= size
             return
         try:
             file = self._made() / name
@@ -61,12 +65,13 @@ class Store:
     def get(self, name: str) -> Any:
         """The value of a name."""
         if name in self._held:
-            return torch.load(io.BytesIO(self._held[name]), weights_only=True)
+            return _copied(self._held[name])
         return torch.load(self._made() / name, mmap=True, weights_only=True)
 
     def close(self) -> None:
         """Forgets everything and removes the folder."""
         self._held.clear()
+        self._free.clear()
         if self._remove is not None:
             self._remove()
         self._folder = self._remove = None
@@ -77,11 +82,40 @@ class Store:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _drop(self, name: str) -> None:
+        for device, size in _sizes(self._held.pop(name, ())).items():
+            self._free[device] += size
+
     def _made(self) -> Path:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="learngene_"))
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
+
+
+def room(device: torch.device) -> int:
+    """Bytes that one store may take of a device: a share of its free memory."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(SHARE * free)
+
+
+def _sizes(value: Any) -> dict[torch.device, int]:
+    sizes: dict[torch.device, int] = {}
+    for tensor in tensors_in(value):
+        sizes[tensor.device] = sizes.get(tensor.device, 0) + tensor.nbytes
+    return sizes
+
+
+def _copied(value: Any) -> Any:
+    """The same nest with tensors of its own."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_copied(v) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

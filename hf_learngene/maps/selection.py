@@ -92,7 +92,8 @@ class Selection:
     def residual(self, values: Tensor) -> Tensor:
         """The source's residual stream, (..., source width), as the target is to hold it, (..., target width)."""
         if self.rotation is not None:
-            return values.double() @ self.rotation.to(values.device)
+            values = values.to(torch.promote_types(values.dtype, torch.float32))
+            return values @ self.rotation.to(values)
         return values if self.coordinates is None else values[..., self.coordinates.to(values.device)]
 
     def _heads(self, axis: str, layer: int) -> Tensor:

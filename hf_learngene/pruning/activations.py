@@ -120,14 +120,22 @@ class Runner:
             found.outputs = {n: kept["out", n] for n in wanted_out}
             return found
         single = self.container is not None
+        copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # by id: the tensor, its version, the copy
+
+        def copied(tensor: Tensor) -> Tensor:
+            if tensor.is_inference():  # says nothing of its versions
+                return tensor.clone()
+            known = copies.get(id(tensor))
+            if known is None or known[1] != tensor._version:
+                known = copies[id(tensor)] = tensor, tensor._version, tensor.detach().clone()  # some change in place
+            return known[2]
 
         def complete() -> bool:
             return single and len(found.inputs) == len(wanted_in) and len(found.outputs) == len(wanted_out)
 
         def before(name: str) -> Any:
             def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-                first = next(tensors_in((args, kwargs)))
-                found.inputs.setdefault(name, []).append(first.detach().clone())  # some are changed in place
+                found.inputs.setdefault(name, []).append(copied(next(tensors_in((args, kwargs)))))
                 if complete():
                     raise _Enough
 
@@ -135,7 +143,7 @@ class Runner:
 
         def after(name: str) -> Any:
             def hook(module: nn.Module, args: Any, result: Any) -> None:
-                found.outputs.setdefault(name, []).append(next(tensors_in(result)).detach().clone())
+                found.outputs.setdefault(name, []).append(copied(next(tensors_in(result))))
                 if complete():
                     raise _Enough
 
@@ -260,15 +268,15 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
     A model that training left in train mode drops activations at random, which would decide what is kept.
     """
-    modes = [(module, module.training) for model in models for module in model.modules()]
+    training = [module for model in models for module in model.modules() if module.training]
     with without_autocast():
         try:
-            for model in models:
-                model.eval()
+            for module in training:
+                module.training = False
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module in training:
+                module.training = True
 
 
 @contextmanager

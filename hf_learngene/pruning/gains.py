@@ -35,7 +35,7 @@ class Lines:
     def add(self, z: Tensor, y: Tensor) -> None:
         """Adds tokens: `z` and `y`, both (tokens, width)."""
         z, y = z.double(), y.double()
-        more = torch.stack([z.sum(0), y.sum(0), (z * z).sum(0), (z * y).sum(0), (y * y).sum(0)]).cpu()
+        more = torch.stack([z.sum(0), y.sum(0), (z * z).sum(0), (z * y).sum(0), (y * y).sum(0)])
         self._sums = more if self._sums is None else self._sums + more
         self.count += len(z)
 
@@ -50,6 +50,7 @@ class Lines:
         if self._sums is None:
             return Gains(gain, shift, 0.0, 0.0)
         z, y, zz, zy, yy = self._sums / self.count
+        gain, shift = gain.to(z), shift.to(z) if shift is not None else None
         spread = (yy - y * y).sum().clamp_min(1e-30)
 
         def error(gain: Tensor, shift: Tensor | None) -> float:

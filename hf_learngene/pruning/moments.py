@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TypeVar
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from hf_learngene.errors import CalibrationError
 
 
+TOGETHER = 4096  # tokens of one product: a few large ones take less time than many small ones
 RIDGE = 1e-3  # of the mean variance: what keeps directions that the tokens hardly show from being trusted
 # Inputs that vary by less than this many rounding steps of their own size count as constant: rounding varies them too.
 STEPS = 1e3
+LARGE = 256  # columns from which on half of a symmetric product is worth the parts
 _T = TypeVar("_T")
 
 
@@ -21,68 +24,93 @@ class Moments:
 
     Products are taken about the mean of the first tokens, in the tokens' own precision (at least float32), and added up in
     float64: the products of inputs that are all nearly the same would leave nothing but rounding, and sums in float32 lose the
-    small eigenvalues, which decide what is cheap to remove.
+    small eigenvalues, which decide what is cheap to remove. Everything stays on the tokens' device.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self._rounding = 0.0  # of the coarsest dtype seen
+        self._waiting: list[tuple[Tensor, Tensor | None]] = []
         self._x: _Sum | None = None
         self._y: _Sum | None = None
         self._xx: Tensor | None = None
         self._xy: Tensor | None = None
         self._yy: Tensor | None = None
+        self._varying: Tensor | None = None
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Adds tokens: `x` (tokens, inputs), `y` (tokens, outputs).
+        """Adds tokens: `x` (tokens, inputs), `y` (tokens, outputs), which must not change afterwards."""
+        if not len(x):
+            return
+        self.count += len(x)
+        self._waiting.append((x, y))
+        if sum(len(x) for x, _ in self._waiting) >= TOGETHER:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Adds the products of the tokens that wait.
 
         Raises:
             CalibrationError: an activation that is no finite number.
         """
-        if not len(x):
+        if not self._waiting:
             return
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        self.count += len(x)
+        waiting, self._waiting, self._varying = self._waiting, [], None
+        x = torch.cat([x for x, _ in waiting])
+        x = precise(x)
         self._rounding = max(self._rounding, torch.finfo(x.dtype).eps)
         self._x = self._x or _Sum(x)
         x = self._x.add(x)
-        products = (x.T @ x).double()
-        self._xx = _plus(self._xx, products)
-        if y is not None:
+        self._xx = _plus(self._xx, _squared(x))
+        wanted = [y for _, y in waiting if y is not None]
+        if wanted:
+            y = torch.cat(wanted)
             y = y.to(torch.promote_types(y.dtype, x.dtype))
             self._y = self._y or _Sum(y)
             y = self._y.add(y)
-            squares = y.double().pow(2).sum(0)
-            self._yy = _plus(self._yy, squares)
-            self._xy = _plus(self._xy, (x.T @ y.to(x.dtype)).double())
-            check_finite(squares)
-        check_finite(products.diagonal())
+            self._yy = _plus(self._yy, (y * y).sum(0, dtype=torch.float64))
+            self._xy = _plus(self._xy, x.T @ y.to(x.dtype))
+            check_finite(self._yy)
+        check_finite(self._xx.diagonal())
+
+    def of_outputs(self, first: int, last: int) -> Moments:
+        """The same inputs, beside some of the wanted outputs alone."""
+        self._sum_up()
+        part = copy.copy(self)
+        part._y, part._yy = _known(self._y).part(first, last), _known(self._yy)[first:last]
+        part._xy = _known(self._xy)[:, first:last]
+        return part
 
     @property
     def mean(self) -> Tensor:
         """Mean of the inputs, (inputs,)."""
+        self._sum_up()
         return _known(self._x).mean(self.count)
 
     @property
     def covariance(self) -> Tensor:
         """Mean product of the inputs about their mean, (inputs, inputs)."""
-        off = _known(self._x).offset(self.count)
-        return _known(self._xx) / self.count - torch.outer(off, off)
+        self._sum_up()
+        if self._varying is None:
+            off = _known(self._x).offset(self.count)
+            self._varying = torch.addr(_known(self._xx) / self.count, off, off, alpha=-1)
+        return self._varying
 
     @property
     def gram(self) -> Tensor:
         """Mean product of the inputs, (inputs, inputs)."""
-        return self.covariance + torch.outer(self.mean, self.mean)
+        return torch.addr(self.covariance, self.mean, self.mean)
 
     def error(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Mean squared distance of `x @ weight.T + bias` to `y`, summed over outputs."""
-        weight = weight.double()
-        off = weight @ self.mean - self._wanted + (bias.double() if bias is not None else 0.0)
+        weight = weight.to(self.mean)
+        off = weight @ self.mean - self._wanted + (bias.to(weight) if bias is not None else 0.0)
         varying = (weight @ self.covariance * weight).sum() - 2 * (weight.T * self._cross).sum() + self.spread()
         return varying.clamp_min(0) + off.pow(2).sum()
 
     def spread(self) -> Tensor:
         """Mean squared length of `y` about its mean, summed over outputs."""
+        self._sum_up()
         off = _known(self._y).offset(self.count)
         return (_known(self._yy) / self.count - off.pow(2)).clamp_min(0).sum()
 
@@ -100,27 +128,29 @@ class Moments:
         Returns:
             weight (outputs, inputs) and bias (outputs,) or None, float64.
         """
-        prior, mean, wanted = prior.double(), self.mean, self._wanted
+        mean, wanted = self.mean, self._wanted
+        prior = prior.to(mean)
         gram, cross = self.covariance, self._cross
         square = gram.diagonal().mean() + mean.pow(2).mean()
         if not with_bias:
-            gram, cross = gram + torch.outer(mean, mean), cross + torch.outer(mean, wanted)
+            gram, cross = self.gram, cross + torch.outer(mean, wanted)
         level = torch.maximum(gram.diagonal().mean(), STEPS * self._rounding * square)
-        damped = gram + _diagonal(ridge * level, gram)
-        move = torch.linalg.solve(damped, cross - gram @ prior.T)  # (inputs, outputs)
+        move = _solved(_lifted(gram, ridge * level), cross - gram @ prior.T)  # (inputs, outputs)
         weight = prior + move.T
         return weight, (wanted - weight @ mean if with_bias else None)
 
     @property
     def _wanted(self) -> Tensor:
         """Mean of the wanted outputs, (outputs,)."""
+        self._sum_up()
         return _known(self._y).mean(self.count)
 
     @property
     def _cross(self) -> Tensor:
         """Mean product of inputs and wanted outputs about their means, (inputs, outputs)."""
-        x, y = _known(self._x), _known(self._y)
-        return _known(self._xy) / self.count - torch.outer(x.offset(self.count), y.offset(self.count))
+        self._sum_up()
+        x, y = _known(self._x).offset(self.count), _known(self._y).offset(self.count)
+        return torch.addr(_known(self._xy) / self.count, x, y, alpha=-1)
 
 
 class _Sum:
@@ -128,29 +158,53 @@ class _Sum:
 
     def __init__(self, first: Tensor) -> None:
         self.origin = first.mean(0)
-        self.sum = torch.zeros(first.shape[1], dtype=torch.float64)
+        self.sum = torch.zeros(first.shape[1], dtype=torch.float64, device=first.device)
 
     def add(self, values: Tensor) -> Tensor:
         """The values about the origin, added to the sum."""
         about = values - self.origin
-        self.sum += about.sum(0, dtype=torch.float64).cpu()
+        self.sum += about.sum(0, dtype=torch.float64)
         return about
+
+    def part(self, first: int, last: int) -> _Sum:
+        """The sums of some columns."""
+        part = copy.copy(self)
+        part.origin, part.sum = self.origin[first:last], self.sum[first:last]
+        return part
 
     def offset(self, count: int) -> Tensor:
         """The mean about the origin."""
         return self.sum / count
 
     def mean(self, count: int) -> Tensor:
-        return self.origin.double().cpu() + self.offset(count)
+        return self.origin.double() + self.offset(count)
 
 
 def damp(gram: Tensor, share: float) -> Tensor:
     """`gram` with a share of its mean diagonal added to the diagonal."""
-    return gram + _diagonal(share * gram.diagonal().mean(), gram)
+    return _lifted(gram, share * gram.diagonal().mean())
 
 
-def _diagonal(value: Tensor, like: Tensor) -> Tensor:
-    return value.clamp_min(1e-30) * torch.eye(len(like), dtype=like.dtype)
+def _lifted(gram: Tensor, level: Tensor) -> Tensor:
+    lifted = gram.clone()
+    lifted.diagonal().add_(level.clamp_min(1e-30))
+    return lifted
+
+
+def _squared(x: Tensor) -> Tensor:
+    """`x.T @ x`, of which one half is the other's mirror image."""
+    middle = x.shape[1] // 2
+    if middle < LARGE:
+        return x.T @ x
+    left, right = x[:, :middle], x[:, middle:]
+    beside = left.T @ right
+    return torch.cat([torch.cat([_squared(left), beside], 1), torch.cat([beside.T, _squared(right)], 1)])
+
+
+def _solved(gram: Tensor, wanted: Tensor) -> Tensor:
+    """The solution of a positive definite system; rounding may have made it indefinite where the ridge is tiny."""
+    root, failed = torch.linalg.cholesky_ex(gram)
+    return torch.linalg.solve(gram, wanted) if bool(failed) else torch.cholesky_solve(wanted, root)
 
 
 def check_finite(*sums: Tensor) -> None:
@@ -166,17 +220,22 @@ def check_finite(*sums: Tensor) -> None:
         )
 
 
+def precise(values: Tensor) -> Tensor:
+    """Values in their own precision, at least float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def normalised(module: nn.Module, x: Tensor, centred: bool) -> Tensor:
-    """The values that a norm scales and shifts, float64."""
+    """The values that a norm scales and shifts, in `x`'s own precision, at least float32."""
     eps = float(next((v for n in ("eps", "variance_epsilon") if (v := getattr(module, n, None)) is not None), 0.0))
-    x = x.double()
+    x = precise(x)
     if centred:
         x = x - x.mean(-1, keepdim=True)
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
 
 
 def _plus(total: Tensor | None, more: Tensor) -> Tensor:
-    return more.cpu() if total is None else total.add_(more.cpu())
+    return more.double() if total is None else total.add_(more)
 
 
 def _known(value: _T | None) -> _T:
@@ -185,4 +244,4 @@ def _known(value: _T | None) -> _T:
     return value
 
 
-__all__ = ["RIDGE", "Moments", "check_finite", "damp", "normalised"]
+__all__ = ["RIDGE", "Moments", "check_finite", "damp", "normalised", "precise"]

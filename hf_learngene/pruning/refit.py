@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Activations, Runner, evaluating
 from hf_learngene.pruning.correspondence import Correspondence
 from hf_learngene.pruning.gains import Lines
-from hf_learngene.pruning.moments import RIDGE, Moments, normalised
+from hf_learngene.pruning.moments import RIDGE, Moments, normalised, precise
 from hf_learngene.pruning.refit_check import RefitCheck, acceptable
 from hf_learngene.pruning.sites import RefitSite, sites_of
 
@@ -149,7 +150,7 @@ class Refit:
         group = [s for s in group if self._target_of.has_rows(s)]
         if not group:
             return []
-        moments = {site.name: Moments() for site in group}
+        moments, together = [Moments() for _ in group], False
         for number, batch in enumerate(self.examples.batches()):
             after = [s.norm_after for s in group if s.norm_after]
             ours = target.capture(
@@ -165,10 +166,17 @@ class Refit:
                 outputs=[s.source for s in group],
             )
             shown = tokens_shown(batch)
-            for site in group:
-                for x, y in self._pairs(site, ours, theirs):
-                    moments[site.name].add(rows_of(x, shown), rows_of(y, shown))
-        return [self._solve(site, moments[site.name], ridge) for site in group if moments[site.name].count]
+            pairs = [list(self._pairs(site, ours, theirs)) for site in group]
+            together = _one_input(pairs)
+            if together:  # the products of the inputs are the same for all
+                pairs = [[(calls[0][0], torch.cat([y for _, y in calls], -1)) for calls in zip(*pairs, strict=True)]]
+            for mine, calls in zip(moments, pairs, strict=False):
+                for x, y in calls:
+                    mine.add(rows_of(x, shown), rows_of(y, shown))
+        if together and moments[0].count:
+            ends = list(itertools.accumulate(self._module(s).weight.shape[0] for s in group))
+            moments = [moments[0].of_outputs(a, b) for a, b in itertools.pairwise([0, *ends])]
+        return [self._solve(site, mine, ridge) for site, mine in zip(group, moments, strict=True) if mine.count]
 
     def _pairs(self, site: RefitSite, ours: Activations, theirs: Activations) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, wanted outputs) of the target's matrix for each of its calls."""
@@ -180,10 +188,12 @@ class Refit:
             if all(a.shape == b.shape for a, b in zip(written, streams, strict=False)):
                 scale = self._layer_scale(site)
                 for x, out, stream, goal in zip(inputs, written, streams, wanted, strict=False):
-                    rest = stream.double() - out.double() * scale
-                    goal = self.selection.residual(goal).double()
+                    stream = precise(stream)
+                    scale = scale.to(stream)
+                    rest = stream - out * scale
+                    goal = self.selection.residual(goal).to(stream)
                     if site.skips:
-                        goal = _as_norms_see(goal, stream.double(), self._centred[name])
+                        goal = _as_norms_see(goal, stream, self._centred[name])
                     yield x, (goal - rest) / scale
                 return
         for x, y in zip(inputs, outputs, strict=False):
@@ -226,7 +236,7 @@ class Refit:
             theirs = source.capture(number, batch, outputs=[site.source])
             shown = tokens_shown(batch)
             for x, y in zip(ours.inputs[site.name], theirs.outputs[site.source], strict=False):
-                wanted = y.double() @ undecoded.to(y.device) if undecoded is not None else self.selection.residual(y)
+                wanted = precise(y) @ undecoded.to(precise(y)) if undecoded is not None else self.selection.residual(y)
                 lines.add(rows_of(normalised(module, x, info.centred), shown), rows_of(wanted, shown))
         bias = getattr(module, "bias", None)
         old = bias.detach().double().cpu() if bias is not None else None
@@ -235,6 +245,15 @@ class Refit:
         if bias is not None and solved.shift is not None:
             bias.copy_(solved.shift.to(bias))
         return [Fitted(site.name, lines.count, solved.before, solved.after)]
+
+
+def _one_input(pairs: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> bool:
+    """Whether several sites read the very same tensors, call by call."""
+    first = [x for x, _ in pairs[0]]
+    others = [[x for x, _ in calls] for calls in pairs[1:]]
+    return bool(others) and all(
+        len(xs) == len(first) and all(a is b for a, b in zip(xs, first, strict=True)) for xs in others
+    )
 
 
 def _as_norms_see(goal: Tensor, given: Tensor, centred: bool) -> Tensor:

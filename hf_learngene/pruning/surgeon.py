@@ -40,28 +40,38 @@ def kept_units(
         >>> kept_units(gram, torch.tensor([[3.0, 0.1, 2.0]]), keep=2).tolist()
         [0, 2]
     """
-    blocks = len(gram) // size
-    alive = torch.arange(blocks)
-    weight = weight.double().clone()
-    inverse = torch.linalg.inv(damp(gram, max(UNIT_RIDGE * ridge, FLOOR)))
+    blocks, place = len(gram) // size, gram.device
+    inside, numbers = torch.arange(size, device=place), torch.arange(blocks, device=place)
+    columns = weight.to(place, torch.float64).T.clone()  # (inputs, outputs)
+    inverse = _inverse(damp(gram, max(UNIT_RIDGE * ridge, FLOOR)))
+    squares = inverse.reshape(blocks, size, blocks, size)[numbers, :, numbers].clone()  # (blocks, size, size)
+    # [G^-1] of what is left is [G^-1] - F F^T: only what is read of it is worked out
+    factors = torch.empty(len(gram), (blocks - keep) * size, dtype=torch.float64, device=place)
+    alive = torch.ones(blocks, dtype=torch.bool, device=place)
     portion = max(1, blocks // PORTION) if size == 1 else 1
-    while len(alive) > keep:
-        costs = _costs(weight, inverse, size)
+    for first in range(0, blocks - keep, portion):
+        costs = torch.where(alive, _costs(columns, squares), torch.inf)
         if group:
-            full = torch.bincount(alive // group) > least
-            costs = torch.where(full[alive // group], costs, torch.inf)
-        leave = costs.argsort()[: min(portion, len(alive) - keep)]
-        gone = (leave[:, None] * size + torch.arange(size)).flatten()
-        stay = torch.ones(len(inverse), dtype=torch.bool)
-        stay[gone] = False
-        cross = inverse[gone]
-        core = torch.linalg.solve(cross[:, gone], cross)  # ([G^-1]_qq)^-1 [G^-1]_q.
-        weight = (weight - weight[:, gone] @ core)[:, stay]
-        inverse = (inverse - cross.T @ core)[stay][:, stay]
-        remaining = torch.ones(len(alive), dtype=torch.bool)
-        remaining[leave] = False
-        alive = alive[remaining]
-    return alive
+            full = alive.reshape(-1, group).sum(1) > least
+            costs = torch.where(full[numbers // group], costs, torch.inf)
+        leave = costs.argsort()[: min(portion, blocks - keep - first)]
+        alive[leave] = False
+        gone = (leave[:, None] * size + inside).flatten()
+        before = factors[:, : first * size]
+        cross = inverse[:, gone] - before @ before[gone].T
+        root = torch.linalg.cholesky(cross[gone])
+        cross = torch.linalg.solve_triangular(root, cross.T, upper=False).T
+        factors[:, first * size : first * size + len(gone)] = cross
+        columns -= cross @ torch.linalg.solve_triangular(root, columns[gone], upper=False)
+        opened = cross.reshape(blocks, size, -1)
+        squares -= opened @ opened.mT
+        squares[leave] = torch.eye(size, dtype=torch.float64, device=place)  # nothing is left of them to solve with
+    return alive.nonzero().flatten().cpu()
+
+
+def _inverse(gram: Tensor) -> Tensor:
+    """The inverse of a positive definite matrix."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(gram))
 
 
 def kept_heads(
@@ -95,13 +105,12 @@ def kept_heads(
     return heads[inner]
 
 
-def _costs(weight: Tensor, inverse: Tensor, size: int) -> Tensor:
+def _costs(columns: Tensor, squares: Tensor) -> Tensor:
+    """What each block costs, from the columns of the weight, (inputs, outputs), and its block of [G^-1]."""
+    blocks, size, _ = squares.shape
     if size == 1:
-        return weight.pow(2).sum(0) / inverse.diagonal().clamp_min(1e-30)
-    blocks = len(inverse) // size
-    index = torch.arange(blocks)
-    squares = inverse.reshape(blocks, size, blocks, size)[index, :, index]  # (blocks, size, size)
-    parts = weight.reshape(len(weight), blocks, size).permute(1, 2, 0)  # (blocks, size, outputs)
+        return columns.pow(2).sum(1) / squares.flatten().clamp_min(1e-30)
+    parts = columns.reshape(blocks, size, -1)
     return (parts * torch.linalg.solve(squares, parts)).sum((1, 2))
 
 

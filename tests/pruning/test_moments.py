@@ -70,8 +70,8 @@ def test_a_small_variation_on_a_large_mean_is_not_lost():
 def test_what_is_no_number_is_refused():
     x, y = tokens(0)
     with pytest.raises(errors.CalibrationError, match="not all finite"):
-        Moments().add(x * torch.inf)
+        _ = summed(x * torch.inf, y, 60).gram
     with pytest.raises(errors.CalibrationError, match="not all finite"):
-        Moments().add(x, y * torch.nan)
+        _ = summed(x, y * torch.nan, 60).mean
     with pytest.raises(errors.CalibrationError, match="No token"):
         _ = Moments().gram

@@ -131,8 +131,7 @@ def test_the_process_is_left_as_it_was(method, sizes, gradients):
 def folder(tmp_path, monkeypatch):
     """The temporary folder, and everything kept in it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(store, "MEMORY", 0)
-    monkeypatch.setattr(Store.__init__, "__defaults__", (0,))
+    monkeypatch.setattr(store, "SHARE", 0)
     return tmp_path
 
 
