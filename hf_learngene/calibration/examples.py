@@ -329,7 +329,7 @@ class Examples:
 class BatchesOf:
     """Some of the batches of examples."""
 
-    def __init__(self, examples: Examples, chosen: tuple[int, ...]) -> None:
+    def __init__(self, examples: Batches, chosen: tuple[int, ...]) -> None:
         self._examples, self._chosen = examples, chosen
 
     def batches(self, numbers: Iterable[int] | None = None) -> Iterator[dict[str, Tensor]]:
@@ -340,6 +340,10 @@ class BatchesOf:
     def num_batches(self) -> int:
         """Number of these batches."""
         return len(self._chosen)
+
+    def part(self, numbers: Iterable[int]) -> BatchesOf:
+        """Some of these batches, by number among themselves."""
+        return BatchesOf(self, tuple(numbers))
 
 
 Batches = Examples | BatchesOf

@@ -165,6 +165,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "fresh": lambda value: isinstance(value, list) and all(map(_is_name, value)),
     "history": lambda value: isinstance(value, list),
     "kept_tokens": _is_kept,
+    "calibration": lambda value: value is None or _is_fields(value),
     "weights": lambda value: value is None or (isinstance(value, dict) and all(map(_is_digest, value.values()))),
 }
 

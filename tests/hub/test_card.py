@@ -251,3 +251,50 @@ def test_a_readme_that_cannot_be_read_carries_no_licence(source, text):
 def test_a_model_that_was_not_resized_has_no_card():
     with pytest.raises(ProvenanceError, match="was not resized"):
         model_card(tiny_model("bert", "BertModel", dtype=torch.float32))
+
+
+CALIBRATION = {
+    "examples": "synthetic", "count": 512, "tokens": 9000, "agreement": {"kind": "same top class", "value": 0.9375, "count": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (CALIBRATION, "It was calibrated on 512 made-up examples (9,000 tokens), so no data was needed. It agrees"),
+        ({**CALIBRATION, "examples": "given"}, "on 512 unlabelled examples that were given (9,000 tokens). It agrees"),
+        ({"examples": "given and synthetic", "count": 600}, "on 600 unlabelled examples, some given and the others made up.\n"),
+        ({"examples": "synthetic"}, "It was calibrated on made-up examples, so no data was needed.\n"),
+        ({"agreement": CALIBRATION["agreement"]}, "\n\nIt agrees with the source on 93.8 % of 64 held-back examples.\n"),
+        ({"agreement": {"kind": "<b>", "value": 0.5, "count": 3}}, "&lt;b&gt; 0.500 on 3 held-back examples"),
+    ],
+)  # fmt: skip
+def test_it_says_what_the_model_was_calibrated_on_until_it_is_trained(source, tmp_path, told, says):
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    model.config.learngene["calibration"] = told
+    card = model_card(model)
+    assert says in card
+    save_resized(model, tmp_path / "small", source=source)
+    assert says in (tmp_path / "small" / "README.md").read_text()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3] += 1
+    assert "It was calibrated" not in model_card(model)
+    assert "held-back examples." not in model_card(model)
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"count": "many"}, {"examples": 3, "agreement": [1]}, {"agreement": {"kind": "x"}}]
+)
+def test_it_says_nothing_of_calibration_that_is_not_on_record(source, told):
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    before = model_card(model)
+    model.config.learngene["calibration"] = told
+    after = model_card(model)
+    assert after.partition("## Use")[0] == before.partition("## Use")[0]
+
+
+def test_a_record_of_calibration_in_another_form_is_refused(source):
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    model.config.learngene["calibration"] = "synthetic"
+    with pytest.raises(ProvenanceError, match="its calibration is 'synthetic'"):
+        model_card(model)

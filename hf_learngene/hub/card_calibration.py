@@ -1,0 +1,58 @@
+"""What a card says of calibration: on what a model was refitted, and how well it agrees with its source since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_learngene.hub.markdown import plain
+from hf_learngene.pruning.agreement import Agreement
+
+
+_KINDS = {
+    "synthetic": "made-up examples, so no data was needed",
+    "given": "unlabelled examples that were given",
+    "given and synthetic": "unlabelled examples, some given and the others made up",
+}
+
+
+def calibrated_on(record: Mapping[str, Any]) -> str:
+    """Plain sentences on `record["calibration"]`, as far as it tells; nothing for a model that was not calibrated.
+
+    Example:
+        >>> told = {"examples": "synthetic", "count": 512, "agreement": {"kind": "same top class", "value": 0.9375, "count": 64}}
+        >>> calibrated_on({"calibration": told})
+        'It was calibrated on 512 made-up examples, so no data was needed. It agrees with the source on 93.8 % of 64 held-back
+        examples.'
+    """
+    told = record.get("calibration")
+    if not isinstance(told, Mapping):
+        return ""
+    sentences = []
+    kind = _KINDS.get(str(told.get("examples")), "examples")
+    count, tokens = _number(told.get("count")), _number(told.get("tokens"))
+    if count is not None:
+        of = f" ({tokens:,} tokens)" if tokens is not None else ""
+        what, comma, rest = kind.partition(",")
+        sentences.append(f"It was calibrated on {count:,} {what}{of}{comma}{rest}.")
+    elif told.get("examples") in _KINDS:
+        sentences.append(f"It was calibrated on {kind}.")
+    if (found := _agreement(told.get("agreement"))) is not None:
+        sentences.append(f"It {plain(found)}.")
+    return " ".join(sentences)
+
+
+def _agreement(told: Any) -> Agreement | None:
+    if not isinstance(told, Mapping):
+        return None
+    kind, value, count = told.get("kind"), told.get("value"), _number(told.get("count"))
+    if not isinstance(kind, str) or not isinstance(value, (int, float)) or count is None:
+        return None
+    return Agreement(kind, float(value), count)
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+__all__ = ["calibrated_on"]
