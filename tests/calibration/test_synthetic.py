@@ -198,14 +198,29 @@ def test_texts_are_whole_words_framed_as_the_tokenizer_frames_them():
     special = set(tokenizer.all_special_ids)
     assert not any(special & set(row[1:-1]) for row in rows)
     words = [tokenizer.convert_ids_to_tokens(row[1:-1]) for row in rows]
-    whole = [word for i, row in enumerate(words) if i % 4 != 3 for word in row]
-    assert all(word.isalpha() for word in whole)
-    assert any(word.startswith("##") for row in words[3::4] for word in row)
+    natural = [row for i, row in enumerate(words) if i % 8 != 7]
+    assert all(word.isalpha() or len(word) == 1 for row in natural for word in row)
+    assert any(word.startswith("##") for row in words[7::8] for word in row)
+    assert 0.02 < np.mean([word == "," for row in natural for word in row[1:-1]]) < 0.08
     known = of_tokenizer(tokenizer, len(tokenizer)).words.tolist()
-    ranks = np.array([known.index(i) for n, row in enumerate(rows) if n % 4 != 3 for i in row[1:-1]])
-    expected = 1 / (np.arange(len(known)) + 10)
+    places = {i: n for n, i in enumerate(known)}
+    ranks = [places[i] for n, row in enumerate(rows) if n % 8 != 7 for i in row[1:-1] if i in places]
+    expected = 1 / (np.arange(len(known)) + 3)
     found = np.bincount(ranks, minlength=len(known)) / len(ranks)
     np.testing.assert_allclose(found, expected / expected.sum(), atol=0.02)
+
+
+def test_texts_have_signs_where_the_vocabulary_has_any():
+    tokenizer = trained_tokenizers.bert()
+    vocabulary = of_tokenizer(tokenizer, len(tokenizer))
+    signs = tokenizer.convert_ids_to_tokens([*vocabulary.comma, *vocabulary.stop, *vocabulary.marks])
+    assert "," in signs
+    assert not any(sign.isalnum() for sign in signs)
+    letters = type(tokenizer)({t: i for i, t in enumerate([*trained_tokenizers.BERT, *"ACDEFGHIKLMNPQRSTVWY"])})
+    proteins = of_tokenizer(letters, len(letters))
+    assert (len(proteins.words), proteins.comma, proteins.stop, proteins.marks) == (20, (), (), ())
+    rows = synthetic_examples(bert(len(letters)), letters, count=50)["input_ids"]
+    assert {int(i) for row in rows for i in row[1:-1]} == set(proteins.words.tolist())
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "deberta"])

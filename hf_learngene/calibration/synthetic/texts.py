@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 from hf_learngene.calibration.synthetic.vocabulary import OFFSET, Vocabulary, of_config, of_tokenizer
@@ -12,8 +13,10 @@ from hf_learngene.errors import SyntheticExamplesError, first_line
 
 
 SHORTEST, LONGEST = 4, 40  # words
+COMMAS, MARKS = 0.05, 0.03  # of the tokens of a text: BERTs look at its signs more than at its words
+STOPS = 0.7  # of the texts
 QUESTION = 4  # of so many words of a pair one is the question's
-UNIFORM = 4  # one text in so many is of any tokens: the rows of rare ones are else never seen
+UNIFORM = 8  # one text in so many is of any tokens: the rows of rare ones are else never seen
 
 
 def token_columns(
@@ -47,22 +50,36 @@ def token_columns(
     ids, types = [], []
     for number in range(count):
         generator = np.random.default_rng((seed, number))
-        length = int(generator.integers(shortest, longest + 1))
-        drawn = generator.random(length)
-        if number % UNIFORM == UNIFORM - 1:
-            words = vocabulary.tokens[(drawn * len(vocabulary.tokens)).astype(np.int64)]
-        else:
-            words = vocabulary.words[np.searchsorted(weights, drawn * weights[-1], side="right")]
-        first = [*vocabulary.before, *words[: length // QUESTION].tolist(), *vocabulary.between] if pairs else []
-        second = [*words[length // QUESTION :].tolist(), *vocabulary.after]
-        ids.append(first + second if pairs else [*vocabulary.before, *words.tolist(), *vocabulary.after])
-        types.append([0] * len(first) + [int(pairs)] * (len(ids[-1]) - len(first)))
+        text = _text(number, generator, vocabulary, weights, int(generator.integers(shortest, longest + 1)))
+        asked = len(text) // QUESTION if pairs else 0
+        first = [*vocabulary.before, *text[:asked], *vocabulary.between] if pairs else []
+        second = [*text[asked:], *vocabulary.after] if pairs else [*vocabulary.before, *text, *vocabulary.after]
+        ids.append(first + second)
+        types.append([0] * len(first) + [int(pairs)] * len(second))
     columns = {"input_ids": ids}
     if "attention_mask" in taken:
         columns["attention_mask"] = [[1] * len(row) for row in ids]
     if "token_type_ids" in taken and (kinds := getattr(part, "type_vocab_size", None)):
         columns["token_type_ids"] = [[min(t, kinds - 1) for t in row] for row in types]
     return columns
+
+
+def _text(
+    number: int, generator: np.random.Generator, vocabulary: Vocabulary, weights: NDArray[np.float64], length: int
+) -> list[int]:
+    """The tokens of one text, without what frames it."""
+    drawn = generator.random(length)
+    if number % UNIFORM == UNIFORM - 1:
+        return vocabulary.tokens[(drawn * len(vocabulary.tokens)).astype(np.int64)].tolist()
+    text = vocabulary.words[np.searchsorted(weights, drawn * weights[-1], side="right")]
+    place = generator.random(length)[1:-1]
+    for ids, low, high in ((vocabulary.comma, 0.0, COMMAS), (vocabulary.marks, COMMAS, COMMAS + MARKS)):
+        if ids:
+            here = np.flatnonzero((place >= low) & (place < high)) + 1
+            text[here] = np.asarray(ids)[generator.integers(0, len(ids), len(here))]
+    if vocabulary.stop and length > 1 and generator.random() < STOPS:
+        text[-1] = vocabulary.stop[0]
+    return text.tolist()
 
 
 def vocabulary_of(part: PreTrainedConfig, processing_class: Any, size: int) -> Vocabulary:

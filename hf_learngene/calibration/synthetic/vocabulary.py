@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 
-OFFSET = 10  # probability of a word: 1 / (rank + OFFSET), Zipf's law as Mandelbrot bent it
+OFFSET = 3  # probability of a word: 1 / (rank + OFFSET), Zipf's law as Mandelbrot bent it
 _STARTS = ("▁", "Ġ")  # what marks the first piece of a word: SentencePiece, byte-level BPE
 _END = "</w>"  # what marks the last one
+_COMMAS, _STOPS = (",", "、", "،"), (".", "。", "।", "۔")
 _COMMON = 0.1  # of a vocabulary, from which on a mark counts as its own
 
 
@@ -26,6 +27,9 @@ class Vocabulary:
         before: what a text starts with.
         after: what it ends with.
         between: what parts two texts that are read together.
+        comma: what parts the clauses of a sentence, if there is such a token.
+        stop: what ends a sentence, likewise.
+        marks: every other sign that is neither letter nor digit.
     """
 
     words: NDArray[np.int64]
@@ -33,6 +37,9 @@ class Vocabulary:
     before: tuple[int, ...]
     after: tuple[int, ...]
     between: tuple[int, ...]
+    comma: tuple[int, ...] = ()
+    stop: tuple[int, ...] = ()
+    marks: tuple[int, ...] = ()
 
     def framing(self, pairs: bool) -> int:
         """Number of tokens around a text, or around and between two."""
@@ -46,7 +53,10 @@ def of_tokenizer(tokenizer: Any, size: int) -> Vocabulary:
     tokens = np.array(sorted(ids) or [0], dtype=np.int64)
     words = np.array(sorted(_words(ids)), dtype=np.int64)
     words = words if len(words) else tokens
-    return Vocabulary(words, tokens, *_frame(tokenizer, int(words[0])))
+    signs = {_bare(t): i for i, t in ids.items() if len(_bare(t)) == 1 and not _bare(t).isalnum()}
+    comma, stop = (next(((signs[m],) for m in marks if m in signs), ()) for marks in (_COMMAS, _STOPS))
+    others = tuple(sorted({i for s, i in signs.items() if s.isascii()} - {*comma, *stop}))
+    return Vocabulary(words, tokens, *_frame(tokenizer, int(words[0])), comma, stop, others)
 
 
 def of_config(config: PreTrainedConfig, size: int) -> Vocabulary:
@@ -61,6 +71,11 @@ def of_config(config: PreTrainedConfig, size: int) -> Vocabulary:
     before, after = first("cls", "bos"), first("sep", "eos")
     likes_roberta = first("cls") == () != first("bos")  # they part two texts by two separators
     return Vocabulary(tokens, tokens, before, after, after * (2 if likes_roberta else 1))
+
+
+def _bare(token: str) -> str:
+    """A token without what marks the end of a word."""
+    return token.removesuffix(_END)
 
 
 def _words(ids: dict[int, str]) -> list[int]:
