@@ -42,9 +42,10 @@ class Selection:
 
     Attributes:
         layers: source layer of each target layer.
-        coordinates: entries of the residual stream that are kept, where its norms scale each by itself (post-norm); None where
-            all are.
-        rotation: (source width, target width), where the residual stream can be rotated (pre-norm); None where it is not.
+        coordinates: entries of the residual stream that are kept, where its norms scale each by itself; None where all are, or
+            directions of it.
+        rotation: (source width, target width), where the residual stream is rotated; None where it is not.
+        gains: whether norms keep gains of their own beside a rotation (post-norm), and they are not moved into what reads them.
         pooled: kept entries of a width outside the residual stream (a pooler's).
         units: kept units of each layer's ffn.
         heads: kept query heads of each layer's attention.
@@ -64,6 +65,7 @@ class Selection:
     group: int = 1
     inside: Mapping[int, HeadMaps] = field(default_factory=dict)
     entries: Mapping[int, Tensor] = field(default_factory=dict)
+    gains: bool = False
 
     def index(self, axis: str, layer: int | None, in_stream: bool = True) -> Tensor | None:
         """Entries of one part of an axis that are kept, in whole heads; None where nothing was selected.

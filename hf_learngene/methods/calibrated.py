@@ -19,7 +19,8 @@ from hf_learngene.maps.task import ResizeTask, WidthChange, in_stream
 from hf_learngene.methods.pruning_method import PruningMethod, prunes_layers, with_layers
 from hf_learngene.methods.registry import register_method
 from hf_learngene.pruning.layers import kept_layers
-from hf_learngene.pruning.select import CalibratedSelection, rotates_residual_stream
+from hf_learngene.pruning.select import CalibratedSelection
+from hf_learngene.pruning.stream import rotates_between_norms, rotates_residual_stream
 
 
 @register_method
@@ -27,9 +28,10 @@ from hf_learngene.pruning.select import CalibratedSelection, rotates_residual_st
 class Calibrated(PruningMethod):
     """Keeps the heads, units and directions that matter on calibration examples, and refits the rest around them.
 
-    It needs `calibration=`: a few hundred unlabelled examples. The residual stream of pre-norm models is rotated to its principal
-    directions (SliceGPT, arXiv 2401.15024); elsewhere entries of it are picked. Heads and ffn units are pruned by what the others
-    cannot make up for (optimal brain surgeon); then every matrix is solved by least squares against the source.
+    It needs `calibration=`: a few hundred unlabelled examples. The residual stream is rotated to its principal directions
+    (SliceGPT, arXiv 2401.15024), in post-norm models with their norms refitted; where that loses more, entries of it are picked.
+    Heads and ffn units are pruned by what the others cannot make up for (optimal brain surgeon); then every matrix is solved by
+    least squares against the source.
 
     Args:
         ridge (`float`, *optional*, defaults to 0.001): how strongly weights stay as they are where the examples say little.
@@ -66,28 +68,41 @@ class Calibrated(PruningMethod):
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         ops: list[Op] = []
         for change in task.width_changes(tensor):
-            if change.axis == HIDDEN and in_stream(tensor, change.side) and rotates_residual_stream(task.source):
+            if change.axis == HIDDEN and in_stream(tensor, change.side) and self._rotates(task):
                 ops += self._rotate(tensor, change, task)
             else:
                 ops.append(self.keep(tensor, change, task))
         return ops
 
+    @staticmethod
+    def _rotates(task: ResizeTask) -> bool:
+        """Whether the residual stream is rotated; before examples are looked at, whether it may be."""
+        if task.selection is not None:
+            return task.selection.rotation is not None
+        return rotates_residual_stream(task.source) or rotates_between_norms(task.source)
+
     def _rotate(self, tensor: TensorInfo, change: WidthChange, task: ResizeTask) -> list[Op]:
         """The residual stream's width of one tensor, in the directions that are kept."""
         blocks = task.blocks(tensor, change.dim)
-        if tensor.kind in ("norm", "norm_bias", "scale"):
+        rotation = task.selection.rotation if task.selection is not None else None
+        keeps = rotates_between_norms(task.source) if task.selection is None else task.selection.gains
+        label = f"rotated to {change.new} of {change.old}"
+        if keeps and rotation is not None and tensor.kind == "norm":
+            return [
+                Matrix(blocks, rotation.pow(2).T * (change.old / change.new), label)
+            ]  # means of the gains it mixes
+        if not keeps and tensor.kind in ("norm", "norm_bias", "scale"):
             # what a norm or LayerScale multiplies by is moved into the matrices around it
             fill = Fill(0.0 if tensor.kind == "norm_bias" else 1.0, "folded into the matrices beside it")
             return [Take(blocks, uniform_indices(change.old, change.new)), fill]
-        label = f"rotated to {change.new} of {change.old}"
-        if task.selection is None or task.selection.rotation is None:  # a plan shows what will be done
+        if rotation is None:  # a plan shows what will be done
             return [Take(blocks, uniform_indices(change.old, change.new), label)]
         ops: list[Op] = []
         if tensor.scaled_by and change.side != "in":
             layer = task.layer_map[tensor.layer].index if tensor.layer is not None else None
             ops.append(Weigh(change.dim, tensor.scaled_by.format(layer)))
         factor = change.old / change.new if change.side == "in" else 1.0
-        return [*ops, Matrix(blocks, task.selection.rotation.T * factor, label)]
+        return [*ops, Matrix(blocks, rotation.T * factor, label)]
 
 
 __all__ = ["Calibrated"]

@@ -54,7 +54,7 @@ class Correspondence:
         if old.axis == HIDDEN and info.reads_norm and self.selection.rotation is not None:
             parts = weight.unflatten(1, (old.parts, -1))  # (outputs, parts, source width)
             rotation = self.selection.rotation * (old.size / new.size)
-            return ((parts * self._gain(site)) @ rotation).flatten(1)
+            return ((parts if self.selection.gains else parts * self._gain(site)) @ rotation).flatten(1)
         if old.axis in (HIDDEN, FFN) or (old.axis == HEADS and layer is not None):
             same = old.axis == HIDDEN and not info.reads_norm and old.size == new.size
             return weight if same else self.selection.take(weight, old, layer, "o", info.reads_norm)

@@ -207,6 +207,19 @@ def _solved(gram: Tensor, wanted: Tensor) -> Tensor:
     return torch.linalg.solve(gram, wanted) if bool(failed) else torch.cholesky_solve(wanted, root)
 
 
+def enough(count: int, rank: int, what: str) -> None:
+    """Refuses fewer tokens than there are things to tell apart.
+
+    Raises:
+        CalibrationError: `count` is less than `rank`.
+    """
+    if count < rank:
+        raise CalibrationError(
+            f"{count} tokens of calibration examples cannot tell {rank} {what} apart; at least {rank} tokens are "
+            f"needed, and a few thousand are better. Give about {-(-rank // max(1, count))} times as many examples."
+        )
+
+
 def check_finite(*sums: Tensor) -> None:
     """Refuses sums over activations that are not numbers.
 
@@ -244,4 +257,4 @@ def _known(value: _T | None) -> _T:
     return value
 
 
-__all__ = ["RIDGE", "Moments", "check_finite", "damp", "normalised", "precise"]
+__all__ = ["RIDGE", "Moments", "check_finite", "damp", "enough", "normalised", "precise"]

@@ -221,11 +221,12 @@ class Refit:
         after = moments.error(weight, solved)
         return Fitted(site.name, moments.count, float(before / spread), float(after / spread))
 
-    # ---- norms, where the residual stream keeps its coordinates
+    # ---- norms, where they have gains of their own
 
     def _norm(self, site: RefitSite, source: Runner, target: Runner, ridge: float) -> list[Fitted]:
         fewer = self.target_anatomy.num_layers < self.source_anatomy.num_layers
-        if self.selection.coordinates is None and not (self.source_anatomy.post_norm and fewer):
+        moved = self.selection.coordinates is not None or self.selection.gains
+        if not moved and not (self.source_anatomy.post_norm and fewer):
             return []
         module = self._module(site)
         info = next(n for n in self.target_anatomy.norms if n.name == site.name)

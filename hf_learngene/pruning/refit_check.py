@@ -52,10 +52,11 @@ class RefitCheck:
         return error if math.isfinite(error) else math.inf
 
     def _pairs(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(found, wanted) outputs, or residual streams before the last norm where outputs are of another width and rotated."""
+        """(found, wanted) outputs, or streams before the last norm where outputs are of another width, its gains moved on."""
         found, wanted = output_of(self.target, batch), output_of(self.correspondence.source, batch)
-        if found.shape != wanted.shape and self.correspondence.selection.rotation is None:
-            wanted = self.correspondence.selection.residual(wanted)
+        selection = self.correspondence.selection
+        if found.shape != wanted.shape and (selection.rotation is None or selection.gains):
+            wanted = selection.residual(wanted)
         if found.shape == wanted.shape:
             yield found, wanted
         elif self.writer is not None and self.writer.norm_after is not None:

@@ -10,25 +10,16 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.calibration.examples import Examples, rows_of, tokens_shown
-from hf_learngene.errors import CalibrationError, InvalidSizeError
+from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.pruning.activations import Runner, without_autocast
-from hf_learngene.pruning.moments import RIDGE, Moments, normalised
-from hf_learngene.pruning.surgeon import head_maps, kept_heads, kept_units, stream_map, value_map
+from hf_learngene.pruning.moments import RIDGE, Moments, enough
+from hf_learngene.pruning.stream import ResidualStream, StreamMap
+from hf_learngene.pruning.surgeon import head_maps, kept_heads, kept_units, value_map
 from hf_learngene.pruning.targets import AxisTargets, writer
-
-
-def rotates_residual_stream(anatomy: Anatomy) -> bool:
-    """Whether the residual stream may be rotated: only norms see it, and their scale can be moved into what reads them."""
-    norms = [n for n in anatomy.norms if n.axis == HIDDEN]
-    if anatomy.norms_that_need_multiples() or anatomy.tied_readers or any(n.writes_stream for n in norms):
-        return False
-    readers = [t for t in anatomy.tensors.values() if any(d.axis == HIDDEN and d.side == "in" for d in t.dims)]
-    return all(t.kind == "linear" and (t.reads_norm or t.layer is None) for t in readers)
 
 
 class CalibratedSelection:
@@ -44,7 +35,6 @@ class CalibratedSelection:
     def __init__(self, model: PreTrainedModel, task: ResizeTask, examples: Examples, ridge: float = RIDGE) -> None:
         self.model, self.task, self.examples, self.ridge = model, task, examples, ridge
         self.anatomy: Anatomy = task.source
-        self.rotates = rotates_residual_stream(task.source)
         self.wanted = AxisTargets.of(task)
         self.layers = tuple(layer.index for layer in task.layer_map)
 
@@ -53,16 +43,14 @@ class CalibratedSelection:
     def run(self, disable_progress: bool = False) -> Selection:
         """The choices, after one pass of the source over the examples."""
         wanted = self.wanted
-        rotation = coordinates = pooled = None
+        stream, pooled = StreamMap(None, None, False), None
         if wanted.width is not None:
-            statistics = self._stream(disable_progress)
-            if self.rotates:
-                centred = all(n.centred for n in self.anatomy.norms if n.axis == HIDDEN)
-                rotation = stream_map(statistics, wanted.width, centred)
+            stream = ResidualStream(self.model, self.anatomy, self.examples, self.ridge).narrowed(
+                wanted.width, disable_progress
+            )
+            pooled = stream.coordinates
+            if pooled is None:
                 pooled = uniform_indices(self.anatomy.sizes["hidden_size"], wanted.width)
-            else:
-                coordinates = self._coordinates(statistics, wanted.width)
-                pooled = coordinates
         units: dict[int, Tensor] = {}
         heads: dict[int, Tensor] = {}
         inside: dict[int, HeadMaps] = {}
@@ -77,11 +65,18 @@ class CalibratedSelection:
                 runner.close()
         (_, group), _ = self.task.groups
         (_, head_size), _ = self.task.heads
-        return Selection(self.layers, coordinates, rotation, pooled, units, heads, head_size, group, inside)
-
-    @staticmethod
-    def _reads_width(info: TensorInfo) -> bool:
-        return len(info.dims) == 2 and info.dims[1].axis == HIDDEN and info.dims[1].side == "in"
+        return Selection(
+            self.layers,
+            stream.coordinates,
+            stream.rotation,
+            pooled,
+            units,
+            heads,
+            head_size,
+            group,
+            inside,
+            gains=stream.gains,
+        )
 
     # ---- one layer's heads and units
 
@@ -106,14 +101,14 @@ class CalibratedSelection:
                 for value in values:
                     seen[name].add(rows_of(value, shown))
         if out is not None:
-            self._enough(seen[out.module].count, self.wanted.units or 0, "ffn units")
+            enough(seen[out.module].count, self.wanted.units or 0, "ffn units")
             units[layer] = kept_units(seen[out.module].gram, self._weight(out), self.wanted.units or 0, 1, self.ridge)
         if o is None:
             return
         moments, weight = seen[o.module], self._weight(o)
         size = self.task.heads[0][1]
         if self.wanted.heads is not None:
-            self._enough(moments.count, self.wanted.heads * size, "entries of the kept heads")
+            enough(moments.count, self.wanted.heads * size, "entries of the kept heads")
             heads[layer] = kept_heads(moments.gram, weight, size, self.task.groups, self.ridge)
         if self.wanted.head_size is not None:
             kept = heads.get(layer, torch.arange(self.task.heads[0][0]))
@@ -177,54 +172,5 @@ class CalibratedSelection:
             )
         return weight
 
-    @staticmethod
-    def _enough(count: int, rank: int, what: str) -> None:
-        if count < rank:
-            raise CalibrationError(
-                f"{count} tokens of calibration examples cannot tell {rank} {what} apart; at least {rank} tokens are "
-                f"needed, and a few thousand are better. Give about {-(-rank // max(1, count))} times as many examples."
-            )
 
-    # ---- the stream
-
-    def _stream(self, disable_progress: bool) -> Tensor:
-        """Mean product of the stream at every norm: normalised before it where it is to be turned, else as norms hand it on."""
-        norms = [n for n in self.anatomy.norms if n.axis == HIDDEN]
-        total: Tensor | None = None
-        tokens: dict[str, int] = {}
-        runner = Runner(self.model, self.anatomy)
-        try:
-            for number, batch in enumerate(tqdm(self.examples.batches(), desc="looking", disable=disable_progress)):
-                shown = tokens_shown(batch)
-                names = [n.name for n in norms]
-                found = runner.capture(
-                    number, batch, inputs=names if self.rotates else (), outputs=() if self.rotates else names
-                )
-                for norm in norms:
-                    for value in (found.inputs if self.rotates else found.outputs).get(norm.name, ()):
-                        if self.rotates:
-                            value = normalised(self.model.get_submodule(norm.name), value, norm.centred)
-                        moments = Moments()
-                        moments.add(rows_of(value, shown))
-                        tokens[norm.name] = tokens.get(norm.name, 0) + moments.count
-                        share = moments.gram * moments.count
-                        total = share if total is None else total + share
-        finally:
-            runner.close()
-        if total is None:
-            raise CalibrationError("No norm of the model was reached by the calibration examples.")
-        self._enough(max(tokens.values()), self.wanted.width or 0, "directions of the stream")
-        return total
-
-    def _coordinates(self, statistics: Tensor, width: int) -> Tensor:
-        """Entries of the stream that stay: those that what reads it can spare least, the rest made up for by the kept ones."""
-        reads = torch.zeros_like(statistics)
-        for info in self.anatomy.tensors.values():
-            if self._reads_width(info) and info.dims[1].parts == 1:
-                weight = self.model.get_parameter(info.name).detach().double().cpu()
-                gram = weight.T @ weight
-                reads += gram / gram.diagonal().mean().clamp_min(1e-30)
-        # the residual carries every entry on as it is
-        reads += torch.eye(len(reads), dtype=reads.dtype) * reads.diagonal().mean()
-        factor = torch.linalg.cholesky(reads)
-        return kept_units(statistics / statistics.diagonal().mean(), factor.T, width, ridge=self.ridge)
+__all__ = ["CalibratedSelection"]

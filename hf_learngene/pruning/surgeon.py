@@ -159,6 +159,34 @@ def stream_map(covariance: Tensor, width: int, centred: bool) -> Tensor:
     return directions * (width / old) ** 0.5
 
 
+def mixed_map(covariance: Tensor, width: int, gains: Tensor) -> Tensor:
+    """The map of a post-norm residual stream to fewer directions, (source width, target width), that norms mind least.
+
+    A norm's mean must stay a mean: the direction of ones goes to that of ones, the principal ones of mean 0 to others of mean 0.
+    Which to which is free, and the gains of norms, which scale entries, decide: those directions that they hardly mix are brought
+    near to the target's entries.
+
+    Args:
+        covariance: mean product of what norms hand on, (source width, source width).
+        width: the target's.
+        gains: of the source's norms, their mean, (source width,).
+
+    Example:
+        >>> stream = mixed_map(torch.eye(4, dtype=torch.float64), 3, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        >>> torch.allclose(stream.T @ stream, 0.75 * torch.eye(3, dtype=torch.float64))
+        True
+        >>> torch.allclose(stream.sum(1), torch.full((4,), 1.5, dtype=torch.float64))
+        True
+    """
+    old = len(covariance)
+    directions = principal_directions(covariance, width - 1, True)
+    directions = directions @ torch.linalg.eigh(directions.T @ (gains.double()[:, None] * directions)).eigenvectors
+    near = torch.eye(width, dtype=torch.float64)[:, : width - 1] - 1 / width  # entries but the last, brought to mean 0
+    left, _, right = torch.linalg.svd(near, full_matrices=False)
+    ones = torch.full((old, width), (old * width) ** -0.5, dtype=torch.float64)
+    return (directions @ (left @ right).T + ones) * (width / old) ** 0.5
+
+
 def head_maps(queries: Tensor, keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Maps of one head's queries and keys to fewer dimensions that preserve their products best.
 

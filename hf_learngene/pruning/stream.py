@@ -1,0 +1,183 @@
+"""What a narrower residual stream holds of the source's: directions of it, or entries where its norms leave no choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from hf_learngene.anatomy import Anatomy, NormInfo, TensorInfo
+from hf_learngene.anatomy.types import HIDDEN
+from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
+from hf_learngene.errors import CalibrationError
+from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.pruning.activations import Runner
+from hf_learngene.pruning.gains import Lines
+from hf_learngene.pruning.moments import RIDGE, Moments, enough, normalised
+from hf_learngene.pruning.surgeon import kept_units, mixed_map, stream_map
+
+
+TINY = 1e-6  # ridge of fits that are only measured
+TRIED = 4  # batches on which directions and entries are held side by side
+
+
+class StreamMap(NamedTuple):
+    """What a narrower residual stream holds: either entries or directions.
+
+    Attributes:
+        coordinates: entries of it that are kept, ascending.
+        rotation: (source width, target width).
+        gains: whether norms keep gains and shifts of their own beside a rotation (post-norm), which are to be refitted.
+    """
+
+    coordinates: Tensor | None
+    rotation: Tensor | None
+    gains: bool
+
+
+def rotates_residual_stream(anatomy: Anatomy) -> bool:
+    """Whether the residual stream may be rotated: only norms see it, and their scale can be moved into what reads them."""
+    norms = _norms(anatomy)
+    if anatomy.norms_that_need_multiples() or anatomy.tied_readers or any(n.writes_stream for n in norms):
+        return False
+    return all(t.kind == "linear" and (t.reads_norm or t.layer is None) for t in _readers(anatomy))
+
+
+def rotates_between_norms(anatomy: Anatomy) -> bool:
+    """Whether a post-norm stream may be rotated if its norms are refitted: nothing but norms and matrices sees its entries.
+
+    Norms that scale each entry by itself do not commute with a rotation, so something is lost; see `ResidualStream`.
+    """
+    norms = _norms(anatomy)
+    if (
+        not anatomy.post_norm
+        or anatomy.tied_readers
+        or not all(n.centred and n.reads <= {"writer", "norm"} for n in norms)
+    ):
+        return False
+    return all(t.kind == "linear" and (t.reads_norm or t.layer is None) for t in _readers(anatomy))
+
+
+class ResidualStream:
+    """The residual stream of a source on its calibration examples, and what a narrower one holds of it.
+
+    Args:
+        model: the source.
+        anatomy: its own.
+        examples: calibration examples.
+        ridge: of the refit that follows.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, examples: Batches, ridge: float = RIDGE) -> None:
+        self.model, self.anatomy, self.examples, self.ridge = model, anatomy, examples, ridge
+        self.norms = _norms(anatomy)
+
+    def narrowed(self, width: int, disable_progress: bool = False) -> StreamMap:
+        """What a stream of `width` holds.
+
+        Pre-norm: principal directions. Post-norm: directions or entries, whichever leaves less on the examples.
+        """
+        rotates = rotates_residual_stream(self.anatomy)
+        statistics = self._products(width, rotates, disable_progress)
+        if rotates:
+            return StreamMap(None, stream_map(statistics, width, all(n.centred for n in self.norms)), False)
+        coordinates = self._coordinates(statistics, width)
+        if not rotates_between_norms(self.anatomy):
+            return StreamMap(coordinates, None, False)
+        picked = torch.eye(len(statistics), dtype=statistics.dtype)[:, coordinates]
+        rotation = mixed_map(statistics, width, self._gains())
+        entries, directions = self._lost([picked, rotation])
+        return StreamMap(coordinates, None, False) if entries <= directions else StreamMap(None, rotation, True)
+
+    def _products(self, width: int, before: bool, disable_progress: bool) -> Tensor:
+        """Mean product of the stream at every norm: normalised before it where it is to be turned, else as norms hand it on."""
+        total: Tensor | None = None
+        tokens: dict[str, int] = {}
+        names = [n.name for n in self.norms]
+        with Runner(self.model, self.anatomy) as runner:
+            for number, batch in enumerate(tqdm(self.examples.batches(), desc="looking", disable=disable_progress)):
+                shown = tokens_shown(batch)
+                found = runner.capture(number, batch, inputs=names if before else (), outputs=() if before else names)
+                for norm in self.norms:
+                    for value in (found.inputs if before else found.outputs).get(norm.name, ()):
+                        if before:
+                            value = normalised(self.model.get_submodule(norm.name), value, norm.centred)
+                        moments = Moments()
+                        moments.add(rows_of(value, shown))
+                        tokens[norm.name] = tokens.get(norm.name, 0) + moments.count
+                        share = moments.gram * moments.count
+                        total = share if total is None else total + share
+        if total is None:
+            raise CalibrationError("No norm of the model was reached by the calibration examples.")
+        enough(max(tokens.values()), width, "directions of the stream")
+        return total
+
+    def _coordinates(self, statistics: Tensor, width: int) -> Tensor:
+        """Entries of the stream that stay: those that what reads it can spare least, the rest made up for by the kept ones."""
+        reads = torch.zeros_like(statistics)
+        for info in _readers(self.anatomy):
+            if len(info.dims) == 2 and info.dims[1].axis == HIDDEN and info.dims[1].parts == 1:
+                weight = self.model.get_parameter(info.name).detach().double().cpu()
+                gram = weight.T @ weight
+                reads += gram / gram.diagonal().mean().clamp_min(1e-30)
+        # the residual carries every entry on as it is
+        reads += torch.eye(len(reads), dtype=reads.dtype) * reads.diagonal().mean()
+        factor = torch.linalg.cholesky(reads)
+        return kept_units(statistics / statistics.diagonal().mean(), factor.T, width, ridge=self.ridge)
+
+    def _gains(self) -> Tensor:
+        """Mean gain of each entry over the norms, (width,)."""
+        return torch.stack([self._parameter(n, "weight") for n in self.norms]).mean(0)
+
+    def _parameter(self, norm: NormInfo, name: str) -> Tensor:
+        return self.model.get_parameter(f"{norm.name}.{name}").detach().double().cpu()
+
+    def _lost(self, maps: Sequence[Tensor]) -> list[float]:
+        """For each map of the stream, what norms of the narrower model lose of what the source's hand on, as a share of it.
+
+        A norm of the narrower model is given what the source's is given, mapped. Its gains and shifts are fitted to what the
+        source's hands on, mapped, and that is read back: both distances count, for one stays in the stream and the other is
+        what readers miss.
+        """
+        count = self.examples.num_batches
+        chosen = self.examples.batches(uniform_indices(count, min(TRIED, count)).tolist())
+        sums = [{n.name: (Lines(), Moments()) for n in self.norms} for _ in maps]
+        names = [n.name for n in self.norms]
+        with Runner(self.model, self.anatomy) as runner:
+            for number, batch in enumerate(chosen):
+                shown = tokens_shown(batch)
+                found = runner.capture(number, batch, inputs=names, outputs=names)
+                for norm in self.norms:
+                    module = self.model.get_submodule(norm.name)
+                    for given, handed in zip(found.inputs[norm.name], found.outputs[norm.name], strict=True):
+                        x, y = rows_of(given, shown).double(), rows_of(handed, shown).double()
+                        for matrix, fits in zip(maps, sums, strict=True):
+                            lines, moments = fits[norm.name]
+                            seen = normalised(module, x @ matrix.to(x.device), norm.centred)
+                            lines.add(seen, y @ matrix.to(y.device))
+                            moments.add(seen, y)
+        lost = []
+        for matrix, fits in zip(maps, sums, strict=True):
+            total = 0.0
+            for lines, moments in fits.values():
+                nothing = torch.zeros(matrix.shape[1], dtype=matrix.dtype)
+                weight, bias = moments.solve(torch.zeros_like(matrix), True, TINY)
+                spread = float(moments.spread().clamp_min(1e-30))
+                total += lines.solve(nothing, nothing, TINY).after + float(moments.error(weight, bias)) / spread
+            lost.append(total / len(self.norms))
+        return lost
+
+
+def _norms(anatomy: Anatomy) -> list[NormInfo]:
+    return [n for n in anatomy.norms if n.axis == HIDDEN]
+
+
+def _readers(anatomy: Anatomy) -> list[TensorInfo]:
+    return [t for t in anatomy.tensors.values() if any(d.axis == HIDDEN and d.side == "in" for d in t.dims)]
+
+
+__all__ = ["ResidualStream", "StreamMap", "rotates_between_norms", "rotates_residual_stream"]
