@@ -17,7 +17,7 @@ from transformers.utils import logging
 from hf_learngene.calibration.chosen import check_size, chosen, has_places
 from hf_learngene.calibration.columns import LABELS, RAW, Wanted, raw_columns
 from hf_learngene.calibration.input_bounds import InputBounds
-from hf_learngene.calibration.processing import kind_of, processor_for, processor_of
+from hf_learngene.calibration.processing import kind_of, resolved_processor
 from hf_learngene.calibration.raw import RawInputs, is_blank
 from hf_learngene.calibration.reading import read_examples
 from hf_learngene.calibration.stacking import count_tokens, stacked, tensor_of
@@ -125,6 +125,10 @@ class Examples:
         self.raw: RawInputs | None = None
         self._given: Iterator[Any] = iter(())
         if given is None and more is not None:
+            if calibration_column is not None:
+                raise CalibrationError(
+                    f"calibration_column={calibration_column!r} names a column of your own examples: give calibration= too."
+                )
             return
         check_given(given)
         if isinstance(given, (str, os.PathLike)):
@@ -163,9 +167,7 @@ class Examples:
         Raises:
             CalibrationError: nothing does.
         """
-        if isinstance(given, (str, os.PathLike)):
-            return processor_of(given, self.main, loading)
-        found = given if given is not None else processor_for(model, source, loading)
+        found = resolved_processor(given, model, source, loading)
         if found is not None:
             return found
         kind = kind_of(self.main)

@@ -100,6 +100,28 @@ def processor_for(
         return None
 
 
+def resolved_processor(
+    given: Any,
+    model: PreTrainedModel,
+    source: str | os.PathLike[str] | None = None,
+    loading: Mapping[str, Any] | None = None,
+) -> Any:
+    """A processor as a caller gives it: itself, the name of a checkpoint that has one, or None for the model's own.
+
+    Raises:
+        CheckpointError: the checkpoint that was named has none.
+
+    Example:
+        >>> resolved_processor(str.split, None) is str.split
+        True
+    """
+    if isinstance(given, (str, os.PathLike)):
+        other = source is None or os.fspath(given) != os.fspath(source)
+        keywords = {k: v for k, v in (loading or {}).items() if not (other and k in ("revision", "subfolder"))}
+        return processor_of(given, model.main_input_name, keywords)
+    return given if given is not None else processor_for(model, source, loading)
+
+
 def _unreadable(source: str, kind: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return (
@@ -124,4 +146,4 @@ def _said(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
-__all__ = ["kind_of", "processor_for", "processor_of"]
+__all__ = ["kind_of", "processor_for", "processor_of", "resolved_processor"]

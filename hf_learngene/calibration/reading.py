@@ -49,7 +49,7 @@ def read_examples(
         return _from_hub(str(source), split, config_name, token)
     try:
         if path.is_file():
-            return load_dataset(_loader(path), data_files=str(path), split=TRAIN)
+            return _read(_loader(path), [str(path)])
         if any((path / name).is_file() for name in _SAVED):
             return _one_split(load_from_disk(str(path)), path, split)
         kind = _kind(path)
@@ -57,11 +57,17 @@ def read_examples(
             return load_dataset(kind, data_dir=str(path), split=split)
         endings = [e for e, loader in LOADERS.items() if loader == kind]
         files = sorted(str(f) for f in _files(path) if f.suffix.lower() in endings)
-        return load_dataset(kind, data_files=files, split=TRAIN)
+        return _read(kind, files)
     except CalibrationError:
         raise
     except Exception as error:  # what a damaged file makes of the readers
         raise CalibrationError(f"{os.fspath(source)!r} cannot be read as a data set: {_cause(error)}") from error
+
+
+def _read(loader: str, files: list[str]) -> Dataset:
+    found = load_dataset(loader, data_files=files, split=TRAIN)
+    # paragraphs of a text stand apart by empty lines
+    return found.filter(lambda text: bool(text.strip()), input_columns="text") if loader == "text" else found
 
 
 def _loader(file: Path) -> str:

@@ -80,7 +80,7 @@ def words(*texts):
 def write_table(kind, path):
     data = Dataset.from_dict({"text": TEXTS, "label": [0, 1] * 20})
     if kind == "txt":
-        path.write_text("\n".join(TEXTS))
+        path.write_text("\n\n \n".join(TEXTS))
     elif kind == "disk":
         data.save_to_disk(path)
     elif kind == "splits":
@@ -258,7 +258,7 @@ def test_a_processor_by_its_name_or_of_the_checkpoint(make, prepare, raw, tmp_pa
 
 
 def test_no_processor_is_looked_for_where_none_is_needed(monkeypatch):
-    monkeypatch.setattr("hf_learngene.calibration.examples.processor_for", pytest.fail)
+    monkeypatch.setattr("hf_learngene.calibration.examples.resolved_processor", pytest.fail)
     assert Examples([{"input_ids": [5, 6]}], bert()).tokens == 2
 
 
@@ -364,3 +364,8 @@ def test_what_makes_more_is_told_how_many_tokens_there_are():
 def test_more_follows_raw_texts():
     examples = Examples(TEXTS, bert(), tokenizer(), more=[{"input_ids": [6]}])
     assert ids(examples)[-2:] == [words(TEXTS[-1]), [6]]
+
+
+def test_a_column_of_made_up_examples_is_refused():
+    with pytest.raises(errors.CalibrationError, match="calibration_column='text' names a column of your own examples"):
+        Examples(None, bert(), more=[{"input_ids": [6]}], calibration_column="text")
