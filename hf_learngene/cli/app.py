@@ -178,8 +178,10 @@ def resize_command(
     token: Token = None,
 ) -> None:
     """Make a model of another size, and save it with tokenizer or image processor."""
+    from hf_learngene.hub.files import hub_keywords
     from hf_learngene.hub.load import pinned
     from hf_learngene.hub.output import check_output
+    from hf_learngene.hub.sentence import check_modules
     from hf_learngene.resizing.spec import ResizeSpec
 
     check_output(output, overwrite, source, corpus, calibration)
@@ -200,6 +202,7 @@ def resize_command(
         given, method=chosen, params=params, seed=seed, calibration=calibration, kept_tokens=kept, loads=True
     )
     made = _plan(source, spec, task)
+    check_modules(source, hub_keywords(given), made.model_class, made.source_config, made.target_config)
     if calibration is not None:
         examples = _calibration_examples(calibration, made, source, given, calibration_examples, seed)
         spec = dataclasses.replace(spec, calibration=examples)
@@ -209,7 +212,6 @@ def resize_command(
     typer.echo(str(made))
 
     from hf_learngene.hub.card import model_card
-    from hf_learngene.hub.files import hub_keywords
     from hf_learngene.hub.save import save_resized
     from hf_learngene.resizing.from_pretrained import load_resized
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -19,6 +20,7 @@ from hf_learngene.hub.load import native_class
 from hf_learngene.hub.markdown import plain, table
 from hf_learngene.hub.provenance import Planned
 from hf_learngene.hub.readiness import TRAINED, new_parts, readiness
+from hf_learngene.hub.sentence import MODULES, embeds_sentences, module_folders
 
 
 def model_card(
@@ -68,12 +70,15 @@ def model_card(
     base = record["source"] or f"a {config.model_type} model"
     on_hub = _on_hub(record, source)
     title = os.path.basename(name) if name else f"{os.path.basename(base)}, resized"
+    place, keywords = (source, loading or {}) if folder is None else (folder, {})
+    beside = _files_beside(cls, place, keywords)
+    sentences = MODULES in beside and embeds_sentences(cls) and bool(module_folders(beside[MODULES].parent))
     data = parts.metadata(
         name=title,
         base_model=base if on_hub and parts.is_repository(base) else None,
-        task=parts.pipeline_tag(config, cls),
-        library="transformers",
-        tags=["learngene", "resized", *_methods(record)],
+        task="sentence-similarity" if sentences else parts.pipeline_tag(config, cls),
+        library="sentence-transformers" if sentences else "transformers",
+        tags=["learngene", "resized", *_methods(record), *(["sentence-transformers"] if sentences else [])],
         license=parts.license_of(source, loading or {}),
         results=results,
     )
@@ -82,7 +87,7 @@ def model_card(
         _summary(record, cls, base, on_hub, trained),
         TRAINED if trained else readiness(record, new_parts(record, cls, plan)),
         "" if trained else calibrated_on(record),
-        _use(cls, *((source, loading or {}) if folder is None else (folder, {})), name),
+        _use_sentences(name) if sentences else _use(cls, bool(beside.keys() - {MODULES}), name),
         parts.results_table(results),
         "## Sizes\n\n" + _sizes(config, cls, plan, parameters),
         "## Method\n\n" + "\n\n".join(parts.method_text(s["method"], s["options"]) for s in record["passes"]),
@@ -115,21 +120,36 @@ def _summary(record: Mapping[str, Any], cls: type[PreTrainedModel], base: str, o
     return f"This is {link} at another size, a plain transformers `{cls.__name__}` made with `hf_learngene`."
 
 
-def _use(
-    cls: type[PreTrainedModel],
-    source: str | os.PathLike | None,
-    loading: Mapping[str, Any],
-    name: str | None,
-) -> str:
-    name = name or "path/or/repository"
-    place = json.dumps(name, ensure_ascii=False)
+def _files_beside(
+    cls: type[PreTrainedModel], place: str | os.PathLike | None, loading: Mapping[str, Any]
+) -> dict[str, Path]:
+    """Name -> file of what prepares inputs, and of the list of a sentence encoder's modules."""
+    if place is None:
+        return {}
+    return {file.name: file for file in source_files(place, (*input_files(cls.main_input_name), MODULES), loading)}
+
+
+def _use(cls: type[PreTrainedModel], has_inputs: bool, name: str | None) -> str:
+    place = _quoted(name)
     names, lines = [cls.__name__], [f"model = {cls.__name__}.from_pretrained({place})"]
     vision = cls.main_input_name == "pixel_values"
     helper, variable = ("AutoImageProcessor", "processor") if vision else ("AutoTokenizer", "tokenizer")
-    if source is not None and source_files(source, input_files(cls.main_input_name), loading):
+    if has_inputs:
         names.append(helper)
         lines.insert(0, f"{variable} = {helper}.from_pretrained({place})")
     return parts.code("\n".join([f"from transformers import {', '.join(sorted(names))}", "", *lines]))
+
+
+def _use_sentences(name: str | None) -> str:
+    return parts.code(
+        "from sentence_transformers import SentenceTransformer\n\n"
+        f"model = SentenceTransformer({_quoted(name)})\n"
+        'vectors = model.encode(["One sentence.", "Another one."])'
+    )
+
+
+def _quoted(name: str | None) -> str:
+    return json.dumps(name or "path/or/repository", ensure_ascii=False)
 
 
 def _sizes(config: PreTrainedConfig, cls: type[PreTrainedModel], plan: Planned | None, parameters: int) -> str:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
 _MARK = "<!-- Written by hf_learngene"
 OURS = f"{_MARK} and written anew at the next save or push: remove this line to keep what you change. -->"
-_LOADED = re.compile(r'(\.from_pretrained\(")(?:[^"\\\n]|\\.)*')
+_LOADED = re.compile(r'((?:\.from_pretrained|SentenceTransformer)\(")(?:[^"\\\n]|\\.)*')
 _INTRODUCTION = re.compile(r"(?ms)(^# [^\n]*\n).*?(?=^## )")  # what stands between the title and the first section
 
 # What made a model, beside the methods: name -> what it is, and its paper. Learngenes enter themselves.

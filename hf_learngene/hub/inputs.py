@@ -1,4 +1,4 @@
-"""The source's tokenizer or image processor, fitted to the sizes of another model."""
+"""The source's tokenizer or image processor, and a sentence encoder's modules, fitted to the sizes of another model."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from hf_learngene.errors import CheckpointError, UnknownOptionError, VocabularyE
 from hf_learngene.hub import provenance
 from hf_learngene.hub.files import input_files, source_files
 from hf_learngene.hub.load import load_config, native_class
+from hf_learngene.hub.sentence import SentenceModules, embeds_sentences, read_modules
 
 
 logger = logging.getLogger(__name__)
@@ -37,29 +38,38 @@ _SMALL_PROCESSOR = 1 << 16
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tokenizer or image processor that goes beside the weights of a model.
+    """Tokenizer or image processor that goes beside the weights of a model, and what follows it in a sentence encoder.
 
     Attributes:
         model: the model.
         files: files of the source's tokenizer or image processor; none where `given` takes their place.
         given: a tokenizer or image processor.
         before: config of the source; None where there is no source, or none that can be read.
+        modules: of the source, where that is a sentence encoder.
     """
 
     model: PreTrainedModel
     files: tuple[Path, ...]
     given: Any
     before: PreTrainedConfig | None
+    modules: SentenceModules | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that it takes on the disk, roughly."""
+        besides = self.modules.nbytes if self.modules is not None else 0
         if isinstance(self.given, PreTrainedTokenizerBase):
-            return len(self.given) * _TOKEN_BYTES
-        return sum(f.stat().st_size for f in self.files) if self.given is None else _SMALL_PROCESSOR
+            return len(self.given) * _TOKEN_BYTES + besides
+        return besides + (sum(f.stat().st_size for f in self.files) if self.given is None else _SMALL_PROCESSOR)
 
     def write(self, folder: Path) -> None:
         """Writes it to a folder. What the source has damaged is left out, with a warning: the model is not lost to it."""
+        self._write_inputs(folder)
+        if self.modules is not None:
+            positions = _table_of_positions(self.model.config, native_class(type(self.model)))
+            self.modules.write(folder, getattr(self.model.config, "hidden_size", None), positions)
+
+    def _write_inputs(self, folder: Path) -> None:
         if self.given is not None:
             self._write_given(folder)
             return
@@ -120,14 +130,16 @@ def read_inputs(
         VocabularyError: a tokenizer with ids that the model has no rows for.
         UnknownOptionError: no tokenizer or image processor, or one of the other kind.
         CheckpointError: a file that is a link to elsewhere.
+        InvalidSizeError: a module of a sentence encoder that the model's sizes do not fit.
     """
     if processing_class is not None:
         _check_processing_class(model, processing_class)
     files: list[Path] = []
     if source is not None and processing_class is None:
         files = source_files(source, input_files(model.main_input_name), loading)
+    modules = read_modules(source, loading) if source is not None and embeds_sentences(type(model)) else None
     before = None
-    if source is not None and (files or isinstance(processing_class, PreTrainedTokenizerBase)):
+    if source is not None and (files or modules or isinstance(processing_class, PreTrainedTokenizerBase)):
         try:
             before = load_config(source, dict(loading))
             before = getattr(before, "base_config", None) or before  # a learngene's auxiliary model
@@ -138,7 +150,9 @@ def read_inputs(
                 " and left out" if files else "",
                 first_line(error),
             )
-    return Inputs(model, tuple(files), processing_class, before)
+    if modules is not None and before is not None:
+        modules.check(before, model.config)
+    return Inputs(model, tuple(files), processing_class, before, modules)
 
 
 def sees(model: PreTrainedModel) -> bool:

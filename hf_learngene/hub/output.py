@@ -14,6 +14,7 @@ from typing import Any
 
 from hf_learngene.disk import sync_files, write_failure
 from hf_learngene.errors import LearngeneError, OutputError
+from hf_learngene.hub.sentence import module_folders
 
 
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
@@ -60,11 +61,17 @@ def _check_replaceable(path: Path, output: str | os.PathLike) -> None:
     inside = sorted(path.iterdir())
     if inside and not (path / "config.json").is_file():
         raise OutputError(f"The folder `{output}` holds no config.json: it is no saved model, and is not replaced.")
-    if below := next((p for p in inside if p.is_dir()), None):
+    ours = module_folders(path)
+    if below := next((p for p in inside if p.is_dir() and not (p.name in ours and _is_module(p))), None):
         raise OutputError(
             f"The folder `{output}` holds more than a saved model, and is not replaced: `{below.name}` would be deleted. Move "
             "that away, or name another folder."
         )
+
+
+def _is_module(folder: Path) -> bool:
+    """Whether a folder holds but the settings and weights of a module."""
+    return all(f.is_file() and f.suffix in (".json", ".safetensors") for f in folder.iterdir())
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoUrl
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from hf_learngene import AutoLearngene, errors, push_resized, resize
@@ -31,27 +30,6 @@ def examples(count=12):
     return [
         {"input_ids": torch.randint(5, 60, (6,), generator=generator).tolist(), "labels": i % 3} for i in range(count)
     ]
-
-
-@pytest.fixture
-def uploads(monkeypatch):
-    """What would have been sent: (repo, file -> content)."""
-    sent = []
-
-    def commit(self, repo_id, operations, **_):
-        files = {o.path_in_repo: o.path_or_fileobj for o in operations}
-        sent.append((repo_id, {n: f if isinstance(f, bytes) else Path(f).read_bytes() for n, f in files.items()}))
-        return CommitInfo(
-            commit_url="https://huggingface.co/me/there/commit/1", commit_message="", commit_description="", oid="1"
-        )
-
-    def absent(*_, **__):
-        raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)  # it wants a response
-
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: RepoUrl(f"https://huggingface.co/{repo_id}"))
-    monkeypatch.setattr(HfApi, "hf_hub_download", absent)
-    monkeypatch.setattr(HfApi, "create_commit", commit)
-    return sent
 
 
 # ---- cards
