@@ -26,9 +26,9 @@ def synthetic_examples(
 ) -> datasets.Dataset:
     """Made-up examples of a model's own inputs, to calibrate on where there is no data.
 
-    Images are pink noise and dead leaves, by turns; of four texts three are whole words, as frequent as Zipf's law has them, and
-    one is of any tokens. Example `i` depends on the seed and on `i` alone: of fewer examples, each is the same. The caller's
-    random state is left as it is.
+    Of eight images seven are dead leaves and one is pink noise; of eight texts seven are whole words, as frequent as Zipf's law
+    has them, with commas and full stops, and one is of any tokens. Example `i` depends on the seed and on `i` alone: of fewer
+    examples, each is the same. The caller's random state is left as it is.
 
     Args:
         model (`PreTrainedModel`): whose inputs they are.

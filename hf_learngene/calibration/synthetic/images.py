@@ -1,24 +1,31 @@
-"""Images that stand in for photographs: pink noise, and dead leaves. They share what photographs have in common.
+"""Images that stand in for photographs: dead leaves, and now and then pink noise. They share what photographs have in common.
 
 Both have the spectrum of natural images, about 1 / frequency. Pink noise has nothing else (Field 1987); dead leaves also have
 edges, occlusion and areas of one colour (Lee, Mumford and Huang 2001; as training data: Baradad et al. 2021, "Learning to See by
-Looking at Noise").
+Looking at Noise"). Here their colours are a photograph's: mostly light and dark of one brightness, little saturated; and some
+are out of focus.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 
 LEAVES = 60
+PINK = 8  # one image in so many is pink noise
 SHARED = 0.65  # of a channel's noise is that of all channels: photographs are mostly grey
+CONTRAST, SATURATION = (
+    0.25,
+    0.1,
+)  # deviations among the leaves of an image: of their brightness, of each channel about it
+BLUR = 1.5 / 64  # largest, as a share of the shorter side
 
 
 def image_of(number: int, generator: np.random.Generator, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
-    """The image of a number, (height, width, channels): even ones are pink noise, odd ones dead leaves."""
-    return (dead_leaves if number % 2 else pink_noise)(generator, size, channels)
+    """The image of a number, (height, width, channels)."""
+    return (pink_noise if number % PINK == PINK - 1 else dead_leaves)(generator, size, channels)
 
 
 def pink_noise(generator: np.random.Generator, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
@@ -36,30 +43,34 @@ def pink_noise(generator: np.random.Generator, size: tuple[int, int], channels: 
 
 
 def dead_leaves(generator: np.random.Generator, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
-    """Opaque discs, boxes and triangles of one colour each, of all sizes, on one another."""
+    """Opaque discs, boxes and triangles of one colour each, of all sizes, on one another, more or less in focus."""
+    brightness = generator.uniform(0.3, 0.65) + CONTRAST * generator.standard_normal((LEAVES + 1, 1))
+    colours = _bytes(brightness + SATURATION * generator.standard_normal((LEAVES + 1, channels)))
+    image = colours[_leaves(generator, size)]
+    radius = generator.uniform(0, BLUR) * min(size)
+    blurred = [Image.fromarray(image[..., c]).filter(ImageFilter.GaussianBlur(radius)) for c in range(channels)]
+    return np.stack([np.asarray(c) for c in blurred], axis=-1)
+
+
+def _leaves(generator: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Which leaf is seen where; 0 where there is none."""
     height, width = size
     side = min(size)
-    colours = generator.integers(0, 256, (LEAVES + 1, channels))
     radii = np.minimum(0.6 * side, side / 32 / np.maximum(generator.random(LEAVES), 0.03) ** 0.8)
     centres = generator.random((LEAVES, 2)) * (width, height)
     kinds = generator.integers(0, 3, LEAVES)
     corners = generator.uniform(-1, 1, (LEAVES, 6))
-    # PIL draws in at most four channels; each of its planes is one channel here
-    planes = [Image.new("L", (width, height), int(c)) for c in colours[0]]
-    pens = [ImageDraw.Draw(p) for p in planes]
-    for colour, radius, centre, kind, shape in zip(colours[1:], radii, centres, kinds, corners, strict=True):
-        x, y = centre
-        spread = 0.5 + 0.5 * np.abs(shape[:2])
-        box = [x - radius * spread[0], y - radius * spread[1], x + radius * spread[0], y + radius * spread[1]]
-        triangle = (np.tile(centre, 3) + radius * 1.3 * shape).tolist()
-        for pen, value in zip(pens, colour.tolist(), strict=True):
-            if kind == 0:
-                pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=value)
-            elif kind == 1:
-                pen.rectangle(box, fill=value)
-            else:
-                pen.polygon(triangle, fill=value)
-    return np.stack([np.asarray(p) for p in planes], axis=-1)
+    seen = Image.new("L", (width, height), 0)
+    pen = ImageDraw.Draw(seen)
+    for leaf, (radius, (x, y), kind, shape) in enumerate(zip(radii, centres, kinds, corners, strict=True), start=1):
+        if kind == 0:
+            pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=leaf)
+        elif kind == 1:
+            across, down = radius * (0.5 + 0.5 * np.abs(shape[:2]))
+            pen.rectangle([x - across, y - down, x + across, y + down], fill=leaf)
+        else:
+            pen.polygon((np.tile([x, y], 3) + radius * 1.3 * shape).tolist(), fill=leaf)
+    return np.asarray(seen)
 
 
 def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
