@@ -42,18 +42,10 @@ class Store:
         Raises:
             CalibrationError: the disk is full, or the temporary folder cannot be written to.
         """
-        self._drop(name)
-        sizes = _sizes(value)
-        for device in sizes.keys() - self._free.keys():
-            self._free[device] = room(device) if self._memory is None else self._memory
-        if all(size <= self._free[device] for device, size in sizes.items()):
-            self._held[name] = _copied(value)
-            for device, size in sizes.items():
-                self._free[device] -= size
+        if self.offer(name, value):
             return
         try:
             file = self._made() / name
-            file.unlink(missing_ok=True)  # what was read of the earlier value may still lie in that file
             with file.open("wb") as opened:
                 torch.save(value, opened)
         except (OSError, RuntimeError) as error:  # torch wraps what the disk says
@@ -61,6 +53,27 @@ class Store:
                 f"Calibration keeps what it comes back to in a temporary folder, and {tempfile.gettempdir()!r} does not take it: "
                 f"{str(error).splitlines()[0]}. Make room there, set TMPDIR to a folder that has some, or give fewer examples."
             ) from error
+
+    def offer(self, name: str, value: Any) -> bool:
+        """Keeps a value, in place of an earlier one, if memory has room for it; whether it has."""
+        self.drop(name)
+        sizes = _sizes(value)
+        for device in sizes.keys() - self._free.keys():
+            self._free[device] = room(device) if self._memory is None else self._memory
+        if any(size > self._free[device] for device, size in sizes.items()):
+            return False
+        self._held[name] = _copied(value)
+        for device, size in sizes.items():
+            self._free[device] -= size
+        return True
+
+    def drop(self, name: str) -> None:
+        """Forgets the value of a name, if there is one."""
+        if name in self._held:
+            for device, size in _sizes(self._held.pop(name)).items():
+                self._free[device] += size
+        elif self._folder is not None:
+            (self._folder / name).unlink(missing_ok=True)  # a new file: what was read of this one may still lie in it
 
     def get(self, name: str) -> Any:
         """The value of a name."""
@@ -81,10 +94,6 @@ class Store:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _drop(self, name: str) -> None:
-        for device, size in _sizes(self._held.pop(name, ())).items():
-            self._free[device] += size
 
     def _made(self) -> Path:
         if self._folder is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
@@ -35,19 +35,19 @@ class Activations:
         self.outputs: dict[str, list[Tensor]] = {}
 
 
-class _Done(nn.Module):
-    """A layer that has been run: it hands on its output, and is the layer in all else."""
+class Done(nn.Module):
+    """A module that has been run: it hands on its output, and is the module in all else."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, module: nn.Module, value: Any) -> None:
         super().__init__()
-        self.__dict__["layer"] = layer
-        self.__dict__["value"] = None
+        self.__dict__["module"] = module
+        self.__dict__["value"] = value
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["value"]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["layer"], name)
+        return getattr(self.__dict__["module"], name)
 
 
 class Runner:
@@ -69,8 +69,11 @@ class Runner:
         plain = len(containers) == 1 and not anatomy.layers_read_from_outside
         self.container = next(iter(containers)) if plain else None
         self.done = 0  # layers whose outputs are kept
-        self._early = self._beside_the_way()
+        self.early = self._beside_the_way()
         self._remembered: set[tuple[str, str]] = set()
+        self._ahead: dict[int, set[int]] = {}  # batches whose output of so many layers is kept already
+        self._settled: set[str] = set()
+        self._given: set[tuple[str, int]] = set()  # settled modules and batches whose output is kept
         self._store = Store()
 
     def close(self) -> None:
@@ -102,6 +105,7 @@ class Runner:
         batch: Mapping[str, Tensor],
         inputs: Iterable[str] = (),
         outputs: Iterable[str] = (),
+        ahead: int | None = None,
     ) -> Activations:
         """One pass over one batch, up to the last module asked for.
 
@@ -110,8 +114,10 @@ class Runner:
             batch: the model's inputs.
             inputs: modules whose first input is wanted.
             outputs: modules whose (first) output is wanted.
+            ahead: layers whose output is kept on the way, so that the `cache_prefix` of so many finds it.
         """
         found = Activations()
+        ahead = ahead if self.container is not None and ahead is not None and ahead > self.done else None
         wanted_in, wanted_out = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
         wanted = {("in", n) for n in wanted_in} | {("out", n) for n in wanted_out}
         if wanted and wanted <= self._remembered:
@@ -131,21 +137,25 @@ class Runner:
             return known[2]
 
         def complete() -> bool:
+            if ahead is not None and number not in self._ahead.get(ahead, ()):
+                return False
             return single and len(found.inputs) == len(wanted_in) and len(found.outputs) == len(wanted_out)
+
+        def passed() -> None:
+            if complete():
+                raise _Enough
 
         def before(name: str) -> Any:
             def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
                 found.inputs.setdefault(name, []).append(copied(next(tensors_in((args, kwargs)))))
-                if complete():
-                    raise _Enough
+                passed()
 
             return hook
 
         def after(name: str) -> Any:
             def hook(module: nn.Module, args: Any, result: Any) -> None:
                 found.outputs.setdefault(name, []).append(copied(next(tensors_in(result))))
-                if complete():
-                    raise _Enough
+                passed()
 
             return hook
 
@@ -156,12 +166,20 @@ class Runner:
                 stack.callback(handle.remove)
             for name in wanted_out:
                 stack.callback(self.model.get_submodule(name).register_forward_hook(after(name)).remove)
+            if ahead is not None:
+                stack.enter_context(self._keeping(number, ahead, passed))
             stack.enter_context(self._shortened(number))
             with suppress(_Enough):
                 run(self.model, batch, number)
         return found
 
-    def remember(self, batches: Iterable[Mapping[str, Tensor]], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def remember(
+        self,
+        batches: Iterable[Mapping[str, Tensor]],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        ahead: int | None = None,
+    ) -> None:
         """One pass over all batches, kept for `capture` until the next one, unless it takes too much room.
 
         Only for a model that stays as it is.
@@ -169,7 +187,7 @@ class Runner:
         self._remembered = set()
         batches = list(batches)
         for number, batch in enumerate(batches):
-            found = self.capture(number, batch, inputs, outputs)
+            found = self.capture(number, batch, inputs, outputs, ahead)
             kept = {("in", n): v for n, v in found.inputs.items()} | {("out", n): v for n, v in found.outputs.items()}
             if sum(t.nbytes for v in kept.values() for t in v) * len(batches) > ROOM:
                 return
@@ -180,60 +198,102 @@ class Runner:
         """Runs the first `layers` layers as they are now, and keeps their outputs."""
         if self.container is None or layers <= self.done:
             return
-        last = f"{self.container}.{layers - 1}"
-        for number, batch in enumerate(batches):
-            kept: list[Any] = []
-            early: dict[str, list[Any]] = {}
+        count = 0
+        for count, batch in enumerate(batches, start=1):
+            if count - 1 not in self._ahead.get(layers, ()):
+                with self._keeping(count - 1, layers, _stop), self._shortened(count - 1), suppress(_Enough):
+                    run(self.model, batch, count - 1)
+        for name in [_prefix(n, b) for n in {self.done, *self._ahead} - {layers} for b in range(count)]:
+            self._store.drop(name)
+        for module, number in self._given:
+            self._store.drop(f"{module}_{number}")
+        self.done = layers
+        self._ahead, self._settled, self._given = {}, set(), set()
 
-            def hook(module: nn.Module, args: Any, result: Any, kept: list[Any] = kept) -> None:
-                kept.append(result)
-                raise _Enough
+    def settle(self, *names: str) -> None:
+        """Says that these modules of the next layer stay as they are: their outputs stand in for them from the next pass on.
 
-            with ExitStack() as stack:
-                stack.callback(self.model.get_submodule(last).register_forward_hook(hook).remove)
-                for name in self._early if not self.done else ():
+        What has changed of the layer does not come before them.
+        """
+        if self.container is not None:
+            self._settled |= {n for n in names if n.startswith(f"{self.container}.{self.done}.")}
 
-                    def first(module: nn.Module, args: Any, result: Any, name: str = name, early: Any = early) -> None:
-                        early.setdefault(name, []).append(result)
+    @contextmanager
+    def _keeping(self, number: int, layers: int, told: Callable[[], None]) -> Iterator[None]:
+        """Keeps the output of the first `layers` layers for a batch, and of what comes before them; `told` is called then."""
+        early: dict[str, list[Any]] = {}
 
-                    stack.callback(self.model.get_submodule(name).register_forward_hook(first).remove)
-                stack.enter_context(self._shortened(number))
-                with suppress(_Enough):
-                    run(self.model, batch, number)
+        def hook(module: nn.Module, args: Any, result: Any) -> None:
             if not self.done:
                 once = {n: v[0] for n, v in early.items() if len(v) == 1 and isinstance(v[0], Tensor)}
                 self._store.put(f"early_{number}", once)
-            self._store.put(_prefix(layers, number), kept[0])
-        self.done = layers
+            self._store.put(_prefix(layers, number), result)
+            self._ahead.setdefault(layers, set()).add(number)
+            told()
+
+        with ExitStack() as stack:
+            last = self.model.get_submodule(f"{self.container}.{layers - 1}")
+            stack.callback(last.register_forward_hook(hook).remove)
+            for name in self.early if not self.done else ():
+
+                def first(module: nn.Module, args: Any, result: Any, name: str = name) -> None:
+                    early.setdefault(name, []).append(result)
+
+                stack.callback(self.model.get_submodule(name).register_forward_hook(first).remove)
+            yield
 
     @contextmanager
     def _shortened(self, number: int) -> Iterator[None]:
-        """The model with its finished layers replaced by what they gave for this batch."""
-        if self.container is None or not self.done:
+        """The model with its finished layers and settled modules replaced by what they gave for this batch."""
+        given: dict[str, Any] = {}
+        if self.container is not None and self.done:
+            value = self._store.get(_prefix(self.done, number))
+            early = self._store.get(f"early_{number}")  # nothing of it is read but its shape
+            given = {f"{self.container}.{index}": value for index in range(self.done)} | early
+        calls: dict[str, int] = {}
+        with ExitStack() as stack:
+            for name in self._settled:
+                if (name, number) in self._given:
+                    given[name] = self._store.get(f"{name}_{number}")
+                    continue
+
+                def hook(module: nn.Module, args: Any, result: Any, name: str = name) -> None:
+                    calls[name] = calls.get(name, 0) + 1
+                    # kept at once: some models change it in place
+                    if calls[name] > 1 or not isinstance(result, Tensor):
+                        self._given.discard((name, number))
+                    elif self._store.offer(f"{name}_{number}", result):
+                        self._given.add((name, number))
+
+                stack.callback(self.model.get_submodule(name).register_forward_hook(hook).remove)
+            stack.enter_context(standing_in(self.model, given))
             yield
-            return
-        value = self._store.get(_prefix(self.done, number))
-        early = self._store.get(f"early_{number}")  # nothing of it is read but its shape
-        given = {f"{self.container}.{index}": value for index in range(self.done)} | early
-        replaced: list[tuple[nn.Module, str, nn.Module]] = []
-        try:
-            for name, stored in given.items():
-                parent, _, leaf = name.rpartition(".")
-                holder = self.model.get_submodule(parent)
-                module = holder.get_submodule(leaf)
-                stand_in = _Done(module)
-                stand_in.__dict__["value"] = stored
-                replaced.append((holder, leaf, module))
-                holder._modules[leaf] = stand_in
-            yield
-        finally:
-            for holder, leaf, module in replaced:
-                holder._modules[leaf] = module
+
+
+@contextmanager
+def standing_in(model: nn.Module, given: Mapping[str, Any]) -> Iterator[None]:
+    """The model with these modules replaced by what they gave."""
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for name, value in given.items():
+            parent, _, leaf = name.rpartition(".")
+            holder = model.get_submodule(parent)
+            module = holder.get_submodule(leaf)
+            replaced.append((holder, leaf, module))
+            holder._modules[leaf] = Done(module, value)
+        yield
+    finally:
+        for holder, leaf, module in replaced:
+            holder._modules[leaf] = module
+
+
+def _stop() -> None:
+    raise _Enough
 
 
 def _prefix(layers: int, batch: int) -> str:
-    """The name under which the output of the first layers is kept: two generations, of which one is read while one is written."""
-    return f"prefix_{layers % 2}_{batch}"
+    """The name under which the output of the first layers is kept."""
+    return f"prefix_{layers}_{batch}"
 
 
 def execution_order(model: PreTrainedModel, batch: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:

@@ -134,7 +134,9 @@ class Refit:
                         current = site.layer
                         inside = [s for g in groups for s in g if s.layer == current]
                         norms = list(dict.fromkeys(s.norm_after[1] for s in inside if s.norm_after))
-                        source.remember(batches(), norms, list(dict.fromkeys(s.source for s in inside)))
+                        following = next((s.source_layer for g in groups for s in g if s.layer == current + 1), None)
+                        ahead = self.source_anatomy.num_layers if following is None else following
+                        source.remember(batches(), norms, list(dict.fromkeys(s.source for s in inside)), ahead)
                 elif site.after_layers:
                     target.cache_prefix(self.target_anatomy.num_layers, batches())
                     source.cache_prefix(self.source_anatomy.num_layers, batches())
@@ -142,6 +144,7 @@ class Refit:
                     report += self._norm(site, source, target, ridge)
                 else:
                     report += self._matrices(group, source, target, ridge)
+                    target.settle(*(s.name for s in group))
         return report
 
     # ---- matrices

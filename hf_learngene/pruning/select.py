@@ -58,9 +58,9 @@ class CalibratedSelection:
             runner = Runner(self.model, self.anatomy)
             try:
                 layers = [0] if self.anatomy.shared_layers else sorted(set(self.layers))
-                for layer in tqdm(layers, desc="choosing", disable=disable_progress):
+                for place, layer in enumerate(tqdm(layers, desc="choosing", disable=disable_progress), start=1):
                     runner.cache_prefix(layer, self.examples.batches())
-                    self._layer(layer, runner, units, heads, inside)
+                    self._layer(layer, runner, units, heads, inside, layers[place] if place < len(layers) else None)
             finally:
                 runner.close()
         (_, group), _ = self.task.groups
@@ -87,6 +87,7 @@ class CalibratedSelection:
         units: dict[int, Tensor],
         heads: dict[int, Tensor],
         inside: dict[int, HeadMaps],
+        following: int | None,
     ) -> None:
         out = writer(self.anatomy, layer, "ffn_out") if self.wanted.units else None
         o = writer(self.anatomy, layer, "o") if self.wanted.heads or self.wanted.head_size else None
@@ -95,7 +96,7 @@ class CalibratedSelection:
         for number, batch in enumerate(self.examples.batches()):
             shown = tokens_shown(batch)
             found = runner.capture(
-                number, batch, inputs=[t.module for t in (o, out) if t is not None], outputs=list(readers)
+                number, batch, [t.module for t in (o, out) if t is not None], list(readers), ahead=following
             )
             for name, values in [*found.inputs.items(), *found.outputs.items()]:
                 for value in values:

@@ -186,3 +186,44 @@ def test_what_is_kept_is_given_back(memory):
         assert torch.equal(kept.get("one")["b"][0], value["b"][0])
         kept.put("one", torch.full((2,), 7.0))
         assert kept.get("one").tolist() == [7.0, 7.0]
+
+
+# ---- passes that are shared
+
+
+def calls_of(module):
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_a_pass_that_keeps_what_is_ahead_saves_the_next_one():
+    source = vit()
+    anatomy, batches = anatomy_of(source.config, type(source)), list(Examples(pictures(), source).batches())
+    names = [f"vit.layers.{i}.mlp.fc2" for i in range(2)]
+    calls = calls_of(source.get_submodule("vit.layers.0"))
+    with Runner(source, anatomy) as ahead:
+        for number, batch in enumerate(batches):
+            ahead.capture(number, batch, inputs=[names[0]], ahead=1)
+        ahead.cache_prefix(1, batches)
+        found = [ahead.capture(n, b, inputs=[names[1]]).inputs[names[1]][0] for n, b in enumerate(batches)]
+    assert len(calls) == len(batches)
+    with Runner(source, anatomy) as plain:
+        for number, batch in enumerate(batches):
+            torch.testing.assert_close(
+                found[number], plain.capture(number, batch, inputs=[names[1]]).inputs[names[1]][0]
+            )
+
+
+def test_settled_modules_run_once_and_are_run_anew_in_the_next_layer():
+    source = vit()
+    anatomy, batches = anatomy_of(source.config, type(source)), list(Examples(pictures(), source).batches())
+    first, second = (f"vit.layers.0.mlp.{n}" for n in ("fc1", "fc2"))
+    calls = calls_of(source.get_submodule(first))
+    with Runner(source, anatomy) as runner:
+        wanted = runner.capture(0, batches[0], inputs=[second]).inputs[second][0]
+        runner.settle(first)
+        before = len(calls)
+        for _ in range(3):
+            torch.testing.assert_close(runner.capture(0, batches[0], inputs=[second]).inputs[second][0], wanted)
+        assert len(calls) == before + 1
