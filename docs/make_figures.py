@@ -1,8 +1,6 @@
 """Draws the figures of docs/methods, docs/lemon.md and docs/learngenes.md, each computed by the package itself.
 
-    python docs/make_figures.py             # all of docs/images/method_*.png
-    python docs/make_figures.py --measure   # accuracy after a shrink, for the methods that no benchmark measures; draws nothing
-    python docs/make_figures.py --measure --methods front
+    python docs/make_figures.py   # all of docs/images/method_*.png
 
 What needs the ViT and CIFAR-10 of `../shared/data` is left out, with a message, where that folder is absent.
 """
@@ -418,50 +416,11 @@ def overlap(found: dict[str, Scores]) -> None:
         print(f"layers kept by {name}: {scores.kept_layers(HALF['layers'])}")
 
 
-# ---- accuracy
-
-
-# what `--measure` measures: the methods that no benchmark does, with their options
-MEASURED: dict[str, tuple[dict[str, Any], ...]] = {
-    "front": ({}, {"scaling": "released"}), "taylor": ({},), "random": ({},),
-}  # fmt: skip
-
-
-def measure(count: int, methods: Sequence[str]) -> None:
-    """Accuracy right after the shrink on the images and with the calibration set of `benchmarks/calibrated.py`."""
-    vit, rows, test = teacher_of("images"), pictures(512), pictures(count, "test")
-    images, labels = torch.stack([r["pixel_values"] for r in test]), torch.stack([r["labels"] for r in test])
-
-    def accuracy(model: Any) -> float:
-        with torch.inference_mode():
-            guesses = [model(pixel_values=x).logits.argmax(-1) for x in images.split(250)]
-        return float((torch.cat(guesses) == labels).double().mean())
-
-    print(f"{count} images of the test split; source {accuracy(vit):.1%}", flush=True)
-    quarter = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
-    for sizes in ({"intermediate_size": 768}, {"num_hidden_layers": 6}, quarter):
-        for method, options in [(m, o) for m in methods for o in MEASURED[m]]:
-            looks = {"calibration": rows} if method == "taylor" else {}
-            made = resize(vit, method=method, **sizes, **looks, **options)
-            layers_kept = made.config.learngene["passes"][0]["options"].get("layers", "")
-            print(f"{sizes} {method} {options}: {accuracy(made):.1%} {layers_kept}", flush=True)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--measure", nargs="?", type=int, const=2000, metavar="IMAGES", help="print accuracies instead"
-    )
-    parser.add_argument("--methods", nargs="+", choices=MEASURED, default=list(MEASURED), help="which to measure")
-    options = parser.parse_args()
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     real = (DATA / TASKS["images"]["teacher"]).is_dir() and (DATA / "cifar10").is_dir()
-    if options.measure:
-        if not real:
-            raise SystemExit(f"--measure needs the ViT and CIFAR-10 of {DATA}")
-        measure(options.measure, options.methods)
-        return
     with plt.rc_context(STYLE):
         plain: tuple[Callable[[], None], ...] = (weight_selection, layers, lemon)
         for draw in plain:

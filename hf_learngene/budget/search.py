@@ -125,15 +125,8 @@ def allocated(
     count = parameter_count(anatomy)
     base = {n: v for n, v in anatomy.sizes.items() if n in _axes(anatomy)} | dict(fixed)
     free = {n: options for n, options in _axes(anatomy).items() if n not in fixed and len(options) > 1}
-    combinations = [
-        _whole(anatomy, dict(zip(free, c, strict=True)) | dict(fixed)) for c in itertools.product(*free.values())
-    ]
-    least = min((count(_full(anatomy, c)) for c in combinations), default=anatomy.num_parameters)
-    if least > budget:
-        raise InvalidSizeError(
-            f"A quarter of every size of `{anatomy.model_type}` leaves {least:,} parameters (embeddings count), more than the "
-            f"{budget:,} asked for. The smallest budget for calibration is {least:,}; sizes given by name go further down."
-        )
+    combinations = _combinations(anatomy, fixed)
+    check_within_reach(anatomy, budget, fixed)
     rest, places = _split(examples.num_batches)
     fitting, held = _Fitting(model, anatomy, examples, rest), examples.part(places)
     wanted = [output_of(model, batch) for batch in held.batches()]
@@ -195,6 +188,27 @@ def allocated(
         raise refused[-1]
     best = tried[0].sizes
     return Allocation(best, _full(anatomy, best), tuple(axes), tuple(tried), Trial(base, anatomy.num_parameters, 0.0))
+
+
+def check_within_reach(anatomy: Anatomy, budget: int, fixed: Mapping[str, int]) -> None:
+    """Refuses a budget below all that the search looks at.
+
+    Raises:
+        InvalidSizeError: names the smallest.
+    """
+    count = parameter_count(anatomy)
+    least = min(count(_full(anatomy, c)) for c in _combinations(anatomy, fixed))
+    if least > budget:
+        raise InvalidSizeError(
+            f"A quarter of every size of `{anatomy.model_type}` leaves {least:,} parameters (embeddings count), more than the "
+            f"{budget:,} asked for. The smallest budget for calibration is {least:,}; sizes given by name go further down."
+        )
+
+
+def _combinations(anatomy: Anatomy, fixed: Mapping[str, int]) -> list[Sizes]:
+    """Every combination of the sizes that are not fixed."""
+    free = {n: options for n, options in _axes(anatomy).items() if n not in fixed and len(options) > 1}
+    return [_whole(anatomy, dict(zip(free, c, strict=True)) | dict(fixed)) for c in itertools.product(*free.values())]
 
 
 def _axes(anatomy: Anatomy) -> dict[str, list[int]]:

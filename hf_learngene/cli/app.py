@@ -170,8 +170,8 @@ def resize_command(
         str | None, typer.Option(help=f"{', '.join(DTYPES)}. Default: the same.", show_default=False)
     ] = None,
     calibration: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Examples to shrink on, unlabelled.", show_default=False)
-    ] = None,
+        str, typer.Option(metavar="DATA", help="Examples to shrink on, or synthetic, or none.")
+    ] = "auto",
     calibration_examples: Annotated[int, typer.Option(metavar="COUNT", help="How many of them.", min=1)] = 512,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
     revision: Revision = None,
@@ -184,7 +184,8 @@ def resize_command(
     from hf_learngene.hub.sentence import check_modules
     from hf_learngene.resizing.spec import ResizeSpec
 
-    check_output(output, overwrite, source, corpus, calibration)
+    data = None if calibration in ("auto", "synthetic", "none") else calibration
+    check_output(output, overwrite, source, corpus, data)
     chosen = method_with_options(method, option)
     given = keywords(
         size,
@@ -198,17 +199,18 @@ def resize_command(
     )
     given = pinned(source, given)  # one state of the Hub for plan, weights, tokenizer and card
     tokenizer, kept = (None, None) if corpus is None else _trimmed(source, corpus, given)
+    examples: Any = None if calibration == "none" else calibration
     spec = ResizeSpec.parse(
-        given, method=chosen, params=params, seed=seed, calibration=calibration, kept_tokens=kept, loads=True
+        given, method=chosen, params=params, seed=seed, calibration=examples, kept_tokens=kept, loads=True
     )
     made = _plan(source, spec, task)
     check_modules(source, hub_keywords(given), made.model_class, made.source_config, made.target_config)
-    if calibration is not None:
-        examples = _calibration_examples(calibration, made, source, given, calibration_examples, seed)
+    if data is not None:
+        examples = _calibration_examples(data, made, source, given, calibration_examples, seed)
         spec = dataclasses.replace(spec, calibration=examples)
-        if made.budget is not None:
-            spec = spec.with_sizes({**spec.sizes, **_spent(source, made, made.budget, spec)})
-            made = _plan(source, spec, task)
+    if made.budget is not None:
+        spec = spec.with_sizes({**spec.sizes, **_spent(source, made, made.budget, spec)})
+        made = _plan(source, spec, task)
     typer.echo(str(made))
 
     from hf_learngene.hub.card import model_card

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hf_learngene.learngenes import LearngeneConfig
     from hf_learngene.methods import Method
 
-AUTO_DOES = "lemon for sizes that grow; for those that shrink calibrated, or weight_selection without examples"
+AUTO_DOES = "lemon for sizes that grow; calibrated for those that shrink, on made-up examples unless some are given"
 NARROWEST = 60  # columns; below that every cell would be a column of single words
 
 
@@ -63,7 +63,7 @@ def methods_command(
 
 def _methods_table(methods: dict[str, type[Method]]) -> Table:
     table = _table("--method", "shrinks", "grows", "data", "what it does", "paper")
-    table.add_row("auto", "yes", "yes", "if given", AUTO_DOES, "")
+    table.add_row("auto", "yes", "yes", "unlabelled", AUTO_DOES, "")
     for name in sorted(methods):
         method = methods[name]
         data = "labelled" if method.needs_labels else "unlabelled" if method.needs_examples else ""

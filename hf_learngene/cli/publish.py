@@ -30,7 +30,7 @@ def push_command(
     revision: Annotated[
         str | None, typer.Option(help="Branch to push to; made if need be.", show_default=False)
     ] = None,
-    message: Annotated[str | None, typer.Option(help="Of the commit.", show_default=False)] = None,
+    commit_message: Annotated[str | None, typer.Option(help="First line of the commit.", show_default=False)] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     token: Token = None,
 ) -> None:
@@ -49,7 +49,7 @@ def push_command(
             private=private,
             revision=revision,
             create_pr=create_pr,
-            commit_message=message,
+            commit_message=commit_message,
         )
     typer.echo(f"Published: {done.pr_url or done.repo_url}")
 

@@ -50,6 +50,7 @@ from hf_learngene.methods import METHODS, Method
 from hf_learngene.resizing import plan, resize
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.plan import Plan
+from hf_learngene.resizing.spec import AUTO
 from hf_learngene.state import quiet, undisturbed
 
 
@@ -172,7 +173,7 @@ def _check_calibration(spec: CompareSpec, train_dataset: Any, calibration: Any) 
     takers = [start.label for start in spec.starts.values() if start.needs_examples]
     if calibration is None and takers:
         sample(train_dataset, 0, 0)
-    if calibration is not None and not takers:
+    if calibration is not None and not takers and not any(start.method is None for start in spec.starts.values()):
         known = [name for name, method in METHODS.items() if method.needs_examples]
         raise UnknownOptionError(
             "None of the methods uses calibration examples, so calibration= would do nothing: leave it out, or add one that "
@@ -329,6 +330,9 @@ def _started(
     examples: dict[str, Any] = {}
     if cell.start.needs_examples:
         own = sample(task.train_dataset, spec.calibration_examples, seed) if calibration is None else calibration
+        examples = {"calibration": own, "processing_class": task.processing_class}
+    elif cell.start.method is None:  # as the one-liner does it: on what is given, or on made-up examples
+        own = AUTO if calibration is None else calibration
         examples = {"calibration": own, "processing_class": task.processing_class}
     with quiet():  # what is newly initialised would be said once for each job
         made = resize(model, method=cell.start.given, seed=seed, **examples, **spec.sizes[cell.size])

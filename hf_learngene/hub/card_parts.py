@@ -21,6 +21,7 @@ from hf_learngene.hub.files import source_files
 from hf_learngene.hub.markdown import code_span, plain, table
 from hf_learngene.hub.tasks import TASKS, class_for
 from hf_learngene.methods import METHODS, Paper
+from hf_learngene.methods.geometry import Geometry
 from hf_learngene.vocabulary import KeptTokens
 
 
@@ -32,7 +33,7 @@ _LOADED = re.compile(r'((?:\.from_pretrained|SentenceTransformer)\(")(?:[^"\\\n]
 _INTRODUCTION = re.compile(r"(?ms)(^# [^\n]*\n).*?(?=^## )")  # what stands between the title and the first section
 
 # What made a model, beside the methods: name -> what it is, and its paper. Learngenes enter themselves.
-DESCRIBED: dict[str, tuple[str, Paper | None]] = {KeptTokens.name: (KeptTokens.summary, None)}
+DESCRIBED: dict[str, tuple[str, Paper | None]] = {made.name: (made.summary, None) for made in (KeptTokens, Geometry)}
 
 
 @dataclass(frozen=True)

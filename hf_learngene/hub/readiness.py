@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from hf_learngene.hub.markdown import code_span
 from hf_learngene.hub.provenance import Planned
 from hf_learngene.methods import METHODS, Method
+from hf_learngene.methods.geometry import Geometry
 from hf_learngene.vocabulary import KeptTokens
 
 
@@ -42,7 +43,7 @@ def new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Plann
 
 def readiness(record: Mapping[str, Any], anew: list[str]) -> str:
     """The claim how far a model can be used untrained, by the methods that made it and the parts that started `anew`."""
-    known: dict[str, type[Method]] = {**METHODS, KeptTokens.name: KeptTokens}
+    known: dict[str, type[Method]] = {**METHODS, KeptTokens.name: KeptTokens, Geometry.name: Geometry}
     methods = [(known.get(s["method"]), s["options"]) for s in record["passes"]]
     exact = [m is not None and m.lossless and not options.get("allow_lossy") for m, options in methods]
     lossless = all(exact)

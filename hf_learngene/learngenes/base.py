@@ -21,6 +21,7 @@ from hf_learngene.learngenes.descendant import assemble
 from hf_learngene.learngenes.hub_mixin import HubMixin
 from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, stacked
 from hf_learngene.learngenes.training_mixin import TrainingMixin
+from hf_learngene.pruning.activations import without_autocast
 from hf_learngene.resizing import resize
 from hf_learngene.resizing.sizes import complete
 from hf_learngene.state import exclusive, seeded
@@ -327,6 +328,7 @@ class Learngene(HubMixin, TrainingMixin, ABC):
 
     # ---- the user's verbs
 
+    @without_autocast()  # it would round what templates multiply
     def initialize(self, *, stages: Sequence[int] | None = None, seed: int = 0, **sizes: Any) -> PreTrainedModel:
         """A descendant: a plain transformers model of any size that this learngene can make.
 

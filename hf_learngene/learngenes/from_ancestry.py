@@ -110,7 +110,7 @@ def at_auxiliary_size(model: PreTrainedModel, sizes: Mapping[str, Any], seed: in
         old = anatomy_of(model.config, type(model)).num_layers
         if set(sizes) == {"num_hidden_layers"} and isinstance(depth, int) and 0 < depth < old:
             return resize(model, method="weight_selection", layer_selection="uniform", seed=seed, **sizes)
-        return resize(model, seed=seed, **sizes)
+        return resize(model, seed=seed, calibration=None, **sizes)
 
 
 def report(learngene: Learngene) -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.maps import LayerMap, Op, TensorRecipe
 from hf_learngene.maps.geometry import geometry_ops
 from hf_learngene.maps.selection import Selection
@@ -100,7 +100,7 @@ class Method:
     # ---- what is kept, where weights or examples decide it
 
     def select(
-        self, task: ResizeTask, model: PreTrainedModel, examples: Examples | None, disable_progress: bool = False
+        self, task: ResizeTask, model: PreTrainedModel, examples: Batches | None, disable_progress: bool = False
     ) -> Selection | None:
         """What is kept of `model`, the source; None where the task alone says it."""
         return None
@@ -160,7 +160,7 @@ class Method:
         task: ResizeTask,
         source: PreTrainedModel,
         target: PreTrainedModel,
-        examples: Examples | None,
+        examples: Batches | None,
         disable_progress: bool = False,
     ) -> list[Fitted]:
         """Changes the finished `target` in place, and says what each step left of its distance to the source."""

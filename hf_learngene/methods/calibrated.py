@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
-from hf_learngene.anatomy import TensorInfo
+from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import HIDDEN
-from hf_learngene.calibration.examples import Examples
-from hf_learngene.errors import UnknownOptionError
+from hf_learngene.calibration.examples import Batches
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import Fill, Matrix, Op, Take, Weigh
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import Selection
@@ -21,6 +21,7 @@ from hf_learngene.methods.registry import register_method
 from hf_learngene.pruning.layers import kept_layers
 from hf_learngene.pruning.select import CalibratedSelection
 from hf_learngene.pruning.stream import rotates_between_norms, rotates_residual_stream
+from hf_learngene.pruning.targets import check_head_size
 
 
 @register_method
@@ -55,8 +56,22 @@ class Calibrated(PruningMethod):
     def refit_ridge(self) -> float:
         return self.ridge
 
+    def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
+        super().check(source, sizes)
+        group = source.sizes["num_attention_heads"] // (
+            source.sizes.get("num_key_value_heads") or source.sizes["num_attention_heads"]
+        )
+        check_head_size(source, group, source.sizes.get("head_dim", 1), sizes.get("head_dim", 1))
+        parted = next((n for n in source.linked if sizes.get(n, sizes["hidden_size"]) != sizes["hidden_size"]), None)
+        if parted is not None:
+            raise InvalidSizeError(
+                f"{parted}={sizes[parted]} and hidden_size={sizes['hidden_size']}: they are one width in this "
+                f"`{source.model_type}`, and {self.name} has nothing to fit what would part them to. Give them one size, or use "
+                "method='weight_selection'."
+            )
+
     def select(
-        self, task: ResizeTask, model: PreTrainedModel, examples: Examples | None, disable_progress: bool = False
+        self, task: ResizeTask, model: PreTrainedModel, examples: Batches | None, disable_progress: bool = False
     ) -> Selection:
         """What is kept: layers by what the model's output loses without them, the rest by what cannot be made up for."""
         given = self.required(examples)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.registry import register_method
@@ -30,7 +30,7 @@ class L2(PruningMethod):
     summary: ClassVar[str] = "what has the largest weights"
 
     def score(
-        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
     ) -> Scores:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         return sum_over_tensors(anatomy, lambda info: parameters[info.name].detach().double().cpu().pow(2))

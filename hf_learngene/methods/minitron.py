@@ -8,7 +8,7 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.registry import register_method
@@ -37,7 +37,7 @@ class Minitron(PruningMethod):
     needs_examples: ClassVar[bool] = True
 
     def score(
-        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
     ) -> Scores:
         return activation_scores(model, anatomy, examples, widths=True, disable_progress=disable_progress)
 

@@ -10,7 +10,7 @@ from typing import ClassVar, cast
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.errors import CalibrationError, DirectionError
 from hf_learngene.maps import LayerMap, Op, Take
 from hf_learngene.maps.ops import uniform_indices
@@ -34,7 +34,7 @@ class PruningMethod(Method):
     selects: ClassVar[bool] = True
 
     def score(
-        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
     ) -> Scores:
         """How much each layer, head, unit and entry of the residual stream matters; the highest are kept.
 
@@ -47,7 +47,7 @@ class PruningMethod(Method):
         raise TypeError(f"{type(self).__name__} does not say what it scores by")
 
     def select(
-        self, task: ResizeTask, model: PreTrainedModel, examples: Examples | None, disable_progress: bool = False
+        self, task: ResizeTask, model: PreTrainedModel, examples: Batches | None, disable_progress: bool = False
     ) -> Selection:
         """What is kept: the layers of the highest scores, then widths, heads and units in those."""
         scores = self.score(model, task.source, self.required(examples), disable_progress)
@@ -55,7 +55,7 @@ class PruningMethod(Method):
             task = with_layers(task, scores.kept_layers(task.target.num_layers))
         return scores.selection(task)
 
-    def required(self, examples: Examples | None) -> Examples:
+    def required(self, examples: Batches | None) -> Batches:
         """The examples; there are none only for a method that does not need any.
 
         Raises:
@@ -66,14 +66,14 @@ class PruningMethod(Method):
             raise CalibrationError(
                 f"method={self.name!r} needs examples: give calibration=, a few hundred of the model's kind, {labels} labels."
             )
-        return cast(Examples, examples)
+        return cast(Batches, examples)
 
     def refine(
         self,
         task: ResizeTask,
         source: PreTrainedModel,
         target: PreTrainedModel,
-        examples: Examples | None,
+        examples: Batches | None,
         disable_progress: bool = False,
     ) -> list[Fitted]:
         """The refit of every matrix and norm, where this method refits."""

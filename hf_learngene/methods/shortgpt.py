@@ -9,7 +9,7 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.errors import DirectionError
 from hf_learngene.maps.task import changes, shown
 from hf_learngene.methods.base import Paper
@@ -38,7 +38,7 @@ class ShortGPT(PruningMethod):
     needs_examples: ClassVar[bool] = True
 
     def score(
-        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
     ) -> Scores:
         return activation_scores(model, anatomy, examples, widths=False, disable_progress=disable_progress)
 

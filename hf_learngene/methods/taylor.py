@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.errors import CalibrationError
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
@@ -40,7 +40,7 @@ class Taylor(PruningMethod):
     needs_labels: ClassVar[bool] = True
 
     def score(
-        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
     ) -> Scores:
         products = weight_times_gradient(model, anatomy, examples, disable_progress)
         return sum_over_tensors(anatomy, lambda info: products[info.name])
@@ -57,7 +57,7 @@ def _same_config(model: PreTrainedModel) -> Iterator[None]:
 
 
 def weight_times_gradient(
-    model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool
+    model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool
 ) -> Mapping[str, Tensor]:
     """|weight x gradient of the mean loss| of every parameter."""
     parameters = dict(model.named_parameters())

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN
-from hf_learngene.calibration.examples import Examples, rows_of, tokens_shown
+from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.errors import DirectionError, UnknownOptionError
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
@@ -68,7 +68,7 @@ class Wanda(PruningMethod):
 
     @torch.no_grad()
     def score(
-        self, model: PreTrainedModel, anatomy: Anatomy, examples: Examples, disable_progress: bool = False
+        self, model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
     ) -> Scores:
         readers = {
             t.module: t

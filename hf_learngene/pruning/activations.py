@@ -14,6 +14,7 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import rows_of, tokens_shown
 from hf_learngene.calibration.store import Store, tensors_in
 from hf_learngene.errors import CalibrationError, LearngeneError
+from hf_learngene.state import exclusive
 
 
 ROOM = 2 << 30  # bytes for the activations of one layer
@@ -343,7 +344,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 def drawing(seed: int, device: torch.device) -> Iterator[None]:
     """The random numbers of a seed; afterwards the generators are as they were."""
     accelerators = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=accelerators):
+    with exclusive(), torch.random.fork_rng(devices=accelerators):  # two threads would put each other's state back
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds: it looks for accelerators
         for place in accelerators:
             with torch.cuda.device(place):

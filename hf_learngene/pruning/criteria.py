@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS
-from hf_learngene.calibration.examples import Examples, tokens_shown
+from hf_learngene.calibration.examples import Batches, tokens_shown
 from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, in_stream
 from hf_learngene.pruning.activations import Runner
@@ -116,7 +116,7 @@ def _add(found: dict[int, Tensor], layer: int, value: Tensor) -> None:
 
 @torch.no_grad()
 def activation_scores(
-    model: PreTrainedModel, anatomy: Anatomy, examples: Examples, widths: bool, disable_progress: bool
+    model: PreTrainedModel, anatomy: Anatomy, examples: Batches, widths: bool, disable_progress: bool
 ) -> Scores:
     """Scores by what is most active, and layers by how far they rotate the residual stream: 1 - cos(input, output).
 

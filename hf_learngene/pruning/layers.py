@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import output_of, without_autocast
 from hf_learngene.pruning.targets import layer_container
@@ -25,7 +25,7 @@ LAYER_EXAMPLES, LAYER_PLACES = 64, 8  # that are looked at for each of them, and
 @torch.no_grad()
 @without_autocast()
 def kept_layers(
-    model: PreTrainedModel, anatomy: Anatomy, depth: int, examples: Examples, disable_progress: bool = False
+    model: PreTrainedModel, anatomy: Anatomy, depth: int, examples: Batches, disable_progress: bool = False
 ) -> tuple[int, ...]:
     """Which layers stay: those without which the model's output changes most, measured one by one.
 
@@ -59,7 +59,7 @@ def kept_layers(
     return tuple(alive)
 
 
-def _few(examples: Examples) -> list[dict[str, Tensor]]:
+def _few(examples: Batches) -> list[dict[str, Tensor]]:
     """A few examples of some batches, both spread over all: data sets are often sorted by their labels."""
     lengths = [len(next(iter(b.values()))) for b in examples.batches()]
     count = min(len(lengths), max(LAYER_PLACES, -(-LAYER_EXAMPLES * len(lengths) // sum(lengths))))

@@ -55,7 +55,10 @@ class RefitCheck:
         """(found, wanted) outputs, or streams before the last norm where outputs are of another width, its gains moved on."""
         found, wanted = output_of(self.target, batch), output_of(self.correspondence.source, batch)
         selection = self.correspondence.selection
-        if found.shape != wanted.shape and (selection.rotation is None or selection.gains):
+        of_width = (
+            wanted.shape[-1] == self.correspondence.anatomy.sizes["hidden_size"]
+        )  # logits of other labels are not
+        if found.shape != wanted.shape and of_width and (selection.rotation is None or selection.gains):
             wanted = selection.residual(wanted)
         if found.shape == wanted.shape:
             yield found, wanted

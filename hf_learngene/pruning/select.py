@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.calibration.examples import Examples, rows_of, tokens_shown
+from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection
@@ -32,7 +32,7 @@ class CalibratedSelection:
         ridge: of the refit that follows.
     """
 
-    def __init__(self, model: PreTrainedModel, task: ResizeTask, examples: Examples, ridge: float = RIDGE) -> None:
+    def __init__(self, model: PreTrainedModel, task: ResizeTask, examples: Batches, ridge: float = RIDGE) -> None:
         self.model, self.task, self.examples, self.ridge = model, task, examples, ridge
         self.anatomy: Anatomy = task.source
         self.wanted = AxisTargets.of(task)

@@ -27,19 +27,32 @@ class AxisTargets:
             InvalidSizeError: another head size of a family whose heads are rotated, normalised or share keys.
         """
         anatomy, ((heads, size), (new_heads, new_size)) = task.source, task.heads
-        (_, group), _ = task.groups
-        if new_size != size and (anatomy.rotary or anatomy.normalised_heads or group > 1):
-            how = "rotated or normalised as they are" if group == 1 else "many to a key and a value"
-            raise InvalidSizeError(
-                f"The heads of `{anatomy.model_type}` are {how}: their size stays {size}. "
-                "Shrink num_attention_heads instead."
-            )
+        check_head_size(anatomy, task.groups[0][1], size, new_size)
         changed = {axis: new for axis, (old, new) in task.axis_sizes.items() if new != old}
         return cls(
             changed.get(HIDDEN),
             new_heads if new_heads != heads else None,
             new_size if new_size != size else None,
             changed.get(FFN),
+        )
+
+
+def check_head_size(anatomy: Anatomy, group: int, old: int, new: int) -> None:
+    """Refuses another head size where heads cannot be projected.
+
+    Args:
+        anatomy: the source's.
+        group: how many of its query heads share a key and a value.
+        old: the head size of the source.
+        new: the head size of the target.
+
+    Raises:
+        InvalidSizeError: heads that are rotated, normalised or share keys.
+    """
+    if new != old and (anatomy.rotary or anatomy.normalised_heads or group > 1):
+        how = "rotated or normalised as they are" if group == 1 else "many to a key and a value"
+        raise InvalidSizeError(
+            f"The heads of `{anatomy.model_type}` are {how}: their size stays {old}. Shrink num_attention_heads instead."
         )
 
 

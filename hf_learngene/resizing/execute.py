@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -14,8 +13,8 @@ from transformers.utils import logging
 from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene.budget.search import Allocation, allocated
-from hf_learngene.calibration.examples import Examples
-from hf_learngene.errors import CalibrationError, UnsupportedSourceError
+from hf_learngene.calibration.examples import Batches, Examples
+from hf_learngene.errors import RefitError, UnsupportedSourceError
 from hf_learngene.pruning.activations import without_autocast
 from hf_learngene.pruning.refit import Fitted
 from hf_learngene.resizing.build_model import build_model
@@ -37,9 +36,10 @@ def execute(
     *,
     source: str | None = None,
     commit: str | None = None,
-    examples: Examples | None = None,
+    examples: Batches | None = None,
     own: bool = False,
     tell: Callable[[str], Any] | None = None,
+    seen: Callable[[PreTrainedModel, PreTrainedModel], Any] | None = None,
 ) -> PreTrainedModel:
     """The model that a plan describes.
 
@@ -51,15 +51,13 @@ def execute(
         examples: calibration examples.
         own: whether the source may lend its memory to what is kept, since nobody else holds it.
         tell: is given the table of what each step of a refit left.
+        seen: is given source and result of each pass that refits.
 
     Raises:
         UnsupportedSourceError: the model is not what its config says.
         CalibrationError: a method needs examples, and there are none, or they do not fit the model.
     """
     _check_fits(plan, model)
-    _check_examples(plan, examples)
-    if plan.budget is not None and examples is not None:
-        plan = spend_budget(plan, model, examples)[0]
     disable_progress = not is_progress_bar_enabled()
     current, fits = _precise(plan, model), list[Fitted]()
     for number, step in enumerate(plan.passes):
@@ -74,10 +72,13 @@ def execute(
         made = build_model(step.model_class, step.config, transfer.weights(), current, seed=plan.seed)
         transfer.carry_buffers(made)
         fits += step.method.refine(step.task, current, made, examples, disable_progress)
+        if seen is not None and step.method.refits:
+            seen(current, made)
         current = made
     if current.dtype != model.dtype:
         current = cast(PreTrainedModel, nn.Module.to(current, dtype=model.dtype))
         current.config.dtype = model.dtype
+        _check_range(current)
     _report(plan, fits, tell)
     return current
 
@@ -120,6 +121,16 @@ def spend_budget(plan: Plan, model: PreTrainedModel, examples: Examples) -> tupl
     return planned(found.full), found
 
 
+def _check_range(model: PreTrainedModel) -> None:
+    """Refuses refitted weights that the source's own dtype cannot hold."""
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise RefitError(
+                f"Refitted, `{name}` holds weights beyond the range of {str(model.dtype).removeprefix('torch.')}. Load the "
+                "source in float32 or bfloat16 (dtype=)."
+            )
+
+
 def check_source(model: PreTrainedModel) -> None:
     """Refuses a model whose weights cannot be read as they are.
 
@@ -156,28 +167,6 @@ def _precise(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
     if model.dtype not in (torch.bfloat16, torch.float16) or not any(step.method.refits for step in plan.passes):
         return model
     return copy.deepcopy(model).float()
-
-
-@contextmanager
-def examples_for(plan: Plan, model: PreTrainedModel) -> Iterator[Examples | None]:
-    """The calibration examples as the plan's methods need them, while they are needed; None where none were given."""
-    spec = plan.spec
-    if spec.calibration is None:
-        yield None
-        return
-    if not any(step.method.needs_examples for step in plan.passes):
-        logger.warning("calibration= is not used: nothing shrinks here, and %s needs no examples.", plan.method)
-    labels = any(step.method.needs_labels for step in plan.passes)
-    with Examples(spec.calibration, model, spec.processing_class, labels=labels) as examples:
-        yield examples
-
-
-def _check_examples(plan: Plan, examples: Examples | None) -> None:
-    if examples is None and any(step.method.needs_examples for step in plan.passes):
-        labels = "with" if any(step.method.needs_labels for step in plan.passes) else "without"
-        raise CalibrationError(
-            f"method={plan.method!r} looks at examples: give calibration=, a few hundred of the model's kind, {labels} labels."
-        )
 
 
 def _check_fits(plan: Plan, model: PreTrainedModel) -> None:

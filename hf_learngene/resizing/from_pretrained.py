@@ -10,10 +10,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.errors import CheckpointError, UnsupportedSourceError
-from hf_learngene.hub import provenance
 from hf_learngene.hub.load import load_config, load_source, native_class, pinned
 from hf_learngene.hub.tasks import class_of_checkpoint
-from hf_learngene.resizing.execute import check_source, examples_for, execute
+from hf_learngene.resizing.calibrating import carry_out
+from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.spec import ResizeSpec
 from hf_learngene.state import seeded
@@ -78,9 +78,8 @@ def load_resized(
     if missing:
         plan = plan.without(missing)
     commit = getattr(loading.get("revision"), "resolved", None)
-    with examples_for(plan, model) as examples:
-        resized = execute(plan, model, source=os.fspath(source), commit=commit, examples=examples, own=True, tell=tell)
-    provenance.seal(resized)
+    name = os.fspath(source)
+    resized = carry_out(plan, model, source=name, loading=loading, commit=commit, own=True, tell=tell)
     for name, value in spec.labels.items():
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):

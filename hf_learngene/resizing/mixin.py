@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hf_learngene.hub.tasks import class_of_checkpoint
 from hf_learngene.methods import Method
 from hf_learngene.resizing.from_pretrained import ChooseClass, load_resized
-from hf_learngene.resizing.spec import ResizeSpec
+from hf_learngene.resizing.spec import AUTO, ResizeSpec
 
 
 class ResizableMixin:
@@ -31,8 +31,11 @@ class ResizableMixin:
         method: str | Method = "auto",
         params: str | int | float | None = None,
         seed: int = 0,
-        calibration: Any = None,
+        calibration: Any = AUTO,
         processing_class: Any = None,
+        calibration_column: str | tuple[str, str] | None = None,
+        calibration_size: int | None = None,
+        calibration_top_up: bool = True,
         kept_tokens: Any = None,
         pad_to_multiple_of: int | None = None,
         **kwargs: Any,
@@ -42,11 +45,15 @@ class ResizableMixin:
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): a Hub id or a folder.
             method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` (the same function) and
-                shrinks with `weight_selection`, or with `calibrated` where `calibration` is given.
+                shrinks with `calibrated`.
             params (`str`, `int` or `float`, *optional*): a parameter budget, `"20M"` or a share such as `0.25`.
             seed (`int`, *optional*, defaults to 0): for every random number.
-            calibration (*optional*): a few hundred unlabelled examples; see `resize`.
-            processing_class (*optional*): the source's tokenizer or image processor, where `calibration` holds texts or images.
+            calibration (*optional*, defaults to `"auto"`): a few hundred unlabelled examples; `"synthetic"` for made-up ones,
+                which `"auto"` takes where a method needs some; None for none. See `resize`.
+            processing_class (*optional*): tokenizer or image processor, for texts and images; default: the checkpoint's own.
+            calibration_column (*optional*): which column of `calibration` holds texts or images; see `resize`.
+            calibration_size (`int`, *optional*, defaults to 512): how many examples are looked at; see `resize`.
+            calibration_top_up (`bool`, *optional*, defaults to `True`): whether made-up examples follow too few; see `resize`.
             kept_tokens (*optional*): ids of the tokens that stay, as `trim_tokenizer` gives them; see `resize`.
             pad_to_multiple_of (`int`, *optional*): with `kept_tokens`: rows are added up to a multiple of it.
             **kwargs: sizes by the config's field names (`hidden_size=384`), options of the method, and any keyword of
@@ -67,6 +74,9 @@ class ResizableMixin:
                 seed=seed,
                 calibration=calibration,
                 processing_class=processing_class,
+                calibration_column=calibration_column,
+                calibration_size=calibration_size,
+                calibration_top_up=calibration_top_up,
                 kept_tokens=kept_tokens,
                 pad_to_multiple_of=pad_to_multiple_of,
                 loads=True,

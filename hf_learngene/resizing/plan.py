@@ -12,17 +12,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
 from hf_learngene.budget.meter import parse_budget
-from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.hub import provenance
-from hf_learngene.maps.task import WIDTHS, changes, flat_heads, source_axes
-from hf_learngene.methods import METHODS, Calibrated, Lemon, Method, WeightSelection
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
+from hf_learngene.resizing.route import examples_origin, route_of, spends_by_error
 from hf_learngene.resizing.sizes import check_names, complete, describe, raw_sizes
-from hf_learngene.resizing.spec import ResizeSpec
+from hf_learngene.resizing.spec import GIVEN, SYNTHETIC, ResizeSpec
 from hf_learngene.resizing.spending import spent
 from hf_learngene.resizing.table import origin_table
-from hf_learngene.vocabulary.rows import KeptTokens, Vocabulary, read_vocabulary
+from hf_learngene.vocabulary.rows import Vocabulary, read_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +35,7 @@ class Plan:
         method: name of the method, both names joined by `+` for a mixed resize.
         sizes: those that the caller asked for, by canonical name.
         passes: the methods that are run, one after the other.
+        examples: where its calibration examples come from, `given` or `synthetic`; None where it needs none.
         budget: parameters still to be spent by the error that examples show; None where the sizes are settled.
     """
 
@@ -45,6 +44,7 @@ class Plan:
     model_class: type[PreTrainedModel]
     sizes: Mapping[str, Any]
     passes: tuple[Pass, ...] = field(repr=False)
+    examples: str | None = None
     budget: str | int | float | None = None
 
     @property
@@ -124,6 +124,7 @@ class Plan:
         share = self.num_parameters / self.source_parameters
         lines = [
             f"{self.model_class.__name__}, method {self.method}: {self.changes}",
+            *(["calibrated on made-up examples"] if self.examples == SYNTHETIC else []),
             f"parameters {self.source_parameters:,} → {self.num_parameters:,} ({share:.1%})",
             *(line for step in self.passes if (line := _layers(step))),
         ]
@@ -164,24 +165,24 @@ def make_plan(
         LearngeneError: what is asked for cannot be done.
     """
     method = spec.method
-    _check_calibration(method, spec.calibrated)
     source = anatomy_of(config, model_class)
+    origin = examples_origin(spec, config, model_class)
     asked = sizes = check_names(source, spec.sizes)
     vocabulary = read_vocabulary(spec.kept_tokens, spec.pad_to_multiple_of, source, config, model_class)
     if vocabulary is not None:
-        asked = sizes = {**sizes, "vocab_size": _agreed(sizes.get("vocab_size"), vocabulary)}
-    waits = spec.params is not None and spec.calibrated and _spends_by_error(method, spec.params, source, sizes)
+        asked = sizes = {**sizes, "vocab_size": vocabulary.agreed(sizes.get("vocab_size"))}
+    waits = False
+    if spec.params is not None:
+        most = parse_budget(spec.params, source.num_parameters)
+        waits = origin is not None and spends_by_error(spec, most, source, sizes)
     if spec.params is not None and not waits:
         sizes = spent(spec.params, source, config, model_class, sizes)
     if method is not None:
         sizes = {**method.implied_sizes(source.sizes), **sizes}
     sizes = complete(source, config, sizes)
-    alone = method is None and not waits and not changes(source, sizes, source.sizes.keys() - {"vocab_size"})
     if vocabulary is not None and vocabulary.shift and "max_position_embeddings" not in asked:
         sizes["max_position_embeddings"] -= vocabulary.shift  # as many positions behind the first as before
-    route = [(method, sizes)] if method is not None else _auto(source, sizes, spec.calibrated)
-    if vocabulary is not None:
-        route = [(KeptTokens(), sizes)] if alone else _vocabulary_last(route, source.sizes, vocabulary)
+    route = route_of(spec, source, sizes, examples=origin is not None, waits=waits, vocabulary=vocabulary)
     passes: list[Pass] = []
     for number, (one, its_sizes) in enumerate(route, 1):
         passes.append(
@@ -195,65 +196,5 @@ def make_plan(
                 vocabulary=vocabulary if number == len(route) else None,
             )
         )
-    return Plan(spec, config, model_class, asked, tuple(passes), spec.params if waits else None)
-
-
-def _agreed(vocab_size: int | None, vocabulary: Vocabulary) -> int:
-    if vocab_size not in (None, vocabulary.size):
-        raise InvalidSizeError(
-            f"vocab_size={vocab_size} contradicts kept_tokens, which make {vocabulary.size} rows. Leave vocab_size out."
-        )
-    return vocabulary.size
-
-
-def _vocabulary_last(
-    route: list[tuple[Method, dict[str, Any]]], old: Mapping[str, int], vocabulary: Vocabulary
-) -> list[tuple[Method, dict[str, Any]]]:
-    """The vocabulary changes with the last stage, and behind any that looks at examples: those are in the source's ids."""
-    if any(method.needs_examples for method, _ in route):
-        route = [*route, (KeptTokens(), route[-1][1])]
-    before = {name: old[name] for name in ("vocab_size", *(["max_position_embeddings"] if vocabulary.shift else []))}
-    return [*((method, {**sizes, **before}) for method, sizes in route[:-1]), route[-1]]
-
-
-def _spends_by_error(
-    method: Method | None, params: str | int | float, source: Anatomy, wanted: Mapping[str, Any]
-) -> bool:
-    """Whether a budget waits for the examples: where all shrinks by `calibrated`, it goes by the error each size leaves."""
-    smaller = parse_budget(params, source.num_parameters) < source.num_parameters
-    names = (*WIDTHS, "num_hidden_layers", "mlp_ratio")
-    grows = any(new > old for old, new in changes(source, wanted, names).values())
-    return smaller and not grows and (method is None or method.refits)
-
-
-def _check_calibration(method: Method | None, given: bool) -> None:
-    takers = [name for name, known in METHODS.items() if known.needs_examples]
-    if method is not None and given and not method.needs_examples:
-        raise UnknownOptionError(
-            f"{method.name!r} looks at no examples, so calibration= would do nothing; {', '.join(takers)} do. Leave one of the "
-            "two out."
-        )
-
-
-def _auto(source: Anatomy, sizes: Mapping[str, Any], calibrated: bool) -> list[tuple[Method, dict[str, Any]]]:
-    """Grow by lemon, shrink by weight selection (or calibrated); mixed: first shrink what shrinks, then grow the rest."""
-    # the first layers, the default of the method by itself, are measured far worse than evenly spread ones (docs/choosing.md)
-    shrinking: Method = Calibrated() if calibrated else WeightSelection(layer_selection="uniform")
-    old, new = dict(source.sizes), dict(sizes)
-    changed = changes(source, sizes, (*WIDTHS, "num_hidden_layers", "mlp_ratio", *source_axes(source)))
-    grows = [n for n, (was, now) in changed.items() if now > was]
-    shrinks = [n for n, (was, now) in changed.items() if now < was]
-    if flat_heads(new) <= flat_heads(old):  # the same heads cut otherwise: a selection takes them flat
-        grows, shrinks = ([n for n in x if n not in ("num_attention_heads", "head_dim")] for x in (grows, shrinks))
-        shrinks += ["num_attention_heads"] if flat_heads(new) < flat_heads(old) else []
-    if not grows:
-        return [(shrinking, dict(sizes))]
-    if not shrinks:
-        return [(Lemon(), dict(sizes))]
-    middle = {**sizes, **{n: old[n] for n in grows}}
-    if not source.head_dim_honoured and middle["num_attention_heads"] * middle["head_dim"] != middle["hidden_size"]:
-        raise DirectionError(
-            f"Shrinking {', '.join(shrinks)} and growing {', '.join(grows)} in one go has no size in between that "
-            f"`{source.model_type}` can have: the heads must fill the width. Resize in two calls, with sizes of your choice."
-        )
-    return [(shrinking, middle), (Lemon(), dict(sizes))]
+    used = origin if any(step.method.needs_examples for step in passes) or origin == GIVEN else None
+    return Plan(spec, config, model_class, asked, tuple(passes), used, spec.params if waits else None)

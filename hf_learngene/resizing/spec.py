@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hf_learngene.anatomy.config_fields import ALIASES
+from hf_learngene.calibration.record import GIVEN, SYNTHETIC
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.hub.files import HUB_KEYWORDS
 from hf_learngene.methods import Method
@@ -33,6 +34,8 @@ LOADING = frozenset(
 )
 # What belongs to the target's task, not to its size; set on the target's config as it is.
 LABELS = frozenset({"id2label", "label2id", "problem_type"})
+# What `calibration` says by name, beside examples themselves.
+AUTO = "auto"
 REFUSED = {
     "trust_remote_code": "code from a repository is never run here; resize a class that transformers has",
     "quantization_config": "packed weights cannot be resized; resize first, then quantize the result",
@@ -52,8 +55,11 @@ class ResizeSpec:
         method: the method with its options; None is `auto`.
         params: a parameter budget.
         seed: for every random number.
-        calibration: examples, as given.
+        calibration: examples, as given; `"synthetic"` for made-up ones, `"auto"` for those where they are needed, None for none.
         processing_class: what reads raw ones.
+        calibration_column: which column holds raw ones, or two of a pair of texts.
+        calibration_size: how many are looked at.
+        calibration_top_up: whether made-up examples follow where the given ones are too few.
         kept_tokens: ids of the tokens that are kept, and `pad_to_multiple_of`: what their number is rounded up to.
         loading: keywords of `from_pretrained`.
         labels: fields of the target's task (`id2label`, ...).
@@ -63,8 +69,11 @@ class ResizeSpec:
     method: Method | None = None
     params: str | int | float | None = None
     seed: int = 0
-    calibration: Any = None
+    calibration: Any = AUTO
     processing_class: Any = None
+    calibration_column: str | tuple[str, str] | None = None
+    calibration_size: int | None = None
+    calibration_top_up: bool = True
     kept_tokens: Any = None
     pad_to_multiple_of: int | None = None
     loading: Mapping[str, Any] = field(default_factory=dict)
@@ -78,8 +87,11 @@ class ResizeSpec:
         method: str | Method = "auto",
         params: str | int | float | None = None,
         seed: int = 0,
-        calibration: Any = None,
+        calibration: Any = AUTO,
         processing_class: Any = None,
+        calibration_column: str | tuple[str, str] | None = None,
+        calibration_size: int | None = None,
+        calibration_top_up: bool = True,
         kept_tokens: Any = None,
         pad_to_multiple_of: int | None = None,
         loads: bool = False,
@@ -92,8 +104,11 @@ class ResizeSpec:
             method: its name, or its config object.
             params: a parameter budget.
             seed: for every random number.
-            calibration: examples.
+            calibration: examples, `"synthetic"`, `"auto"` or None.
             processing_class: what reads raw ones.
+            calibration_column: which column holds raw ones, or two of a pair of texts.
+            calibration_size: how many are looked at.
+            calibration_top_up: whether made-up examples follow where the given ones are too few.
             kept_tokens: ids of the tokens that are kept.
             pad_to_multiple_of: what their number is rounded up to.
             loads: whether a checkpoint is loaded.
@@ -136,6 +151,9 @@ class ResizeSpec:
             seed,
             calibration,
             processing_class,
+            calibration_column,
+            calibration_size,
+            calibration_top_up,
             kept_tokens,
             pad_to_multiple_of,
             loading,
@@ -143,9 +161,16 @@ class ResizeSpec:
         )
 
     @property
-    def calibrated(self) -> bool:
-        """Whether there are calibration examples."""
-        return self.calibration is not None
+    def examples(self) -> str | None:
+        """Where calibration examples come from: `given`, `synthetic`, or None for nowhere."""
+        if self.calibration is None:
+            return None
+        return SYNTHETIC if isinstance(self.calibration, str) and self.calibration in (AUTO, SYNTHETIC) else GIVEN
+
+    @property
+    def chooses_examples(self) -> bool:
+        """Whether it was left open where examples come from."""
+        return isinstance(self.calibration, str) and self.calibration == AUTO
 
     def with_sizes(self, sizes: Mapping[str, Any], **changes: Any) -> Self:
         """The same spec with other sizes, and no budget."""

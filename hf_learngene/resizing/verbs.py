@@ -13,10 +13,11 @@ from hf_learngene.errors import InvalidSizeError, UnsupportedSourceError
 from hf_learngene.hub import provenance
 from hf_learngene.hub.tasks import class_of_checkpoint
 from hf_learngene.methods import Method
-from hf_learngene.resizing.execute import check_source, examples_for, execute, spend_budget
+from hf_learngene.resizing.calibrating import carry_out, examples_for
+from hf_learngene.resizing.execute import check_source, spend_budget
 from hf_learngene.resizing.from_pretrained import plan_checkpoint
 from hf_learngene.resizing.plan import Plan, make_plan
-from hf_learngene.resizing.spec import ResizeSpec
+from hf_learngene.resizing.spec import AUTO, SYNTHETIC, ResizeSpec
 
 
 def resize(
@@ -25,8 +26,11 @@ def resize(
     method: str | Method = "auto",
     params: str | int | float | None = None,
     seed: int = 0,
-    calibration: Any = None,
+    calibration: Any = AUTO,
     processing_class: Any = None,
+    calibration_column: str | tuple[str, str] | None = None,
+    calibration_size: int | None = None,
+    calibration_top_up: bool = True,
     kept_tokens: Any = None,
     pad_to_multiple_of: int | None = None,
     **sizes_and_options: Any,
@@ -35,15 +39,22 @@ def resize(
 
     Args:
         model (`PreTrainedModel`): an encoder of a native transformers class, with any head.
-        method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with
-            `weight_selection`, or with `calibrated` where `calibration` is given; see `registered_methods()`.
+        method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with `calibrated`;
+            see `registered_methods()`.
         params (`str`, `int` or `float`, *optional*): a parameter budget (`"20M"`, or a share such as `0.25`): width and
-            depth are chosen in the source's proportions; where `calibration` shrinks, width, heads, ffn and depth by the error
+            depth are chosen in the source's proportions; where `calibration` is named, width, heads, ffn and depth by the error
             that each of them is measured to leave (`allocate` shows the measurements).
         seed (`int`, *optional*, defaults to 0): for every random number: equal seeds give equal models.
-        calibration (*optional*): a few hundred unlabelled examples for methods that look at some: a `datasets.Dataset` or a list
-            of dicts with the model's columns, a `DataLoader`, or texts or images. Only `taylor` looks at labels.
-        processing_class (*optional*): the source's tokenizer or image processor, where `calibration` holds texts or images.
+        calibration (*optional*, defaults to `"auto"`): what shrinking looks at: a few hundred unlabelled examples (a
+            path, a `datasets.Dataset`, a list of dicts with the model's columns, a `DataLoader`, or texts or images).
+            `"synthetic"` stands for made-up ones (`synthetic_examples`), which `"auto"` takes where a method needs some; None for
+            no examples: `auto` then shrinks with `weight_selection`. Only `taylor` looks at labels.
+        processing_class (*optional*): the source's tokenizer or image processor, for texts and images, or the name of a
+            checkpoint that has one. Default: that of the checkpoint that the model comes from, if it is here.
+        calibration_column (*optional*): the column of `calibration` that holds texts or images, or two names of a pair of texts.
+        calibration_size (`int`, *optional*, defaults to 512): how many examples are looked at, spread over all that are given.
+        calibration_top_up (`bool`, *optional*, defaults to `True`): whether made-up examples follow the given ones where those
+            have too few tokens for the widest matrix.
         kept_tokens (*optional*): ids of the tokens that stay, ascending, as `trim_tokenizer` gives them. Their rows of the
             embeddings and of the decoder are the new vocabulary, and the config's token ids follow. It implies `vocab_size`.
         pad_to_multiple_of (`int`, *optional*): with `kept_tokens`: rows are added up to a multiple of it.
@@ -63,7 +74,7 @@ def resize(
         >>> big = BertModel(config)
         >>> small = resize(big, hidden_size=8, num_hidden_layers=1)
         >>> small.config.hidden_size, small.config.num_attention_heads, small.config.learngene["passes"][0]["method"]
-        (8, 1, 'weight_selection')
+        (8, 1, 'calibrated')
     """
     spec = ResizeSpec.parse(
         sizes_and_options,
@@ -72,16 +83,16 @@ def resize(
         seed=seed,
         calibration=calibration,
         processing_class=processing_class,
+        calibration_column=calibration_column,
+        calibration_size=calibration_size,
+        calibration_top_up=calibration_top_up,
         kept_tokens=kept_tokens,
         pad_to_multiple_of=pad_to_multiple_of,
     )
     check_source(model)
     provenance.check(model.config)
     made = make_plan(model.config, type(model), spec)
-    with examples_for(made, model) as examples:
-        resized = execute(made, model, source=model.config._name_or_path or None, examples=examples)
-    provenance.seal(resized)
-    return resized
+    return carry_out(made, model, source=model.config._name_or_path or None)
 
 
 def plan(
@@ -90,6 +101,7 @@ def plan(
     method: str | Method = "auto",
     params: str | int | float | None = None,
     seed: int = 0,
+    calibration: Any = AUTO,
     model_class: type[PreTrainedModel] | None = None,
     kept_tokens: Any = None,
     pad_to_multiple_of: int | None = None,
@@ -102,6 +114,7 @@ def plan(
         method (`str` or `Method`, *optional*, defaults to `"auto"`): as in `resize`.
         params (`str`, `int` or `float`, *optional*): a parameter budget, `"20M"` or a share such as `0.25`.
         seed (`int`, *optional*, defaults to 0): noted in the plan.
+        calibration (*optional*, defaults to `"auto"`): as in `resize`; None shows what is done without any examples.
         model_class (`type`, *optional*): the class to plan for. Default: the one named in the checkpoint's config.
         kept_tokens (*optional*): ids of the tokens that stay, as in `resize`.
         pad_to_multiple_of (`int`, *optional*): with `kept_tokens`, as in `resize`.
@@ -124,6 +137,7 @@ def plan(
         method=method,
         params=params,
         seed=seed,
+        calibration=calibration,
         kept_tokens=kept_tokens,
         pad_to_multiple_of=pad_to_multiple_of,
         loads=isinstance(source, (str, os.PathLike)),
@@ -148,9 +162,12 @@ def plan(
 def allocate(
     model: PreTrainedModel,
     params: str | int | float,
-    calibration: Any,
+    calibration: Any = SYNTHETIC,
     *,
     processing_class: Any = None,
+    calibration_column: str | tuple[str, str] | None = None,
+    calibration_size: int | None = None,
+    calibration_top_up: bool = True,
     seed: int = 0,
     ridge: float = 1e-3,
     **sizes: Any,
@@ -163,8 +180,11 @@ def allocate(
     Args:
         model (`PreTrainedModel`): the source.
         params (`str`, `int` or `float`): the budget, `"10M"` or a share such as `0.25`.
-        calibration: a few hundred unlabelled examples, as in `resize`.
-        processing_class (*optional*): tokenizer or image processor, where `calibration` holds texts or images.
+        calibration (*optional*, defaults to `"synthetic"`): a few hundred unlabelled examples, as in `resize`, or made-up ones.
+        processing_class (*optional*): tokenizer or image processor, as in `resize`.
+        calibration_column (*optional*): which column of `calibration` holds texts or images.
+        calibration_size (`int`, *optional*, defaults to 512): how many examples are looked at.
+        calibration_top_up (`bool`, *optional*, defaults to `True`): whether made-up examples follow too few.
         seed (`int`, *optional*, defaults to 0): as in `resize`.
         ridge (`float`, *optional*, defaults to 0.001): of the `calibrated` method.
         **sizes: sizes that are fixed at what is given.
@@ -192,6 +212,9 @@ def allocate(
         seed=seed,
         calibration=calibration,
         processing_class=processing_class,
+        calibration_column=calibration_column,
+        calibration_size=calibration_size,
+        calibration_top_up=calibration_top_up,
     )
     check_source(model)
     provenance.check(model.config)

@@ -17,7 +17,7 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.config_fields import section, section_name
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.types import POSITIONS, VOCAB
-from hf_learngene.errors import UnsupportedFamilyError, VocabularyError
+from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError, VocabularyError
 from hf_learngene.methods import Method
 
 
@@ -59,6 +59,18 @@ class Vocabulary:
     def rows(self) -> Tensor:
         """Old id of each new row, -1 for padding. Shape (`size`,)."""
         return torch.cat([self.kept, self.kept.new_full((self.size - len(self.kept),), -1)])
+
+    def agreed(self, vocab_size: int | None) -> int:
+        """The number of rows, where the caller named it too.
+
+        Raises:
+            InvalidSizeError: it is another one.
+        """
+        if vocab_size not in (None, self.size):
+            raise InvalidSizeError(
+                f"vocab_size={vocab_size} contradicts kept_tokens, which make {self.size} rows. Leave vocab_size out."
+            )
+        return self.size
 
     def new_id(self, old: int) -> int | None:
         """New id of a token; None if it is not kept."""

@@ -149,7 +149,7 @@ def test_a_trial_is_fitted_on_as_many_batches_as_it_needs():
     chosen = allocate(model, 0.7, short(320), hidden_size=24, num_hidden_layers=1)
     assert chosen.axes[0].sizes["intermediate_size"] > 6 * 32
     with pytest.raises(errors.CalibrationError, match="20 tokens to fit on cannot tell 30 .* sizes by name"):
-        allocate(one_layer(40), 0.9, short(20), hidden_size=24, num_hidden_layers=1)
+        allocate(one_layer(40), 0.9, short(20), calibration_top_up=False, hidden_size=24, num_hidden_layers=1)
 
 
 @pytest.mark.parametrize("units", [20, 40])

@@ -40,7 +40,7 @@ OTHERS = [
     ("modernvbert", "ModernVBertForMaskedLM"),
 ]  # fmt: skip
 FAMILIES = [
-    *((kind, {}, name) for kind, names in {**VISION, **TEXT}.items() for name in {names[0], names[-1]}),
+    *((kind, {}, name) for kind, names in {**VISION, **TEXT}.items() for name in dict.fromkeys((names[0], names[-1]))),
     *VARIANTS,
     *((kind, {}, name) for kind, name in OTHERS),
 ]

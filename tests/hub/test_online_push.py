@@ -215,7 +215,7 @@ def test_a_folder_goes_where_it_is_sent(hub, client, tmp_path):
     assert (asked.pr_revision, repo.messages[asked.oid]) == ("refs/pr/1", ("Upload model", ""))
     assert client.run(refs, "user/folder") == {"refs/heads/main": done.oid, "refs/pr/1": asked.oid}
     assert (readme(hub, "user/folder"), readme(hub, "user/folder", "refs/pr/1")) == (CARD, CARD + "More.")
-    status, out, _ = client.run(cli, "push", tmp_path, "user/folder", "--create-pr", "--message", "Third")
+    status, out, _ = client.run(cli, "push", tmp_path, "user/folder", "--create-pr", "--commit-message", "Third")
     assert (status, out.strip().endswith("/discussions/2")) == (0, True)
     assert repo.messages[repo.at("refs/pr/2")][0] == "Third"
     assert hub.head("user/folder") == done.oid

@@ -51,6 +51,16 @@ def leaves_all(act):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_autocast_around_it_rounds_nothing(kind, source):
+    learngene = AutoLearngene.from_ancestry(source, kind, **OPTIONS[kind])
+    plain = learngene.initialize(num_hidden_layers=4).state_dict()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = learngene.initialize(num_hidden_layers=4).state_dict()
+        assert torch.is_autocast_enabled("cpu")
+    assert all(torch.equal(value, made[name]) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_verb_touches_it(kind, source, tmp_path):
     learngene = leaves_all(lambda: AutoLearngene.from_ancestry(source, kind, **OPTIONS[kind]))
     leaves_all(lambda: AutoLearngene.from_ancestry(source, kind, num_hidden_layers=5, **OPTIONS[kind]))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from hf_learngene import resize
 from testing import ROOT
@@ -74,6 +75,7 @@ def fsdp2_step(kind: str, name: str, environment: dict[str, str]) -> None:
             torch.testing.assert_close(value, wanted[key], rtol=0, atol=1e-5, msg=f"{name}: {key}")
 
 
+@record  # the launcher then tells which process failed first, and why
 def main() -> None:
     """`python -m testing.launched JOBS`: a JSON list of `[script, arguments]` and `["fsdp2", [kind, class, environment]]`."""
     for what, arguments in json.loads(Path(sys.argv[1]).read_text()):

@@ -182,9 +182,9 @@ def test_rows_are_picked_whatever_the_method(method):
 def test_a_budget_counts_the_tokens_that_stay():
     model = tiny_model("bert", "BertForMaskedLM", dtype=torch.float32)
     kept = [0, *range(9, 20)]
-    small, whole = resize(model, kept_tokens=kept, params=0.6), resize(model, params=0.6)
+    small, whole = resize(model, kept_tokens=kept, params=0.45), resize(model, params=0.45)
     assert small.config.vocab_size == len(kept)
-    assert 0.4 < small.num_parameters() / model.num_parameters() <= 0.6
+    assert 0.4 < small.num_parameters() / model.num_parameters() <= 0.45
     assert sum(p.numel() for p in small.bert.encoder.parameters()) > sum(
         p.numel() for p in whole.bert.encoder.parameters()
     )
@@ -207,7 +207,9 @@ def test_growing_is_exact_on_the_tokens_that_stay(asked):
     ids = torch.randint(1, 36, (2, 9))
     if "intermediate_size" in asked:  # mixed: what shrank first is the reference
         model = resize(model, num_hidden_layers=2)
-        assert [s["method"] for s in grown.config.learngene["passes"]] == ["weight_selection", "lemon"]
+        assert [s["method"] for s in grown.config.learngene["passes"]] == [
+            "calibrated", "lemon", "kept_tokens",
+        ]  # fmt: skip
     with torch.no_grad():
         expected = model(ids.clone().apply_(lambda i: kept[i])).logits[..., kept]
         torch.testing.assert_close(grown(ids).logits, expected, rtol=0, atol=1e-10)

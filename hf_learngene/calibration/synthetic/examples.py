@@ -13,7 +13,7 @@ from hf_learngene.anatomy.config_fields import section, section_name
 from hf_learngene.calibration.input_bounds import InputBounds
 from hf_learngene.calibration.synthetic.limits import why_not
 from hf_learngene.calibration.synthetic.number import examples_needed
-from hf_learngene.calibration.synthetic.pixels import pixel_columns
+from hf_learngene.calibration.synthetic.pixels import pixel_columns, size_for
 from hf_learngene.calibration.synthetic.texts import token_columns
 from hf_learngene.errors import CalibrationError
 
@@ -60,7 +60,7 @@ def synthetic_examples(
     part = section(model.config, section_name(model.config, main))
     taken = set(inspect.signature(model.forward).parameters)
     if main == "pixel_values":
-        return _of_arrays(pixel_columns(part, processing_class, count, seed, taken))
+        return _of_arrays(pixel_columns(part, processing_class, count, seed, taken, size_for(model, processing_class)))
     bounds = InputBounds.of(model)
     columns = token_columns(
         part,

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, native_name, section, section_name
-from hf_learngene.calibration.synthetic.pixels import image_processor, read_size
+from hf_learngene.calibration.synthetic.pixels import image_processor, read_size, size_for
 from hf_learngene.calibration.synthetic.texts import lengths
 
 
@@ -22,6 +22,7 @@ def examples_needed(
     processing_class: Any = None,
     *,
     model_class: type[PreTrainedModel] | None = None,
+    given_tokens: int = 0,
 ) -> int:
     """The number of made-up examples that a model is shrunk with: enough tokens for its widest matrix.
 
@@ -29,6 +30,7 @@ def examples_needed(
         model (`PreTrainedModel` or `PreTrainedConfig`): the source, or its config alone.
         processing_class (*optional*): its image processor, where that makes images of another size than the config's.
         model_class (*optional*): class of the model, where only a config is given. Defaults to the family's base model.
+        given_tokens (`int`, *optional*, defaults to 0): tokens of other examples, which made-up ones are to follow.
 
     Example:
         >>> from transformers import BertConfig, ViTConfig
@@ -39,8 +41,15 @@ def examples_needed(
     cls: Any = model_class or (AutoModel._model_mapping[type(config)] if model is config else type(model))
     main = cls.main_input_name
     part = section(config, section_name(config, main))
-    tokens = _image_tokens(part, processing_class) if main == "pixel_values" else _text_tokens(part)
-    return min(MOST, max(FEWEST, math.ceil(TOKENS_PER_RANK * _widest(part) / tokens)))
+    if main == "pixel_values":
+        processor = image_processor(processing_class)
+        size = read_size(part, processor) if isinstance(model, PreTrainedConfig) else size_for(model, processing_class)
+        down, across = as_pair(getattr(part, "patch_size", None) or 16)
+        tokens = (size[0] // down) * (size[1] // across) + 1.0
+    else:
+        tokens = _text_tokens(part)
+    wanted = math.ceil((TOKENS_PER_RANK * _widest(part) - given_tokens) / tokens)
+    return min(MOST, max(0 if given_tokens else FEWEST, wanted))
 
 
 def _widest(part: PreTrainedConfig) -> int:
@@ -54,12 +63,6 @@ def _size(part: PreTrainedConfig, name: str) -> float | None:
     native = native_name(part, name)
     value = getattr(part, native) if native else None
     return value if isinstance(value, (int, float)) else None
-
-
-def _image_tokens(part: PreTrainedConfig, processing_class: Any) -> float:
-    height, width = read_size(part, image_processor(processing_class))
-    down, across = as_pair(getattr(part, "patch_size", None) or 16)
-    return (height // down) * (width // across) + 1
 
 
 def _text_tokens(part: PreTrainedConfig) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.config_fields import as_pair
+from hf_learngene.anatomy.config_fields import as_pair, section, section_name
 from hf_learngene.calibration.synthetic.images import image_of
-from hf_learngene.errors import SyntheticExamplesError, first_line
+from hf_learngene.calibration.trial import check_image_size
+from hf_learngene.errors import CalibrationError, SyntheticExamplesError, first_line
 
 
 AT_ONCE = 64  # images that are in memory unprocessed
@@ -21,7 +23,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def pixel_columns(
-    part: PreTrainedConfig, processing_class: Any, count: int, seed: int, taken: set[str]
+    part: PreTrainedConfig, processing_class: Any, count: int, seed: int, taken: set[str], size: tuple[int, int]
 ) -> dict[str, NDArray[Any]]:
     """Columns of images.
 
@@ -31,19 +33,19 @@ def pixel_columns(
         count: of examples.
         seed: for every random number.
         taken: names of the columns that the model reads.
+        size: height and width of the images, as `size_for` tells them.
 
     Raises:
         SyntheticExamplesError: the processor cannot read them.
     """
     channels = int(getattr(part, "num_channels", None) or 3)
     processor = image_processor(processing_class) if channels in _MODES else None
-    size = read_size(part, processor)
     made = (size[0], size[1]) if processor is None else (round(MARGIN * size[0]), round(MARGIN * size[1]))
     parts: dict[str, list[NDArray[Any]]] = {}
     for first in range(0, count, AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, count))
         images = [image_of(i, np.random.default_rng((seed, i)), made, channels) for i in numbers]
-        found = _normalised(images, part) if processor is None else _processed(images, processor, taken)
+        found = _normalised(images, part) if processor is None else _processed(images, processor, taken, size)
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}
@@ -69,15 +71,33 @@ def read_size(part: PreTrainedConfig, processor: Any) -> tuple[int, int]:
     return height, width
 
 
+def size_for(model: PreTrainedModel, processing_class: Any) -> tuple[int, int]:
+    """Height and width of the images that a model is shown: its processor's, if it takes those, else its config's."""
+    part = section(model.config, section_name(model.config, "pixel_values"))
+    size = read_size(part, image_processor(processing_class))
+    blank = torch.zeros(1, int(getattr(part, "num_channels", None) or 3), *size)
+    try:
+        check_image_size(model, {"pixel_values": blank})
+    except CalibrationError:
+        height, width = as_pair(part.image_size)
+        return height, width
+    return size
+
+
 def _entry(size: Any, name: str) -> Any:
     return size.get(name) if hasattr(size, "get") else getattr(size, name, None)
 
 
-def _processed(images: list[NDArray[np.uint8]], processor: Any, taken: set[str]) -> dict[str, NDArray[Any]]:
+def _processed(
+    images: list[NDArray[np.uint8]], processor: Any, taken: set[str], size: tuple[int, int]
+) -> dict[str, NDArray[Any]]:
     mode = _MODES[images[0].shape[-1]]
     pictures = [Image.fromarray(i.squeeze(-1) if mode == "L" else i, mode) for i in images]
     try:
         made = processor(images=pictures, return_tensors="np")
+        if np.shape(made.get("pixel_values"))[-2:] != size:  # a model that was resized, and has its source's processor
+            sides = {"height": size[0], "width": size[1]}
+            made = processor(images=pictures, size=sides, do_center_crop=False, return_tensors="np")
         columns = {k: np.asarray(v) for k, v in made.items() if k in taken}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise SyntheticExamplesError(
@@ -103,4 +123,4 @@ def _normalised(images: list[NDArray[np.uint8]], part: PreTrainedConfig) -> dict
     return {"pixel_values": (pixels - mean) / std}
 
 
-__all__ = ["image_processor", "pixel_columns", "read_size"]
+__all__ = ["image_processor", "pixel_columns", "read_size", "size_for"]

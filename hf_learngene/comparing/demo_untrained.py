@@ -1,0 +1,151 @@
+"""Smaller models that work without data or training: a part of the demo.
+
+A sentence encoder and a vision encoder are shrunk on made-up examples and by weight selection, and each is asked how it orders
+the similarities of real sentences and images. These come from what is on any machine: docstrings of Python's standard library,
+and crops of scikit-learn's two photographs.
+"""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel as TransformersAutoModel
+
+from hf_learngene.resizing import AutoModel, resize
+
+
+IMAGE_SIZE = 112
+SHOWN = 256  # sentences, and images
+SENTENCE = range(30, 140)  # characters
+CROP = range(60, 220)  # pixels
+METHODS = {"auto": "made-up examples", "weight_selection": "weight selection"}
+
+
+def sentences(count: int = SHOWN) -> list[str]:
+    """First sentences of docstrings in Python's standard library, spread evenly over its modules.
+
+    Example:
+        >>> len(sentences(8))
+        8
+    """
+    found: dict[str, None] = {}
+    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError):  # one that shows an older encoding or grammar
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                text = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+                if len(text) in SENTENCE and text.endswith("."):
+                    found[text] = None
+    every = list(found)
+    return [every[i * len(every) // count] for i in range(count)]
+
+
+def crops(count: int = SHOWN, seed: int = 0) -> list[Image.Image]:
+    """Square crops of scikit-learn's two photographs, of random size and place."""
+    draws = np.random.default_rng(seed)
+    photographs = load_sample_images().images
+    found = []
+    for number in range(count):
+        photograph = photographs[number % len(photographs)]
+        side = int(draws.integers(CROP.start, CROP.stop))
+        top, left = (int(draws.integers(0, edge - side)) for edge in photograph.shape[:2])
+        found.append(Image.fromarray(photograph[top : top + side, left : left + side]))
+    return found
+
+
+def shrink_untrained(image_model: str, text_model: str, console: Console) -> list[dict[str, Any]]:
+    """Shrinks both encoders without data, each beside weight selection, and shows how far they order similarities alike."""
+    tokenizer = AutoTokenizer.from_pretrained(text_model, trust_remote_code=False)
+    text = TransformersAutoModel.from_pretrained(text_model, dtype=torch.float32, trust_remote_code=False).eval()
+    processor = AutoImageProcessor.from_pretrained(image_model, backend="pil", trust_remote_code=False)
+    # as trained it reads 37 x 37 patches, more than a demo has time for
+    image = AutoModel.from_pretrained_resized(image_model, image_size=IMAGE_SIZE, dtype=torch.float32)
+    read = tokenizer(sentences(), padding=True, truncation=True, max_length=64, return_tensors="pt")
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    seen = processor(crops(), size=side, do_center_crop=False, return_tensors="pt")
+    found = [
+        *_shrunk("sentence encoder", text, tokenizer, {"intermediate_size": text.config.intermediate_size // 4}, read),
+        *_shrunk("vision encoder", image, processor, _third(image), seen),
+    ]
+    console.print(_table(found))
+    return found
+
+
+def _third(model: PreTrainedModel) -> dict[str, Any]:
+    """About a third of a ViT: half of the width and of the ffn, all heads and layers."""
+    config = model.config
+    return {
+        "hidden_size": config.hidden_size // 2,
+        "intermediate_size": config.intermediate_size // 2,
+        "num_attention_heads": config.num_attention_heads,
+        "head_dim": config.hidden_size // config.num_attention_heads,
+    }
+
+
+def _shrunk(
+    kind: str, source: PreTrainedModel, processor: Any, sizes: Mapping[str, Any], shown: Mapping[str, Tensor]
+) -> list[dict[str, Any]]:
+    wanted = similarities(source, shown)
+    found = []
+    for method, examples in METHODS.items():
+        began = time.perf_counter()
+        options = {"layer_selection": "uniform"} if method == "weight_selection" else {"processing_class": processor}
+        small = resize(source, method=method, **options, **sizes)
+        found.append(
+            {
+                "model": kind,
+                "start": examples,
+                "sizes": dict(sizes),
+                "encoder_share": round(_encoder(small) / _encoder(source), 3),
+                "seconds": round(time.perf_counter() - began, 1),
+                "spearman": round(float(spearmanr(wanted, similarities(small, shown)).statistic), 4),
+            }
+        )
+    return found
+
+
+def _encoder(model: PreTrainedModel) -> int:
+    """Parameters of the layers."""
+    return sum(p.numel() for name, p in model.named_parameters() if ".layer." in name or ".layers." in name)
+
+
+@torch.no_grad()
+def similarities(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> np.ndarray:
+    """Cosines of every pair of examples, of the means over their tokens, (pairs,)."""
+    hidden = model(**inputs).last_hidden_state.double()
+    mask = inputs.get("attention_mask", torch.ones(hidden.shape[:2]))[..., None]
+    pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    rows, columns = torch.triu_indices(len(pooled), len(pooled), 1)
+    return (pooled @ pooled.T)[rows, columns].numpy()
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="shrunk without data or training: do they order similarities as their source does?")
+    for name in ("", "start", "encoder", "rank correlation", "seconds"):
+        table.add_column(name, justify="left" if name in ("", "start") else "right")
+    for row in rows:
+        table.add_row(
+            row["model"],
+            row["start"],
+            f"{row['encoder_share']:.0%}",
+            f"{row['spearman']:.3f}",
+            f"{row['seconds']:.0f}",
+        )
+    return table

@@ -1,0 +1,149 @@
+"""A plan carried out on its calibration examples: the caller's, made-up ones, or the caller's topped up with made-up ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from hf_learngene.calibration.examples import Batches, Examples
+from hf_learngene.calibration.held_back import held_back
+from hf_learngene.calibration.processing import processor_for
+from hf_learngene.calibration.record import record_of, told
+from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, synthetic_examples
+from hf_learngene.errors import RefitError
+from hf_learngene.hub import provenance
+from hf_learngene.pruning.agreement import Agreement, agreement
+from hf_learngene.resizing.execute import execute, spend_budget
+from hf_learngene.resizing.plan import Plan, make_plan
+from hf_learngene.resizing.route import missing_examples
+from hf_learngene.resizing.spec import GIVEN, SYNTHETIC
+
+
+logger = logging.get_logger(__name__)
+
+
+def carry_out(
+    plan: Plan,
+    model: PreTrainedModel,
+    *,
+    source: str | None = None,
+    loading: Mapping[str, Any] | None = None,
+    commit: str | None = None,
+    own: bool = False,
+    tell: Callable[[str], Any] | None = None,
+) -> PreTrainedModel:
+    """The model that a plan describes, sealed, and with a record of what it was calibrated on.
+
+    Args:
+        plan: what is to be done.
+        model: the source.
+        source: its name, for the record.
+        loading: keywords that it was read with just now from where the name says; None for a model in memory.
+        commit: the state of the Hub that it comes from.
+        own: whether nobody else holds the source.
+        tell: is given the table of what each step of a refit left.
+
+    Raises:
+        LearngeneError: what `execute` refuses, or examples that do not fit.
+    """
+    with examples_for(plan, model, source if loading is not None else None, loading) as examples:
+        fitted: Batches | None = examples
+        held: Batches | None = None
+        record: dict[str, Any] = {}
+        agreed = list[Agreement]()
+        if examples is not None:
+            if plan.budget is not None:
+                plan = spend_budget(plan, model, examples)[0]
+            fitted, held = held_back(examples)
+            record = record_of(examples)
+
+        def seen(before: PreTrainedModel, after: PreTrainedModel) -> None:
+            if held is not None and (found := agreement(before, after, held)) is not None:
+                agreed[:] = [found]
+
+        try:
+            made = execute(plan, model, source=source, commit=commit, examples=fitted, own=own, tell=tell, seen=seen)
+        except RefitError as error:
+            if plan.spec.method is not None or not plan.spec.chooses_examples:
+                raise
+            logger.warning(
+                "Shrinking by weight selection, which needs training: made-up examples do not do here. %s", error
+            )
+            record, plan = {}, _without_examples(plan)
+            made = execute(plan, model, source=source, commit=commit, own=own)
+        if record:
+            if agreed:
+                record["agreement"] = dataclasses.asdict(agreed[0])
+            made.config.learngene = {**made.config.learngene, "calibration": record}
+            if any(step.method.refits for step in plan.passes):
+                logger.warning(told(record, str(agreed[0]) if agreed else ""))
+    provenance.seal(made)
+    return made
+
+
+def _without_examples(plan: Plan) -> Plan:
+    spec = dataclasses.replace(plan.spec, calibration=None)
+    return make_plan(plan.source_config, plan.model_class, spec, plan.passes[0].task.missing)
+
+
+@contextmanager
+def examples_for(
+    plan: Plan,
+    model: PreTrainedModel,
+    source: str | os.PathLike[str] | None = None,
+    loading: Mapping[str, Any] | None = None,
+) -> Iterator[Examples | None]:
+    """The calibration examples as the plan's methods need them, while they are needed; None where they need none.
+
+    Args:
+        plan: what is to be done.
+        model: the source.
+        source: the checkpoint that it was read from just now, if it was, for its processor.
+        loading: keywords that it was read with.
+
+    Raises:
+        CalibrationError: a method needs examples, and there are none, or they do not fit the model.
+    """
+    spec = plan.spec
+    takers = [step.method for step in plan.passes if step.method.needs_examples]
+    labels = any(method.needs_labels for method in takers)
+    if plan.examples is None or not takers:
+        if takers:
+            raise missing_examples(plan.method, labels)
+        yield None
+        return
+    given, processor = spec.calibration, spec.processing_class
+    if plan.examples == SYNTHETIC:
+        given = None
+        processor = processor if processor is not None else processor_for(model, source, loading)
+    with Examples(
+        given,
+        model,
+        processor,
+        labels=labels,
+        calibration_column=spec.calibration_column,
+        calibration_size=spec.calibration_size,
+        source=source,
+        loading=loading,
+        more=None if labels else _made_up(plan, model, processor),
+        seed=spec.seed,
+    ) as examples:
+        yield examples
+
+
+def _made_up(plan: Plan, model: PreTrainedModel, processor: Any) -> Callable[[int], Iterable[Any]] | None:
+    """What makes up the examples that the given ones leave to be wished for; None where they are to do by themselves."""
+    if plan.examples == GIVEN and not (plan.spec.calibration_top_up and can_synthesise(model.config, type(model))):
+        return None
+
+    def more(given_tokens: int) -> Iterable[Any]:
+        count = examples_needed(model, processor, given_tokens=given_tokens)
+        return synthetic_examples(model, processor, count=count, seed=plan.seed) if count else ()
+
+    return more
