@@ -129,9 +129,11 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any
 
 def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"method": "source", "sizes": {}, "seed": 0}]
-    for method in METHODS:
-        for seed in options.seeds[:1] if method == "weight selection" else options.seeds:
+    for seed in options.seeds:
+        for method in METHODS if seed == options.seeds[0] else ("synthetic", "real"):
             found += [{"method": method, "sizes": sizes, "seed": seed} for sizes in SHAPES[options.task]]
+    order = {"source": 0, "synthetic": 1, "weight selection": 2, "real": 3}
+    found.sort(key=lambda j: order[j["method"]])  # what the table is about comes first
     return [j for j in found if not options.methods or j["method"] in ("source", *options.methods)]
 
 
@@ -143,6 +145,7 @@ def report(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
     lines = [f"# Shrinking with no data, {head['task']}", "", f"`{head['command']}`. Do not edit.", ""]
     lines += [f"- {k}: {v}" for k, v in head.items() if k not in ("command", "task")]
     lines += [
+        f"- seeds: {len({r['seed'] for r in rows if r['method'] == 'synthetic'})}",
         f"- source: {100 * top:.1f}, encoder {whole / 1e6:.1f} M, all {source['parameters'] / 1e6:.1f} M parameters",
         "",
         f"{head['measure'].capitalize()}, mean ± standard deviation over seeds; *kept*: share of the source's gap over chance;",
@@ -181,6 +184,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--split", default="test", choices=["test", "valid"])
+    parser.add_argument("--report", action="store_true", help="only write the table of the cells that are there")
     parser.add_argument("--limit", type=int, help="examples to measure on; all without it")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--data", type=Path, default=DATA)
@@ -193,9 +197,13 @@ def main() -> None:
         "command": command + (f" --limit {options.limit}" if options.limit else ""), "task": options.task,
         "chance": CHANCE[options.task], "measure": MEASURE[options.task], **machine(),
     }  # fmt: skip
-    if options.task != "sentences":
-        Data(options.task, options.data)
-    rows = finish(path, head, jobs(options), work, options)
+    if options.report:
+        saved = json.loads(path.read_text())
+        head, rows = saved["head"], saved["rows"]
+    else:
+        if options.task != "sentences":
+            Data(options.task, options.data)
+        rows = finish(path, head, jobs(options), work, options)
     write(path.with_suffix(".md"), report(rows, head))
     print(report(rows, head))
 

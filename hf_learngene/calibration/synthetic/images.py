@@ -16,10 +16,8 @@ from PIL import Image, ImageDraw, ImageFilter
 LEAVES = 60
 PINK = 8  # one image in so many is pink noise
 SHARED = 0.65  # of a channel's noise is that of all channels: photographs are mostly grey
-CONTRAST, SATURATION = (
-    0.25,
-    0.1,
-)  # deviations among the leaves of an image: of their brightness, of each channel about it
+CONTRAST = (0.1, 0.35)  # of an image: the deviation of its leaves' brightness
+SATURATION = 0.4  # of the contrast: the deviation of each channel about the brightness
 BLUR = 1.5 / 64  # largest, as a share of the shorter side
 
 
@@ -44,8 +42,9 @@ def pink_noise(generator: np.random.Generator, size: tuple[int, int], channels: 
 
 def dead_leaves(generator: np.random.Generator, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
     """Opaque discs, boxes and triangles of one colour each, of all sizes, on one another, more or less in focus."""
-    brightness = generator.uniform(0.3, 0.65) + CONTRAST * generator.standard_normal((LEAVES + 1, 1))
-    colours = _bytes(brightness + SATURATION * generator.standard_normal((LEAVES + 1, channels)))
+    contrast = generator.uniform(*CONTRAST)
+    brightness = generator.uniform(0.3, 0.65) + contrast * generator.standard_normal((LEAVES + 1, 1))
+    colours = _bytes(brightness + SATURATION * contrast * generator.standard_normal((LEAVES + 1, channels)))
     image = colours[_leaves(generator, size)]
     radius = generator.uniform(0, BLUR) * min(size)
     blurred = [Image.fromarray(image[..., c]).filter(ImageFilter.GaussianBlur(radius)) for c in range(channels)]
