@@ -6,7 +6,7 @@ to the same entries by `take`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +36,20 @@ class HeadMaps:
         return torch.stack([by_role[r] for r in role])
 
 
+def beside(tensors: Sequence[Tensor], dim: int, info: Dim) -> Tensor:
+    """Tensors of several layers along one axis: their heads or units after one another, in each part that is fused in it.
+
+    Example:
+        >>> fused = Dim("ffn", 4, parts=2)
+        >>> beside([torch.tensor([1, 2, 3, 4]), torch.tensor([5, 6, 7, 8])], 0, fused).tolist()
+        [1, 2, 5, 6, 3, 4, 7, 8]
+    """
+    dim %= tensors[0].dim()
+    if info.parts == 1 or info.by_head:
+        return torch.cat(list(tensors), dim)
+    return torch.cat([t.unflatten(dim, (info.parts, -1)) for t in tensors], dim + 1).flatten(dim, dim + 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """What one resize keeps. Indices are the source's, ascending, by source layer.
@@ -45,6 +59,8 @@ class Selection:
         coordinates: entries of the residual stream that are kept, where its norms scale each by itself; None where all are, or
             directions of it.
         rotation: (source width, target width), where the residual stream is rotated; None where it is not.
+        merged: source layers that run side by side as one layer of the target, by the first of them; `units` and `heads` of that
+            one count through all of them.
         gains: whether norms keep gains of their own beside a rotation (post-norm), and they are not moved into what reads them.
         pooled: kept entries of a width outside the residual stream (a pooler's).
         units: kept units of each layer's ffn.
@@ -66,6 +82,11 @@ class Selection:
     inside: Mapping[int, HeadMaps] = field(default_factory=dict)
     entries: Mapping[int, Tensor] = field(default_factory=dict)
     gains: bool = False
+    merged: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def together(self, layer: int | None) -> tuple[int | None, ...]:
+        """The layers that are one layer of the target, by the first of them."""
+        return (layer,) if layer is None else self.merged.get(layer, (layer,))
 
     def index(self, axis: str, layer: int | None, in_stream: bool = True) -> Tensor | None:
         """Entries of one part of an axis that are kept, in whole heads; None where nothing was selected.
@@ -134,6 +155,25 @@ class Selection:
         if maps is not None:
             opened = torch.einsum("...pha,phab->...phb", opened.double(), maps.of(role).to(values.device))
         return (opened.transpose(-2, -3) if dim.by_head else opened).flatten(-3)
+
+
+@dataclass(frozen=True)
+class Beside(Op):
+    """Puts the like tensors of other layers beside a tensor, along one dimension.
+
+    Attributes:
+        names: of the others.
+        dim: the dimension.
+        info: what it counts, with what is fused in it.
+    """
+
+    names: tuple[str, ...]
+    dim: int
+    info: Dim
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        return beside([tensor, *(context.read(n).to(tensor) for n in self.names)], self.dim, self.info)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,16 +9,17 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import HIDDEN
+from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import Fill, Matrix, Op, Take, Weigh
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.maps.selection import Selection
+from hf_learngene.maps.selection import Beside, Selection
 from hf_learngene.maps.task import ResizeTask, WidthChange, in_stream
 from hf_learngene.methods.pruning_method import PruningMethod, prunes_layers, with_layers
 from hf_learngene.methods.registry import register_method
-from hf_learngene.pruning.layers import kept_layers
+from hf_learngene.pruning.layers import kept_layers, layer_costs
+from hf_learngene.pruning.merging import merges_layers, side_by_side
 from hf_learngene.pruning.select import CalibratedSelection
 from hf_learngene.pruning.stream import rotates_between_norms, rotates_residual_stream
 from hf_learngene.pruning.targets import check_head_size
@@ -74,20 +75,41 @@ class Calibrated(PruningMethod):
         self, task: ResizeTask, model: PreTrainedModel, examples: Batches | None, disable_progress: bool = False
     ) -> Selection:
         """What is kept: layers by what the model's output loses without them, the rest by what cannot be made up for."""
-        given = self.required(examples)
+        given, merged = self.required(examples), dict[int, tuple[int, ...]]()
         if prunes_layers(task):
             depth = task.target.num_layers
-            task = with_layers(task, kept_layers(model, task.source, depth, given, disable_progress))
-        return CalibratedSelection(model, task, given, self.ridge).run(disable_progress)
+            if merges_layers(task.source):
+                merged = side_by_side(layer_costs(model, task.source, given, disable_progress), depth)
+                task = with_layers(task, tuple(merged))
+            else:
+                task = with_layers(task, kept_layers(model, task.source, depth, given, disable_progress))
+        return CalibratedSelection(model, task, given, self.ridge, merged).run(disable_progress)
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        ops: list[Op] = []
+        ops, merged = self._merge(tensor, task)
         for change in task.width_changes(tensor):
+            if change.dim in merged:
+                continue
             if change.axis == HIDDEN and in_stream(tensor, change.side) and self._rotates(task):
                 ops += self._rotate(tensor, change, task)
             else:
                 ops.append(self.keep(tensor, change, task))
         return ops
+
+    def _merge(self, tensor: TensorInfo, task: ResizeTask) -> tuple[list[Op], set[int]]:
+        """What chooses the heads and units of a layer from several of the source's; and the dimensions that it does this for."""
+        if task.selection is None or tensor.layer is None:
+            return [], set()
+        others = task.selection.together(task.layer_map[tensor.layer].index)[1:]
+        if not others:
+            return [], set()
+        dims = [(i, d) for i, d in enumerate(tensor.dims) if d.axis in (FFN, HEADS, KV_HEADS) and d.side != "-"]
+        names = tuple(tensor.template.format(layer) for layer in others)
+        ops: list[Op] = [Beside(names, i, d) for i, d in dims]
+        for i, d in dims:
+            old, new = task.axis_sizes[d.axis]
+            ops.append(self.keep(tensor, WidthChange(i, d.axis, d.side, old * (1 + len(others)), new), task))
+        return ops, {i for i, _ in dims}
 
     @staticmethod
     def _rotates(task: ResizeTask) -> bool:

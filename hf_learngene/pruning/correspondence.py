@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +11,11 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.maps.selection import Selection
+from hf_learngene.maps.selection import Selection, beside
 from hf_learngene.pruning.sites import RefitSite
+
+
+TINY = 1e-6  # a gain that nothing passes
 
 
 class Correspondence:
@@ -26,6 +29,22 @@ class Correspondence:
 
     def __init__(self, source: PreTrainedModel, anatomy: Anatomy, selection: Selection) -> None:
         self.source, self.anatomy, self.selection = source, anatomy, selection
+
+    def outputs(self, site: RefitSite, found: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
+        """What the source gives at a site, call by call; of all layers that the site's layer is made of."""
+        if self._info(site).role in ("o", "ffn_out"):
+            return list(found[site.source])
+        calls = zip(*(found[name] for name in (site.source, *site.beside)), strict=True)
+        return [beside(each, -1, self._info(site).dims[0]) for each in calls]
+
+    def added(self, site: RefitSite, found: Mapping[str, Sequence[Tensor]], call: int) -> Tensor | float:
+        """What the other layers that a site's layer is made of add to the residual stream at the like modules."""
+        total: Tensor | float = 0.0
+        for name in site.beside:
+            info = self.anatomy.tensors[f"{name}.weight"]
+            scale = self.source.get_parameter(info.scaled_by.format(info.layer)).detach() if info.scaled_by else 1.0
+            total = total + found[name][call] * scale
+        return total
 
     def has_rows(self, site: RefitSite) -> bool:
         """Whether every row of a site's matrix stands for something that the source gives."""
@@ -46,15 +65,13 @@ class Correspondence:
     def prior(self, site: RefitSite) -> Tensor:
         """The source's weight as the target would hold it if nothing else had changed, (outputs, inputs), float64."""
         info = self._info(site)
-        weight = self.source.get_parameter(info.name).detach().double().cpu()
-        weight = self.rows(site, weight.T).T
+        weight = self.rows(site, self._weight(site).T).T
         old, new, layer = info.dims[1], site.weight.dims[1], self._layer(site)
         if old.axis == FFN and (layer is None or layer not in self.selection.units):
             return _evenly(weight, old.parts, new.size // old.parts)
         if old.axis == HIDDEN and info.reads_norm and self.selection.rotation is not None:
             parts = weight.unflatten(1, (old.parts, -1))  # (outputs, parts, source width)
-            rotation = self.selection.rotation * (old.size / new.size)
-            return ((parts if self.selection.gains else parts * self._gain(site)) @ rotation).flatten(1)
+            return (parts @ (self.selection.rotation * (old.size / new.size))).flatten(1)
         if old.axis in (HIDDEN, FFN) or (old.axis == HEADS and layer is not None):
             same = old.axis == HIDDEN and not info.reads_norm and old.size == new.size
             return weight if same else self.selection.take(weight, old, layer, "o", info.reads_norm)
@@ -80,10 +97,35 @@ class Correspondence:
     def _layer(self, site: RefitSite) -> int | None:
         return 0 if site.source_layer is None and self.anatomy.shared_layers else site.source_layer
 
-    def _gain(self, site: RefitSite) -> Tensor:
-        """The weight of the norm before a site: where the stream is rotated, it moves into the matrix that reads it."""
-        norm: Any = self.source.get_submodule(site.norm_before) if site.norm_before else None
-        return norm.weight.detach().double().cpu() if norm is not None else torch.ones((), dtype=torch.float64)
+    def _weight(self, site: RefitSite) -> Tensor:
+        """The source's weight, of all layers that the site's layer is made of, as a norm without gains would have it read."""
+        info, found = self._info(site), []
+        for name in (site.source, *site.beside):
+            found.append(self.source.get_parameter(f"{name}.weight").detach().double().cpu())
+        turned = self.selection.rotation is not None
+        reads = info.dims[1].axis == HIDDEN and info.reads_norm and site.norm_before
+        if reads and not self.anatomy.post_norm and (turned or site.beside):
+            gains = [self._gain(n) for n in (str(site.norm_before), *site.norms_beside)]
+            if not turned:  # the target's norm has the gains of the first
+                gains = [torch.where(gains[0].abs() > TINY, g / gains[0], 1.0) for g in gains]
+            found = [
+                (w.unflatten(1, (info.dims[1].parts, -1)) * g).flatten(1) for w, g in zip(found, gains, strict=True)
+            ]
+        if info.scaled_by and (turned or site.beside):  # a rotated target has no LayerScale, another that of the first
+            scales = [self._scale(f"{n}.weight") for n in (site.source, *site.beside)]
+            found = [w * (s if turned else s / scales[0])[:, None] for w, s in zip(found, scales, strict=True)]
+        dim = int(info.role in ("o", "ffn_out"))
+        return beside(found, dim, info.dims[dim])
+
+    def _scale(self, name: str) -> Tensor:
+        """The LayerScale behind a matrix, nowhere 0."""
+        info = self.anatomy.tensors[name]
+        scale = self.source.get_parameter(info.scaled_by.format(info.layer)).detach().double().cpu()
+        return torch.where(scale.abs() < TINY, torch.full_like(scale, TINY), scale)
+
+    def _gain(self, norm: str) -> Tensor:
+        """The weight of a norm: where the stream is rotated, it moves into the matrix that reads it."""
+        return self.source.get_parameter(f"{norm}.weight").detach().double().cpu()
 
 
 def _evenly(values: Tensor, parts: int, new: int) -> Tensor:

@@ -46,17 +46,37 @@ def kept_layers(
     with tqdm(total=leaving, desc="choosing layers", disable=disable_progress) as bar:
         while len(alive) > depth:
             gone = [i for i in range(anatomy.num_layers) if i not in alive]
-            costs = []
-            for layer in alive:
-                with skipped(model, container, [*gone, layer]):
-                    found = [output_of(model, b) for b in batches]
-                costs.append(sum(float((f - w).pow(2).sum()) for f, w in zip(found, wanted, strict=True)))
+            costs = [_cost(model, container, [*gone, layer], batches, wanted) for layer in alive]
             portion = min(len(alive) - depth, -(-leaving // ROUNDS))
             order = sorted(range(len(alive)), key=lambda i: costs[i])
             out = {alive[i] for i in order[:portion]}
             alive = [i for i in alive if i not in out]
             bar.update(portion)
     return tuple(alive)
+
+
+@torch.no_grad()
+@without_autocast()
+def layer_costs(
+    model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
+) -> list[float]:
+    """How far the model's output moves without each of its layers, on a few examples; a squared distance."""
+    batches = _few(examples)
+    wanted = [output_of(model, b) for b in batches]
+    layers = tqdm(range(anatomy.num_layers), desc="choosing layers", disable=disable_progress)
+    return [_cost(model, layer_container(anatomy), [layer], batches, wanted) for layer in layers]
+
+
+def _cost(
+    model: PreTrainedModel,
+    container: str,
+    gone: Sequence[int],
+    batches: Sequence[dict[str, Tensor]],
+    wanted: Sequence[Tensor],
+) -> float:
+    with skipped(model, container, gone):
+        found = [output_of(model, b) for b in batches]
+    return sum(float((f - w).pow(2).sum()) for f, w in zip(found, wanted, strict=True))
 
 
 def _few(examples: Batches) -> list[dict[str, Tensor]]:

@@ -91,7 +91,12 @@ class Refit:
         with evaluating(self.source, self.target), Store() as store:
             first = next(self.examples.batches())
             sites = sites_of(
-                self.target, self.target_anatomy, self.selection.layers, self.source_anatomy.num_layers, first
+                self.target,
+                self.target_anatomy,
+                self.selection.layers,
+                self.source_anatomy.num_layers,
+                first,
+                self.selection.merged,
             )
             writer = next((s for s in reversed(sites) if s.norm_after and s.layer is not None), None)
             check = RefitCheck(self._target_of, self.target, self.target_anatomy, self.examples, writer)
@@ -134,9 +139,10 @@ class Refit:
                         current = site.layer
                         inside = [s for g in groups for s in g if s.layer == current]
                         norms = list(dict.fromkeys(s.norm_after[1] for s in inside if s.norm_after))
+                        outputs = list(dict.fromkeys(n for s in inside for n in (s.source, *s.beside)))
                         following = next((s.source_layer for g in groups for s in g if s.layer == current + 1), None)
                         ahead = self.source_anatomy.num_layers if following is None else following
-                        source.remember(batches(), norms, list(dict.fromkeys(s.source for s in inside)), ahead)
+                        source.remember(batches(), norms, outputs, ahead)
                 elif site.after_layers:
                     target.cache_prefix(self.target_anatomy.num_layers, batches())
                     source.cache_prefix(self.source_anatomy.num_layers, batches())
@@ -166,7 +172,7 @@ class Refit:
                 number,
                 batch,
                 inputs=[a[1] for a in after],
-                outputs=[s.source for s in group],
+                outputs=[n for s in group for n in (s.source, *s.beside)],
             )
             shown = tokens_shown(batch)
             pairs = [list(self._pairs(site, ours, theirs)) for site in group]
@@ -183,23 +189,25 @@ class Refit:
 
     def _pairs(self, site: RefitSite, ours: Activations, theirs: Activations) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, wanted outputs) of the target's matrix for each of its calls."""
-        inputs, outputs = ours.inputs[site.name], theirs.outputs[site.source]
+        inputs = ours.inputs[site.name]
         if site.norm_after is not None:
             name, source = site.norm_after
             written, streams, wanted = ours.outputs[site.name], ours.inputs[name], theirs.inputs[source]
             # a norm behind a pooling sees something else
             if all(a.shape == b.shape for a, b in zip(written, streams, strict=False)):
                 scale = self._layer_scale(site)
-                for x, out, stream, goal in zip(inputs, written, streams, wanted, strict=False):
+                for call, (x, out, stream, goal) in enumerate(zip(inputs, written, streams, wanted, strict=False)):
                     stream = precise(stream)
                     scale = scale.to(stream)
                     rest = stream - out * scale
+                    if site.weight.role == "o":  # what comes later in the source, and at once in the target
+                        goal = goal + self._target_of.added(site, theirs.outputs, call)
                     goal = self.selection.residual(goal).to(stream)
                     if site.skips:
                         goal = _as_norms_see(goal, stream, self._centred[name])
                     yield x, (goal - rest) / scale
                 return
-        for x, y in zip(inputs, outputs, strict=False):
+        for x, y in zip(inputs, self._target_of.outputs(site, theirs.outputs), strict=False):
             yield x, self._target_of.rows(site, y)
 
     def _layer_scale(self, site: RefitSite) -> Tensor:

@@ -13,7 +13,7 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.maps.selection import HeadMaps, Selection
+from hf_learngene.maps.selection import HeadMaps, Selection, beside
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.pruning.activations import Runner, without_autocast
 from hf_learngene.pruning.moments import RIDGE, Moments, enough
@@ -30,9 +30,18 @@ class CalibratedSelection:
         task: sizes and layers of source and target.
         examples: calibration examples.
         ridge: of the refit that follows.
+        merged: source layers that are one layer of the target, by the first of them.
     """
 
-    def __init__(self, model: PreTrainedModel, task: ResizeTask, examples: Batches, ridge: float = RIDGE) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        task: ResizeTask,
+        examples: Batches,
+        ridge: float = RIDGE,
+        merged: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.merged = {first: layers for first, layers in (merged or {}).items() if len(layers) > 1}
         self.model, self.task, self.examples, self.ridge = model, task, examples, ridge
         self.anatomy: Anatomy = task.source
         self.wanted = AxisTargets.of(task)
@@ -54,7 +63,7 @@ class CalibratedSelection:
         units: dict[int, Tensor] = {}
         heads: dict[int, Tensor] = {}
         inside: dict[int, HeadMaps] = {}
-        if wanted.units or wanted.heads or wanted.head_size:
+        if wanted.units or wanted.heads or wanted.head_size or self.merged:
             runner = Runner(self.model, self.anatomy)
             try:
                 layers = [0] if self.anatomy.shared_layers else sorted(set(self.layers))
@@ -76,6 +85,7 @@ class CalibratedSelection:
             group,
             inside,
             gains=stream.gains,
+            merged=self.merged,
         )
 
     # ---- one layer's heads and units
@@ -89,31 +99,42 @@ class CalibratedSelection:
         inside: dict[int, HeadMaps],
         following: int | None,
     ) -> None:
-        out = writer(self.anatomy, layer, "ffn_out") if self.wanted.units else None
-        o = writer(self.anatomy, layer, "o") if self.wanted.heads or self.wanted.head_size else None
-        readers = self._queries(layer) if o is not None and self.wanted.head_size else {}
-        seen = {t.module: Moments() for t in (out, o) if t is not None} | {n: Moments() for n in readers}
+        together = self.merged.get(layer, (layer,))
+        many, wanted = len(together), self.wanted
+        out = writer(self.anatomy, layer, "ffn_out") if wanted.units or many > 1 else None
+        o = writer(self.anatomy, layer, "o") if wanted.heads or wanted.head_size or many > 1 else None
+        readers = self._queries(layer) if o is not None and wanted.head_size else {}
+        writers = [t for t in (o, out) if t is not None]
+        seen = {t.module: Moments() for t in writers} | {n: Moments() for n in readers}
         for number, batch in enumerate(self.examples.batches()):
             shown = tokens_shown(batch)
             found = runner.capture(
-                number, batch, [t.module for t in (o, out) if t is not None], list(readers), ahead=following
+                number,
+                batch,
+                inputs=[self._like(t, i) for t in writers for i in together],
+                outputs=[self._like(t, i) for t in readers.values() for i in together],
+                ahead=following,
             )
-            for name, values in [*found.inputs.items(), *found.outputs.items()]:
-                for value in values:
-                    seen[name].add(rows_of(value, shown))
+            for info, values, dim in [
+                *((t, found.inputs, t.dims[1]) for t in writers),
+                *((t, found.outputs, t.dims[0]) for t in readers.values()),
+            ]:
+                for calls in zip(*(values[self._like(info, i)] for i in together), strict=True):
+                    seen[info.module].add(rows_of(beside(calls, -1, dim), shown))
         if out is not None:
-            enough(seen[out.module].count, self.wanted.units or 0, "ffn units")
-            units[layer] = kept_units(seen[out.module].gram, self._weight(out), self.wanted.units or 0, 1, self.ridge)
+            keep = wanted.units or out.dims[1].size // out.dims[1].parts
+            enough(seen[out.module].count, keep, "ffn units")
+            units[layer] = kept_units(seen[out.module].gram, self._weight(out, together), keep, 1, self.ridge)
         if o is None:
             return
-        moments, weight = seen[o.module], self._weight(o)
-        size = self.task.heads[0][1]
-        if self.wanted.heads is not None:
-            enough(moments.count, self.wanted.heads * size, "entries of the kept heads")
+        moments, weight = seen[o.module], self._weight(o, together)
+        (number_of_heads, size), _ = self.task.heads
+        if wanted.heads is not None or many > 1:
+            enough(moments.count, (wanted.heads or number_of_heads) * size, "entries of the kept heads")
             heads[layer] = kept_heads(moments.gram, weight, size, self.task.groups, self.ridge)
-        if self.wanted.head_size is not None:
-            kept = heads.get(layer, torch.arange(self.task.heads[0][0]))
-            inside[layer] = self._inside(moments, weight, {n: seen[n] for n in readers}, readers, kept)
+        if wanted.head_size is not None:
+            kept = heads.get(layer, torch.arange(number_of_heads))
+            inside[layer] = self._inside(moments, weight, {n: seen[n] for n in readers}, readers, kept, many)
 
     def _inside(
         self,
@@ -122,9 +143,10 @@ class CalibratedSelection:
         seen: Mapping[str, Moments],
         readers: Mapping[str, TensorInfo],
         kept: Tensor,
+        many: int,
     ) -> HeadMaps:
         size, new = self.task.heads[0][1], int(self.wanted.head_size or 0)
-        products = self._products(seen, readers)
+        products = self._products(seen, readers, many * self.task.heads[0][0])
         maps: list[tuple[Tensor, ...]] = []
         for head in kept.tolist():
             span = slice(head * size, (head + 1) * size)
@@ -134,10 +156,12 @@ class CalibratedSelection:
         query, key, value, output = (torch.stack(m) for m in zip(*maps, strict=True))
         return HeadMaps(query, key, value, output)
 
-    def _products(self, seen: Mapping[str, Moments], readers: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
+    def _products(
+        self, seen: Mapping[str, Moments], readers: Mapping[str, TensorInfo], heads: int
+    ) -> dict[str, Tensor]:
         """Mean products of queries and of keys over (heads x head size)."""
         found: dict[str, Tensor] = {}
-        flat = self.task.heads[0][0] * self.task.heads[0][1]
+        flat = heads * self.task.heads[0][1]
         for name, info in readers.items():
             gram, dim = seen[name].gram, info.dims[0]
             if info.role in ("q", "k"):
@@ -145,7 +169,7 @@ class CalibratedSelection:
             elif info.role == "qkv" and dim.parts == 3:
                 order = torch.arange(3 * flat)
                 if dim.by_head:
-                    order = order.reshape(self.task.heads[0][0], 3, -1).transpose(0, 1).flatten()
+                    order = order.reshape(heads, 3, -1).transpose(0, 1).flatten()
                 found |= {
                     r: gram[order[i * flat : (i + 1) * flat]][:, order[i * flat : (i + 1) * flat]]
                     for i, r in enumerate("qk")
@@ -164,14 +188,22 @@ class CalibratedSelection:
             if self.anatomy.layer_of(t) == layer and t.role in roles and len(t.dims) == 2 and t.reads_norm
         }
 
-    def _weight(self, info: TensorInfo) -> Tensor:
-        """A matrix as the stream sees what it writes: with its LayerScale."""
-        weight = self.model.get_parameter(info.name).detach().double().cpu()
-        if info.scaled_by:
-            weight = (
-                weight * self.model.get_parameter(info.scaled_by.format(info.layer)).detach().double().cpu()[:, None]
-            )
-        return weight
+    @staticmethod
+    def _like(info: TensorInfo, layer: int) -> str:
+        """The module of a layer that takes the part of a tensor's."""
+        return info.module if info.layer is None else info.template.format(layer).rpartition(".")[0]
+
+    def _weight(self, info: TensorInfo, layers: tuple[int, ...]) -> Tensor:
+        """A matrix as the stream sees what it writes: with its LayerScale; that of some layers beside one another."""
+        found = []
+        for layer in layers:
+            weight = self.model.get_parameter(f"{self._like(info, layer)}.weight").detach().double().cpu()
+            if info.scaled_by:
+                weight = (
+                    weight * self.model.get_parameter(info.scaled_by.format(layer)).detach().double().cpu()[:, None]
+                )
+            found.append(weight)
+        return torch.cat(found, 1)
 
 
 __all__ = ["CalibratedSelection"]

@@ -26,6 +26,8 @@ class RefitSite:
         norm_before: the source's norm (over the width) that ran last before it.
         norm_after: for a writer of the residual stream, the next norm: (target's name, source's name).
         after_layers: outside the layers, whether it comes after them.
+        beside: where several layers of the source are one of the target, the modules of the others that take the same part.
+        norms_beside: the norms that run last before those.
         skips: whether the source's next norm belongs to a later layer than the site: the layers in between are pruned.
     """
 
@@ -38,6 +40,8 @@ class RefitSite:
     norm_after: tuple[str, str] | None = None
     after_layers: bool = False
     skips: bool = False
+    beside: tuple[str, ...] = ()
+    norms_beside: tuple[str, ...] = ()
 
     @property
     def is_norm(self) -> bool:
@@ -46,7 +50,12 @@ class RefitSite:
 
 
 def sites_of(
-    model: PreTrainedModel, anatomy: Anatomy, layers: tuple[int, ...], depth: int, batch: Mapping[str, Tensor]
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    layers: tuple[int, ...],
+    depth: int,
+    batch: Mapping[str, Tensor],
+    merged: Mapping[int, tuple[int, ...]] | None = None,
 ) -> list[RefitSite]:
     """Sites of every matrix and every norm over the width that a pass of the target reaches, in order of execution.
 
@@ -56,6 +65,7 @@ def sites_of(
         layers: source layer of each target layer.
         depth: number of the source's layers.
         batch: one batch of the target's inputs.
+        merged: source layers that are one layer of the target, by the first of them.
     """
     weights: dict[str, TensorInfo] = {}
     for info in anatomy.tensors.values():
@@ -81,6 +91,12 @@ def sites_of(
         following = layers[layer + 1] if layer is not None and layer + 1 < len(layers) else depth
         return layer is not None and following > layers[layer] + 1
 
+    def others(info: TensorInfo) -> tuple[int, ...]:
+        return merged.get(layers[info.layer], ())[1:] if merged and info.layer is not None and info.role else ()
+
+    def like(name: str, number: int) -> str:
+        return weights[name].template.format(number).rpartition(".")[0]
+
     found = []
     for place, name in enumerate(order):
         info = weights[name]
@@ -96,6 +112,8 @@ def sites_of(
                 norm_before=source_of(before) if before else None,
                 norm_after=(after, source_of(after)) if after and info.kind == "linear" else None,
                 after_layers=info.layer is None and place > last,
+                beside=tuple(like(name, number) for number in others(info)),
+                norms_beside=tuple(like(before, number) for number in others(info)) if before else (),
                 skips=after in closing and skips(weights[after].layer),
             )
         )
