@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -18,22 +17,28 @@ from typer.core import TyperGroup
 from hf_learngene._version import __version__
 from hf_learngene.cli.arguments import (
     DTYPES,
+    Calibration,
+    CalibrationColumn,
+    CalibrationSize,
     Corpus,
     HiddenSize,
     MethodName,
     NumHiddenLayers,
     Option,
     Params,
+    ProcessingClass,
     Revision,
     Size,
     Source,
     Task,
     Token,
     VocabSize,
+    columns_of,
     dtype_name,
     keywords,
     method_with_options,
 )
+from hf_learngene.cli.labels import data_of, labelled
 from hf_learngene.errors import CheckpointError, LearngeneError, UnknownOptionError, VocabularyError, nearest
 
 
@@ -122,6 +127,7 @@ def plan_command(
     method: MethodName = "auto",
     option: Option = None,
     task: Task = None,
+    calibration: Calibration = "auto",
     revision: Revision = None,
     token: Token = None,
 ) -> None:
@@ -138,7 +144,8 @@ def plan_command(
         token=token,
     )
     kept = None if corpus is None else _trimmed(source, corpus, given)[1]
-    spec = ResizeSpec.parse(given, method=chosen, params=params, kept_tokens=kept, loads=True)
+    examples = None if calibration == "none" else calibration
+    spec = ResizeSpec.parse(given, method=chosen, params=params, calibration=examples, kept_tokens=kept, loads=True)
     typer.echo(str(_plan(source, spec, task)))
 
 
@@ -166,13 +173,14 @@ def resize_command(
     task: Task = None,
     num_labels: Annotated[int | None, typer.Option(help="Labels of a new head.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="For every random number.")] = 0,
-    dtype: Annotated[
-        str | None, typer.Option(help=f"{', '.join(DTYPES)}. Default: the same.", show_default=False)
-    ] = None,
-    calibration: Annotated[
-        str, typer.Option(metavar="DATA", help="Examples to shrink on, or synthetic, or none.")
-    ] = "auto",
-    calibration_examples: Annotated[int, typer.Option(metavar="COUNT", help="How many of them.", min=1)] = 512,
+    dtype: Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}.", show_default=False)] = None,
+    calibration: Calibration = "auto",
+    calibration_column: CalibrationColumn = None,
+    calibration_size: CalibrationSize = 512,
+    no_calibration_top_up: Annotated[
+        bool, typer.Option("--no-calibration-top-up", help="Make none up where they are few.")
+    ] = False,
+    processing_class: ProcessingClass = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
     revision: Revision = None,
     token: Token = None,
@@ -184,7 +192,7 @@ def resize_command(
     from hf_learngene.hub.sentence import check_modules
     from hf_learngene.resizing.spec import ResizeSpec
 
-    data = None if calibration in ("auto", "synthetic", "none") else calibration
+    data = data_of(calibration)
     check_output(output, overwrite, source, corpus, data)
     chosen = method_with_options(method, option)
     given = keywords(
@@ -199,15 +207,23 @@ def resize_command(
     )
     given = pinned(source, given)  # one state of the Hub for plan, weights, tokenizer and card
     tokenizer, kept = (None, None) if corpus is None else _trimmed(source, corpus, given)
-    examples: Any = None if calibration == "none" else calibration
     spec = ResizeSpec.parse(
-        given, method=chosen, params=params, seed=seed, calibration=examples, kept_tokens=kept, loads=True
+        given,
+        method=chosen,
+        params=params,
+        seed=seed,
+        calibration=None if calibration == "none" else calibration,
+        calibration_column=columns_of(calibration_column),
+        calibration_size=calibration_size,
+        calibration_top_up=not no_calibration_top_up,
+        processing_class=processing_class,
+        kept_tokens=kept,
+        loads=True,
     )
     made = _plan(source, spec, task)
     check_modules(source, hub_keywords(given), made.model_class, made.source_config, made.target_config)
-    if data is not None:
-        examples = _calibration_examples(data, made, source, given, calibration_examples, seed)
-        spec = dataclasses.replace(spec, calibration=examples)
+    if data is not None and any(step.method.needs_labels for step in made.passes):
+        spec = labelled(spec, made, data, source, given)
     if made.budget is not None:
         spec = spec.with_sizes({**spec.sizes, **_spent(source, made, made.budget, spec)})
         made = _plan(source, spec, task)
@@ -218,7 +234,7 @@ def resize_command(
     from hf_learngene.resizing.from_pretrained import load_resized
 
     tables: list[str] = []
-    with status(f"Loading and resizing {source}"):
+    with status(f"Loading and resizing {source}", bars=True):
         model = load_resized(source, spec, choose_class=lambda _: made.model_class, tell=tables.append)
     for table in tables:
         typer.echo(f"\n{table}")
@@ -271,36 +287,27 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
     return trimmed
 
 
-def _calibration_examples(
-    data: str, made: Plan, source: str, loading: Mapping[str, Any], limit: int, seed: int
-) -> Any:
-    """Calibration examples for a plan: with labels only where one of its methods needs them."""
-    import torch
-
-    from hf_learngene.calibration.processing import processor_of
-    from hf_learngene.training.data import drawn_examples, read_data, training_data, unlabelled_data
-
-    main_input = made.model_class.main_input_name
-    dataset, processor = read_data(data), processor_of(source, main_input, loading)
-    if not any(stage.method.needs_labels for stage in made.passes):
-        return unlabelled_data(dataset, main_input, processor, limit=limit, seed=seed)
-    with torch.device("meta"):
-        skeleton = made.model_class(made.source_config)
-    labelled = training_data(drawn_examples(dataset, limit, seed), skeleton, processor, seed=seed)
-    batches = torch.utils.data.DataLoader(labelled.dataset, batch_size=32, collate_fn=labelled.collator)
-    # a masked-LM collator masks anew each time, and calibration may read its examples more than once
-    return [{k: v[i] for k, v in batch.items()} for batch in batches for i in range(len(batch["labels"]))]
-
-
 def _spent(source: str, made: Plan, budget: str | int | float, spec: ResizeSpec) -> dict[str, int]:
     """The sizes that a plan's budget is spent on, by measured error; says why."""
+    from hf_learngene.calibration.processing import resolved_processor
     from hf_learngene.hub.load import load_whole
     from hf_learngene.resizing import allocate
 
     options = made.passes[0].method.options()
-    with status("Measuring what each size is worth"):
+    with status("Measuring what each size is worth", bars=True):
         model = load_whole(source, made.model_class, **spec.loading)
-        found = allocate(model, budget, spec.calibration, seed=made.seed, **options, **spec.sizes)
+        found = allocate(
+            model,
+            budget,
+            spec.calibration,
+            processing_class=resolved_processor(spec.processing_class, model, source, spec.loading),
+            calibration_column=spec.calibration_column,
+            calibration_size=spec.calibration_size,
+            calibration_top_up=spec.calibration_top_up,
+            seed=made.seed,
+            **options,
+            **spec.sizes,
+        )
     typer.echo(f"{found}\n")
     return found.full
 
@@ -312,19 +319,24 @@ def _errors() -> Console:
 
 
 @contextmanager
-def status(text: str) -> Iterator[None]:
-    """A line that moves while something takes time. Not on stdout, which may be a file."""
+def status(text: str, bars: bool = False) -> Iterator[None]:
+    """A line that moves while something takes time, or stands above progress bars. Not on stdout, which may be a file."""
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, enabled = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # what it says of missing weights, the plan says in our words
-    logging.disable_progress_bar()
+    if not bars:
+        logging.disable_progress_bar()
     try:
-        with _errors().status(text):
+        if bars:
+            _errors().print(text, markup=False, highlight=False)
             yield
+        else:
+            with _errors().status(text):
+                yield
     finally:
         logging.set_verbosity(level)
-        if bars:
+        if enabled:
             logging.enable_progress_bar()
 
 

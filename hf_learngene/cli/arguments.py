@@ -29,7 +29,7 @@ Params = Annotated[
 ]
 Size = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="Any other size by its config name. Repeatable.", show_default=False),
+    typer.Option(metavar="NAME=VALUE", help="Another size by its config name. Repeatable.", show_default=False),
 ]
 VocabSize = Annotated[int | None, typer.Option(help="Tokens. With --corpus, at most so many.", show_default=False)]
 Corpus = Annotated[
@@ -41,16 +41,27 @@ MethodName = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="How weights are made; `hf-learngene methods` lists the names.",
+        help="One of `hf-learngene methods`.",
     ),
 ]
 Option = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="An option of the method. Repeatable.", show_default=False),
 ]
+Calibration = Annotated[
+    str,
+    typer.Option(metavar="DATA", help="Shrink on a path, a Hub id, none. Default: made up.", show_default=False),
+]
+CalibrationColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of texts or images; a pair: NAME,NAME.", show_default=False)
+]
+CalibrationSize = Annotated[int, typer.Option(metavar="COUNT", min=1, help="Examples at most.")]
+ProcessingClass = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Another tokenizer or image processor.", show_default=False)
+]
 Task = Annotated[
     str | None,
-    typer.Option(help="A head like fill-mask, or base. Default: as it is.", show_default=False),
+    typer.Option(help="A head like fill-mask, or base.", show_default=False),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.", show_default=False)]
 Token = Annotated[str | None, typer.Option(help="Hub token. Default: your login's.", show_default=False)]
@@ -129,6 +140,24 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def columns_of(text: str | None) -> str | tuple[str, str] | None:
+    """A column, or the two of a pair.
+
+    Raises:
+        UnknownOptionError: more than two.
+
+    Example:
+        >>> columns_of("text"), columns_of("premise, hypothesis")
+        ('text', ('premise', 'hypothesis'))
+    """
+    if text is None or "," not in text:
+        return text
+    first, _, second = (part.strip() for part in text.partition(","))
+    if not first or not second or "," in second:
+        raise UnknownOptionError(f"--calibration-column is a column, or two of a pair as NAME,NAME; it was {text!r}.")
+    return first, second
 
 
 def dtype_name(name: str | None) -> str | None:

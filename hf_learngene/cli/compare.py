@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_learngene.cli.app import app, example_help, status
-from hf_learngene.cli.arguments import Revision, Source, Token, keywords, method_with_options
+from hf_learngene.cli.arguments import (
+    CalibrationColumn,
+    CalibrationSize,
+    ProcessingClass,
+    Revision,
+    Source,
+    Token,
+    columns_of,
+    keywords,
+    method_with_options,
+)
 from hf_learngene.errors import TrainingDataError, UnknownOptionError
 
 
@@ -24,8 +34,8 @@ LEARNING_RATE = 3e-4
 @app.command(
     "compare",
     help=example_help(
-        "Start models of each size by each method, train all of them the same way, and show what it was worth.\n\n"
-        "A table, a picture and the numbers are left in OUTPUT. Stopped, it goes on where it was when called again.",
+        "Start models of each size by each method, train all alike, and show what it was worth.\n\n"
+        "A table, a picture and the numbers are left in OUTPUT. Called again, it goes on where it was.",
         "compare my-vit out --data images/ --sizes hidden_size=192,num_hidden_layers=6",
         "compare my-bert out --data a.csv --sizes params=0.5 --method random --method auto",
     ),
@@ -33,18 +43,16 @@ LEARNING_RATE = 3e-4
 def compare_command(
     source: Source,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of results.", show_default=False)],
-    data: Annotated[str, typer.Option(help="To train on: a file, a folder of images, a Hub id.", show_default=False)],
+    data: Annotated[str, typer.Option(help="Trained on: a path, a Hub id.", show_default=False)],
     size: Annotated[
         list[str],
-        typer.Option(
-            "--sizes", metavar="NAME=VALUE,...", help="The sizes of one model. Repeatable.", show_default=False
-        ),
+        typer.Option("--sizes", metavar="NAME=VALUE,...", help="Of one model. Repeatable.", show_default=False),
     ],
     method: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="With options in quotes: 'layers layer_map=0,2'. Repeatable. Default: random, weight_selection.",
+            help="With options in quotes. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -58,7 +66,7 @@ def compare_command(
     eval_limit: Annotated[
         int | None, typer.Option(metavar="COUNT", min=1, help="Measure on so many at most.", show_default=False)
     ] = None,
-    steps: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Training steps of a model.")] = 100,
+    steps: Annotated[int, typer.Option(metavar="COUNT", min=1, help="To train a model.")] = 100,
     eval_steps: Annotated[
         int | None,
         typer.Option(metavar="COUNT", min=1, help="Measure each so many. Default: a fifth.", show_default=False),
@@ -66,14 +74,16 @@ def compare_command(
     seeds: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Models by each method.")] = 3,
     learning_rate: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="RATE", help="3e-4, or METHOD=3e-5 for one of them. Repeatable. Default: 3e-4.", show_default=False
-        ),
+        typer.Option(metavar="RATE", help="3e-4, or METHOD=3e-5. Repeatable.", show_default=False),
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Examples of a step.")] = 32,
-    calibration_examples: Annotated[
-        int, typer.Option(metavar="COUNT", min=1, help="For methods that use calibration examples.")
-    ] = 512,
+    calibration: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="To shrink on. Default: part of --data.", show_default=False),
+    ] = None,
+    calibration_column: CalibrationColumn = None,
+    calibration_size: CalibrationSize = 512,
+    processing_class: ProcessingClass = None,
     input_column: Annotated[str | None, typer.Option(help="Default: by its type.", show_default=False)] = None,
     label_column: Annotated[str | None, typer.Option(help="Default: by its name.", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in OUTPUT.")] = False,
@@ -94,7 +104,8 @@ def compare_command(
     with status(f"Loading {source}"):
         loading = pinned(source, keywords(None, revision=revision, token=token))
         model = load_whole(source, dtype="float32", **loading)
-        processor = processor_of(source, model.main_input_name, loading)
+        name = source if processing_class is None else processing_class
+        processor = processor_of(name, model.main_input_name, loading if name == source else {})
     train, held_out = _split(data, eval_data, eval_split, eval_share, eval_limit)
     prepared, measured = (
         training_data(part, model, processor, input_column=input_column, label_column=label_column)
@@ -113,7 +124,9 @@ def compare_command(
         learning_rate=rates,
         batch_size=batch_size,
         data_collator=prepared.collator,
-        calibration_examples=calibration_examples,
+        calibration=calibration,
+        calibration_column=columns_of(calibration_column),
+        calibration_size=calibration_size,
         processing_class=processor,
         overwrite=overwrite,
     )

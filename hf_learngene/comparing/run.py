@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +21,9 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene._version import __version__
 from hf_learngene.anatomy.config_fields import ALIASES
-from hf_learngene.calibration.examples import check_given
+from hf_learngene.calibration.processing import processor_of
 from hf_learngene.comparing import fingerprint, folder
+from hf_learngene.comparing.calibration import Calibration
 from hf_learngene.comparing.folder import SOURCE, Folder, job_name, write_text
 from hf_learngene.comparing.measuring import (
     ACCURACY,
@@ -31,26 +32,22 @@ from hf_learngene.comparing.measuring import (
     base_arguments,
     described,
     has_plain_columns,
-    sample,
 )
 from hf_learngene.comparing.result import RANDOM, Comparison, Row
 from hf_learngene.comparing.saved import FORMAT, check_job, fault, number, value_of
 from hf_learngene.comparing.saved import SOURCE as SOURCE_KINDS
 from hf_learngene.comparing.spec import CompareSpec, Start, check_data, parse_spec
 from hf_learngene.errors import (
-    CalibrationError,
     InvalidSizeError,
     LearngeneError,
-    UnknownOptionError,
     UnsupportedSourceError,
 )
 from hf_learngene.hub.load import load_whole
 from hf_learngene.hub.provenance import public_name
-from hf_learngene.methods import METHODS, Method
+from hf_learngene.methods import Method
 from hf_learngene.resizing import plan, resize
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.plan import Plan
-from hf_learngene.resizing.spec import AUTO
 from hf_learngene.state import quiet, undisturbed
 
 
@@ -90,7 +87,8 @@ def compare(
     compute_metrics: Callable[[EvalPrediction], Mapping[str, Any]] | None = None,
     metric: str = ACCURACY,
     calibration: Any = None,
-    calibration_examples: int = 512,
+    calibration_column: str | tuple[str, str] | None = None,
+    calibration_size: int = 512,
     processing_class: Any = None,
     overwrite: bool = False,
 ) -> Comparison:
@@ -121,10 +119,12 @@ def compare(
         data_collator (*optional*): as for `Trainer`.
         compute_metrics (*optional*): as for `Trainer`; default: accuracy by the largest logit.
         metric (`str`, *optional*, defaults to `"accuracy"`): the key in what `compute_metrics` gives; larger is better.
-        calibration (*optional*): examples for the methods that use some. Default: drawn from `train_dataset` by the
-            seed, so that each seed sees others.
-        calibration_examples (`int`, *optional*, defaults to 512): how many are drawn.
-        processing_class (*optional*): tokenizer or image processor, as for `Trainer` and `resize`.
+        calibration (*optional*): examples for the methods that use some, as in `resize`: a path, a data set, `"synthetic"`.
+            Default: drawn from `train_dataset` by the seed, so that each seed sees others; made up for `auto`.
+        calibration_column (*optional*): the column of `calibration` that holds texts or images, or two of a pair of texts.
+        calibration_size (`int`, *optional*, defaults to 512): how many are drawn, or looked at.
+        processing_class (*optional*): tokenizer or image processor, as for `Trainer` and `resize`, or the name of a checkpoint
+            that has one.
         overwrite (`bool`, *optional*, defaults to `False`): start over, whatever `output_dir` holds.
 
     Returns:
@@ -146,46 +146,29 @@ def compare(
         >>> [row.method for row in found.rows], found.rows[0].steps
         (['random', 'weight_selection'], (0, 1, 2))
     """
-    spec = parse_spec(sizes, methods, steps, eval_steps, seeds, learning_rate, batch_size, calibration_examples)
+    spec = parse_spec(sizes, methods, steps, eval_steps, seeds, learning_rate, batch_size, calibration_size)
     measure = Metric(metric, compute_metrics)
     check_data(train_dataset, "train_dataset")
     check_data(eval_dataset, "eval_dataset")
-    _check_calibration(spec, train_dataset, calibration)
+    shown = Calibration.of(spec, train_dataset, calibration, calibration_column)
     plain = has_plain_columns(train_dataset) and has_plain_columns(eval_dataset)
     arguments = base_arguments(args, spec, Path(output_dir), plain)
     with undisturbed():
         model = _loaded(source, arguments.device)
+        if isinstance(processing_class, (str, os.PathLike)):
+            processing_class = processor_of(processing_class, model.main_input_name)
         settled = dataclasses.replace(spec, sizes={name: _settled(model, size) for name, size in spec.sizes.items()})
         cells = _cells(model, settled)
         task = Task(train_dataset, eval_dataset, measure, arguments, data_collator, processing_class)
         kept = Folder(output_dir)
-        settings = _settings(source, model, spec, task, calibration)
+        settings = _settings(source, model, spec, task, shown)
         kept.open(settings, overwrite)
         if fault(kept.read(SOURCE), SOURCE_KINDS) is not None:
             known = task.measure(copy.deepcopy(model)) if any(c.same_task for c in cells) else None
             kept.write(SOURCE, {"metric": number(known), "parameters": model.num_parameters()})
-        refused = _run(model, cells, settled, task, calibration, kept)
+        refused = _run(model, cells, settled, task, shown, kept)
         cells = [dataclasses.replace(c, cannot=refused.get((c.size, c.start.label), c.cannot)) for c in cells]
         return _finished(cells, settled, settings, kept)
-
-
-def _check_calibration(spec: CompareSpec, train_dataset: Any, calibration: Any) -> None:
-    takers = [start.label for start in spec.starts.values() if start.needs_examples]
-    if calibration is None and takers:
-        sample(train_dataset, 0, 0)
-    if calibration is not None and not takers and not any(start.method is None for start in spec.starts.values()):
-        known = [name for name, method in METHODS.items() if method.needs_examples]
-        raise UnknownOptionError(
-            "None of the methods uses calibration examples, so calibration= would do nothing: leave it out, or add one that "
-            f"uses them: {', '.join(known)}."
-        )
-    if calibration is not None:
-        check_given(calibration)
-        if isinstance(calibration, Iterator):
-            raise CalibrationError(
-                f"calibration is read anew for each job, and a {type(calibration).__name__} can be read once only. Give a list: "
-                "list(calibration)."
-            )
 
 
 def _loaded(source: Any, device: torch.device) -> PreTrainedModel:
@@ -262,11 +245,10 @@ def _settings(
     model: PreTrainedModel,
     spec: CompareSpec,
     task: Task,
-    calibration: Any,
+    calibration: Calibration,
 ) -> dict[str, Any]:
     """What the results depend on: with the same settings a job gives the same result."""
     name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name_or_path", None)
-    drawn = calibration is None and any(start.needs_examples for start in spec.starts.values())
     found = {
         "format": FORMAT,
         "source": {
@@ -288,14 +270,18 @@ def _settings(
         "compute_metrics": fingerprint.name_of(task.metric.compute),
         "metric": task.metric.name,
         "processing_class": fingerprint.name_of(task.processing_class),
-        "calibration": fingerprint.of_data(calibration) if calibration is not None else None,
-        "calibration_examples": spec.calibration_examples if drawn else None,
+        **calibration.described(spec),
     }
     return folder.plain(found)
 
 
 def _run(
-    model: PreTrainedModel, cells: Sequence[Cell], spec: CompareSpec, task: Task, calibration: Any, kept: Folder
+    model: PreTrainedModel,
+    cells: Sequence[Cell],
+    spec: CompareSpec,
+    task: Task,
+    calibration: Calibration,
+    kept: Folder,
 ) -> dict[tuple[str, str], str]:
     """Every job that is not done yet. Methods alternate, so that what is done early can be compared.
 
@@ -322,18 +308,12 @@ def _run(
 
 
 def _started(
-    model: PreTrainedModel, cell: Cell, spec: CompareSpec, task: Task, seed: int, calibration: Any
+    model: PreTrainedModel, cell: Cell, spec: CompareSpec, task: Task, seed: int, calibration: Calibration
 ) -> tuple[PreTrainedModel, float]:
     """A model, and the seconds it took to make it. Drawing the examples is part of that."""
     set_seed(seed)  # a data set may draw too, such as a crop
     began = time.perf_counter()
-    examples: dict[str, Any] = {}
-    if cell.start.needs_examples:
-        own = sample(task.train_dataset, spec.calibration_examples, seed) if calibration is None else calibration
-        examples = {"calibration": own, "processing_class": task.processing_class}
-    elif cell.start.method is None:  # as the one-liner does it: on what is given, or on made-up examples
-        own = AUTO if calibration is None else calibration
-        examples = {"calibration": own, "processing_class": task.processing_class}
+    examples = calibration.keywords(cell.start, task, seed)
     with quiet():  # what is newly initialised would be said once for each job
         made = resize(model, method=cell.start.given, seed=seed, **examples, **spec.sizes[cell.size])
     return made, time.perf_counter() - began

@@ -13,7 +13,10 @@ from hf_learngene.methods.registry import AUTO, method_name
 
 
 # Keywords of `resize` that a comparison sets itself.
-RESERVED = ("model", "model_class", "source", "method", "seed", "calibration", "processing_class")
+RESERVED = (
+    "model", "model_class", "source", "method", "seed", "calibration", "calibration_column", "calibration_size",
+    "calibration_top_up", "processing_class",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class CompareSpec:
     seeds: tuple[int, ...]
     learning_rate: Mapping[str, float]
     batch_size: int
-    calibration_examples: int
+    calibration_size: int
 
 
 def parse_spec(
@@ -59,7 +62,7 @@ def parse_spec(
     seeds: Any,
     learning_rate: Any,
     batch_size: Any,
-    calibration_examples: Any,
+    calibration_size: Any,
 ) -> CompareSpec:
     """The arguments of `compare` in one form.
 
@@ -78,7 +81,7 @@ def parse_spec(
         _seeds(seeds),
         _rates(learning_rate, list(starts)),
         whole_number("batch_size", batch_size),
-        whole_number("calibration_examples", calibration_examples),
+        whole_number("calibration_size", calibration_size),
     )
 
 

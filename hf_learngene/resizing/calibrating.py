@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.calibration.held_back import held_back
-from hf_learngene.calibration.processing import processor_for
+from hf_learngene.calibration.processing import resolved_processor
 from hf_learngene.calibration.record import record_of, told
 from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, synthetic_examples
 from hf_learngene.errors import RefitError
@@ -118,14 +118,14 @@ def examples_for(
             raise missing_examples(plan.method, labels)
         yield None
         return
-    given, processor = spec.calibration, spec.processing_class
-    if plan.examples == SYNTHETIC:
-        given = None
-        processor = processor if processor is not None else processor_for(model, source, loading)
+
+    def processor() -> Any:
+        return resolved_processor(spec.processing_class, model, source, loading)
+
     with Examples(
-        given,
+        None if plan.examples == SYNTHETIC else spec.calibration,
         model,
-        processor,
+        spec.processing_class,
         labels=labels,
         calibration_column=spec.calibration_column,
         calibration_size=spec.calibration_size,
@@ -137,13 +137,18 @@ def examples_for(
         yield examples
 
 
-def _made_up(plan: Plan, model: PreTrainedModel, processor: Any) -> Callable[[int], Iterable[Any]] | None:
+def _made_up(
+    plan: Plan, model: PreTrainedModel, processor: Callable[[], Any]
+) -> Callable[[int], Iterable[Any]] | None:
     """What makes up the examples that the given ones leave to be wished for; None where they are to do by themselves."""
     if plan.examples == GIVEN and not (plan.spec.calibration_top_up and can_synthesise(model.config, type(model))):
         return None
 
     def more(given_tokens: int) -> Iterable[Any]:
-        count = examples_needed(model, processor, given_tokens=given_tokens)
-        return synthetic_examples(model, processor, count=count, seed=plan.seed) if count else ()
+        if given_tokens and not examples_needed(model, given_tokens=given_tokens):
+            return ()  # no processor is fetched for nothing
+        reads = processor()
+        count = examples_needed(model, reads, given_tokens=given_tokens)
+        return synthetic_examples(model, reads, count=count, seed=plan.seed) if count else ()
 
     return more

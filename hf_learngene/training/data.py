@@ -114,39 +114,6 @@ def training_data(
     return TrainingData(encoded, collator, processing_class)
 
 
-def unlabelled_data(
-    dataset: Dataset,
-    main_input: str,
-    processing_class: Any,
-    *,
-    limit: int | None = None,
-    seed: int = 0,
-    input_column: str | None = None,
-    max_length: int = 128,
-) -> Dataset:
-    """Images or texts of a data set as inputs of a model, for calibration: no label is looked at.
-
-    Args:
-        dataset (`datasets.Dataset`): with a column of images or texts.
-        main_input (`str`): `"pixel_values"` or `"input_ids"`.
-        processing_class: image processor or tokenizer.
-        limit (`int`, *optional*): how many examples, drawn at random; default: all.
-        seed (`int`, *optional*, defaults to 0): which.
-        input_column (`str`, *optional*): found by its type.
-        max_length (`int`, *optional*, defaults to 128): longest text, in tokens.
-
-    Raises:
-        TrainingDataError: no such column.
-    """
-    sees = main_input == "pixel_values"
-    found = _images(dataset) if sees else _texts(dataset, None)
-    column = _column(dataset, input_column, found, "images" if sees else "texts")
-    dataset = drawn_examples(dataset, limit, seed)
-    if sees:
-        return _seen(dataset, column, None, processing_class)
-    return _read(dataset, column, None, processing_class, max_length)
-
-
 def drawn_examples(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
     """At most `limit` examples, drawn at random under a seed."""
     return dataset if limit is None or limit >= len(dataset) else dataset.shuffle(seed=seed).select(range(limit))

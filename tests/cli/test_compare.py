@@ -101,11 +101,11 @@ def test_texts_of_which_a_part_is_held_out(run, world, monkeypatch):
     monkeypatch.setattr("hf_learngene.comparing.compare", recorded)
     result = run(
         world / "bert", "out", "--data", world / "texts.csv", "--eval-share", 0.3, "--sizes",
-        "hidden_size=16,num_attention_heads=2", "--method", "calibrated", "--calibration-examples", 9, *QUICK,
+        "hidden_size=16,num_attention_heads=2", "--method", "calibrated", "--calibration-size", 9, *QUICK,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert (len(seen["train"]), len(seen["held"])) == (14, 6)
-    assert (list(seen["seeds"]), seen["calibration_examples"]) == ([0], 9)
+    assert (list(seen["seeds"]), seen["calibration_size"]) == ([0], 9)
     settings = json.loads(Path("out/comparison.json").read_text())["settings"]
     assert settings["sizes"] == {
         "hidden_size=16, num_attention_heads=2": {"hidden_size": 16, "num_attention_heads": 2}

@@ -198,11 +198,15 @@ def test_a_model_is_shrunk_on_examples(run, world, source, data, sizes):
     record = json.loads((pathlib.Path("small") / "config.json").read_text())["learngene"]
     assert record["passes"][0]["method"] == "calibrated"
     assert "error before" in made.output  # a line for each step of the refit
-    few = run("resize", world / source, "other", *sizes, "--calibration", world / data, "--calibration-examples", 1)
+    few = run("resize", world / source, "other", *sizes, "--calibration", world / data, "--calibration-size", 1)
     assert few.exit_code == 0
     assert json.loads((pathlib.Path("other") / "config.json").read_text())["learngene"]["calibration"]["examples"] == (
         "given and synthetic"
     )
+    alone = ("--calibration", world / data, "--calibration-size", 1, "--no-calibration-top-up")
+    few = run("resize", world / source, "third", *sizes, *alone)
+    assert few.exit_code != 0
+    assert "tokens" in few.output
 
 
 def test_a_run_that_was_cut_goes_on_with_its_own_settings_alone(run, world, monkeypatch):

@@ -51,7 +51,7 @@ def untrained(monkeypatch):
         ({"learning_rate": {"randm": 1e-3}}, UnknownOptionError, "Did you mean 'random'"),
         ({"learning_rate": {}}, UnknownOptionError, "no entry for 'random'"),
         ({"learning_rate": 0}, UnknownOptionError, "above 0"),
-        ({"calibration_examples": 0}, UnknownOptionError, "calibration_examples is a whole number"),
+        ({"calibration_size": 0}, UnknownOptionError, "calibration_size is a whole number"),
         ({"calibration": [TRAIN[0]]}, UnknownOptionError, "None of the methods uses calibration examples.* calibrated"),
         ({"calibration": iter([TRAIN[0]]), "methods": ["calibrated"]}, CalibrationError, r"read once only.* list\(calibration\)"),
         ({"calibration": {"train": TRAIN}, "methods": ["calibrated"]}, CalibrationError, r"calibration\['train'\]"),

@@ -225,7 +225,7 @@ def test_data_sets_of_every_kind(tmp_path):
     )
     listed = [{k: v for k, v in row.items() if k != "name"} for row in rows]
     curves = [
-        small(tmp_path / str(i), methods=["calibrated"], train=data, held=data, calibration_examples=16, **FINE)
+        small(tmp_path / str(i), methods=["calibrated"], train=data, held=data, calibration_size=16, **FINE)
         .rows[0]
         .curves
         for i, data in enumerate((plain, moved, plain.with_format("torch"), listed))
@@ -235,13 +235,13 @@ def test_data_sets_of_every_kind(tmp_path):
 
 def test_calibration_examples_are_drawn_by_the_seed(tmp_path, resizes):
     methods = {"none": "random", "a": "calibrated", "b": {"method": "calibrated", "ridge": 0.1}}
-    found = small(tmp_path, methods=methods, seeds=[0, 1], calibration_examples=12)
+    found = small(tmp_path, methods=methods, seeds=[0, 1], calibration_size=12)
     assert ["calibration" in call for call in resizes] == [False, True, True] * 2
     drawn = [[TRAIN.pixels.flatten(1).eq(e["pixel_values"].flatten()).all(1).nonzero().item() for e in call["calibration"]]
              for call in resizes if "calibration" in call]  # fmt: skip
     assert [len(set(d)) for d in drawn] == [12] * 4
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
-    assert found.settings["calibration_examples"] == 12
+    assert found.settings["calibration_size"] == 12
 
 
 def test_a_budget_is_one_size_for_every_method(tmp_path, resizes):

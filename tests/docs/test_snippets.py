@@ -31,7 +31,7 @@ BLOCK = re.compile(r"^```(python|bash|)\n(.*?)^```$|^<!-- setup\n(.*?)^-->$", re
 SHORTER = {
     "--steps 2000": "--steps 1 --batch-size 2",
     "--learning-rate calibrated=3e-5": "--learning-rate calibrated=3e-5 --steps 1 --seeds 1 --batch-size 2 --eval-limit 2 "
-    "--calibration-examples 2",
+    "--calibration-size 2",
 }
 # Commands about the checkout itself: the first are CI's own steps, benchmarks are run by hand, and examples have their own tests.
 ELSEWHERE = ("make ", "pip install ", "python benchmarks/", "python docs/", "python examples/")
