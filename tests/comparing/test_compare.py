@@ -391,3 +391,20 @@ def test_a_method_that_fails_on_its_examples_costs_its_cell_alone(tmp_path, monk
     found = small(tmp_path, methods=["calibrated", "random"], seeds=[0, 1, 2])
     assert [row.cannot for row in found.rows] == ["too few", None]
     assert len(found.rows[1].curves) == 3
+
+
+def test_calibration_by_a_path_and_made_up(tmp_path, resizes):
+    """What `resize` takes, `compare` takes; each seed sees other examples of it."""
+    datasets.Dataset.from_list([{"pixel_values": TRAIN[i]["pixel_values"].tolist()} for i in range(20)]).save_to_disk(
+        tmp_path / "data"
+    )
+    given = {"methods": ["calibrated"], "seeds": [0, 1], "calibration_size": 12}
+    found = small(tmp_path / "a", calibration=tmp_path / "data", **given)
+    assert [call["calibration_size"] for call in resizes] == [12, 12]
+    assert len(resizes[0]["calibration"]) == 20
+    assert found.settings["calibration"] != "synthetic"
+    made_up = small(tmp_path / "b", calibration="synthetic", **given)
+    assert made_up.settings["calibration"] == "synthetic"
+    assert resizes[-1]["calibration"] == "synthetic"
+    with pytest.raises(CalibrationError, match="calibration_column='text' names a column of calibration"):
+        small(tmp_path / "c", calibration_column="text", **given)
