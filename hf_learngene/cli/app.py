@@ -329,7 +329,8 @@ def status(text: str, bars: bool = False) -> Iterator[None]:
         logging.disable_progress_bar()
     try:
         if bars:
-            _errors().print(text, markup=False, highlight=False)
+            if (console := _errors()).is_terminal:  # as the line that moves
+                console.print(text, markup=False, highlight=False)
             yield
         else:
             with _errors().status(text):
