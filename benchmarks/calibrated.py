@@ -300,7 +300,7 @@ def one(width: int, count: int) -> None:
         "head_dim": 64,
         "intermediate_size": 2 * width,
     }
-    resize(source, calibration=examples, **sizes)
+    resize(source, calibration=examples, calibration_size=len(examples), **sizes)
     seconds = time.perf_counter() - began
     found = {"width": width, "examples": count, "seconds": round(seconds, 1), "memory": peak() - before}
     found["parameters"] = sum(p.numel() for p in source.parameters())
