@@ -416,13 +416,24 @@ def overlap(found: dict[str, Scores]) -> None:
         print(f"layers kept by {name}: {scores.kept_layers(HALF['layers'])}")
 
 
+def synthetic() -> None:
+    """Made-up images: what a model is calibrated on where there is no data."""
+    from hf_learngene.calibration.synthetic.images import image_of
+
+    figure, axes = canvas(1.7, ncols=8, nrows=2)
+    for place, axis in enumerate(axes.T.flat):
+        axis.imshow(image_of(place, np.random.default_rng((0, place)), (128, 128), 3))
+        axis.set_axis_off()
+    save(figure, "synthetic")
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     real = (DATA / TASKS["images"]["teacher"]).is_dir() and (DATA / "cifar10").is_dir()
     with plt.rc_context(STYLE):
-        plain: tuple[Callable[[], None], ...] = (weight_selection, layers, lemon)
+        plain: tuple[Callable[[], None], ...] = (weight_selection, layers, lemon, synthetic)
         for draw in plain:
             draw()
         if not real:
