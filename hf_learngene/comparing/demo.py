@@ -1,7 +1,8 @@
 """What the package does, shown on two real checkpoints in a few minutes on a CPU.
 
-A text encoder is grown and compared with its source, a learngene is fitted to it, and a vision encoder is shrunk and fine-tuned
-beside the same network from a random start. Nothing is downloaded: the images are scikit-learn's handwritten digits.
+A sentence encoder and a vision encoder are shrunk without data or training; the text encoder is grown and compared with its
+source, and a learngene is fitted to it; the vision encoder, shrunk further, is fine-tuned beside the same network from random
+init. Nothing is downloaded: the images that it learns are the handwritten digits of scikit-learn.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers import AutoModel as TransformersAutoModel
-from transformers import AutoModelForImageClassification as TransformersAutoModelForImageClassification
 
+from hf_learngene.comparing.demo_untrained import shrink_untrained
 from hf_learngene.comparing.result import Comparison
 from hf_learngene.comparing.run import compare
 from hf_learngene.comparing.spec import whole_number
@@ -91,18 +92,18 @@ def run_demo(
     start = time.perf_counter()
 
     with quiet():  # the same checkpoint is loaded many times here
+        console.rule("[bold]Shrinking without data or training")
+        untrained = shrink_untrained(image_model, text_model, console)
         console.rule("[bold]Growing a text encoder")
         text = grow_text_model(text_model, console)
         console.rule("[bold]A learngene of the text encoder")
         learngene = make_learngene(text_model, console)
-        console.rule("[bold]Shrinking a vision encoder")
-        image = shrink_image_model(image_model, console)
-    console.rule("[bold]Fine-tuning the small encoder")
+    console.rule("[bold]Fine-tuning a small vision encoder")
     training, found = compare_starts(image_model, steps, range(seeds))
     console.print(str(found), markup=False, highlight=False)
 
     results = {
-        "image_model": image,
+        "untrained": untrained,
         "text_model": text,
         "learngene": learngene,
         "training": training,
@@ -123,20 +124,6 @@ def small_sizes(config: PreTrainedConfig) -> dict[str, Any]:
         "num_hidden_layers": max(1, config.num_hidden_layers // 2),
         "image_size": config.patch_size * PATCHES_PER_SIDE,
     }
-
-
-def shrink_image_model(image_model: str, console: Console) -> dict[str, Any]:
-    """Shrinks the vision encoder once, to show what it takes."""
-    config = AutoConfig.from_pretrained(image_model, num_labels=NUM_LABELS, trust_remote_code=False)
-    with torch.device("meta"):
-        source = TransformersAutoModelForImageClassification.from_config(config)
-    start = time.perf_counter()
-    model = AutoModelForImageClassification.from_pretrained_resized(
-        image_model, num_labels=NUM_LABELS, dtype=torch.float32, **small_sizes(config)
-    )
-    facts = describe_resize(source, model, time.perf_counter() - start)
-    console.print(resize_table(facts))
-    return facts
 
 
 def grow_text_model(text_model: str, console: Console) -> dict[str, Any]:
@@ -246,11 +233,12 @@ def compare_starts(image_model: str, steps: int, seeds: Sequence[int]) -> tuple[
         Settings, learning rates tried, and test accuracy by step for each start and seed; and the comparison itself.
     """
     sizes = small_sizes(AutoConfig.from_pretrained(image_model, trust_remote_code=False))
-    digits = load_images(image_model, sizes["image_size"])
+    side = sizes.pop("image_size")
+    digits = load_images(image_model, side)
     size = f"hidden_size={sizes['hidden_size']}, num_hidden_layers={sizes['num_hidden_layers']}"
     with quiet(), seeded(0):
-        source = TransformersAutoModelForImageClassification.from_pretrained(
-            image_model, dtype=torch.float32, trust_remote_code=False
+        source = AutoModelForImageClassification.from_pretrained_resized(
+            image_model, image_size=side, dtype=torch.float32
         )
 
     def compared(

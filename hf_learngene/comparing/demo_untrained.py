@@ -8,6 +8,7 @@ and crops of scikit-learn's two photographs.
 from __future__ import annotations
 
 import ast
+import re
 import sysconfig
 import time
 from collections.abc import Mapping, Sequence
@@ -19,16 +20,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import spearmanr
 from sklearn.datasets import load_sample_images
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers import AutoModel as TransformersAutoModel
 
+from hf_learngene.pruning.similarity import cosines_of_pairs, pooled, rank_correlation
 from hf_learngene.resizing import AutoModel, resize
 
 
-IMAGE_SIZE = 112
+PATCHES_PER_SIDE = 8
 SHOWN = 256  # sentences, and images
 SENTENCE = range(30, 140)  # characters
 CROP = range(60, 220)  # pixels
@@ -75,11 +76,11 @@ def shrink_untrained(image_model: str, text_model: str, console: Console) -> lis
     tokenizer = AutoTokenizer.from_pretrained(text_model, trust_remote_code=False)
     text = TransformersAutoModel.from_pretrained(text_model, dtype=torch.float32, trust_remote_code=False).eval()
     processor = AutoImageProcessor.from_pretrained(image_model, backend="pil", trust_remote_code=False)
+    side = PATCHES_PER_SIDE * AutoConfig.from_pretrained(image_model, trust_remote_code=False).patch_size
     # as trained it reads 37 x 37 patches, more than a demo has time for
-    image = AutoModel.from_pretrained_resized(image_model, image_size=IMAGE_SIZE, dtype=torch.float32)
+    image = AutoModel.from_pretrained_resized(image_model, image_size=side, dtype=torch.float32)
     read = tokenizer(sentences(), padding=True, truncation=True, max_length=64, return_tensors="pt")
-    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    seen = processor(crops(), size=side, do_center_crop=False, return_tensors="pt")
+    seen = processor(crops(), size={"height": side, "width": side}, do_center_crop=False, return_tensors="pt")
     found = [
         *_shrunk("sentence encoder", text, tokenizer, {"intermediate_size": text.config.intermediate_size // 4}, read),
         *_shrunk("vision encoder", image, processor, _third(image), seen),
@@ -115,7 +116,7 @@ def _shrunk(
                 "sizes": dict(sizes),
                 "encoder_share": round(_encoder(small) / _encoder(source), 3),
                 "seconds": round(time.perf_counter() - began, 1),
-                "spearman": round(float(spearmanr(wanted, similarities(small, shown)).statistic), 4),
+                "rank_correlation": round(rank_correlation(wanted, similarities(small, shown)), 4),
             }
         )
     return found
@@ -123,17 +124,13 @@ def _shrunk(
 
 def _encoder(model: PreTrainedModel) -> int:
     """Parameters of the layers."""
-    return sum(p.numel() for name, p in model.named_parameters() if ".layer." in name or ".layers." in name)
+    return sum(p.numel() for name, p in model.named_parameters() if re.search(r"\blayers?\.\d", name))
 
 
 @torch.no_grad()
-def similarities(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> np.ndarray:
+def similarities(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Cosines of every pair of examples, of the means over their tokens, (pairs,)."""
-    hidden = model(**inputs).last_hidden_state.double()
-    mask = inputs.get("attention_mask", torch.ones(hidden.shape[:2]))[..., None]
-    pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-    rows, columns = torch.triu_indices(len(pooled), len(pooled), 1)
-    return (pooled @ pooled.T)[rows, columns].numpy()
+    return cosines_of_pairs(pooled(model(**inputs).last_hidden_state, inputs.get("attention_mask")))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -145,7 +142,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
             row["model"],
             row["start"],
             f"{row['encoder_share']:.0%}",
-            f"{row['spearman']:.3f}",
+            f"{row['rank_correlation']:.3f}",
             f"{row['seconds']:.0f}",
         )
     return table

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from hf_learngene.comparing import demo
 from hf_learngene.errors import UnknownOptionError
+from testing import trained_tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,12 @@ def image_model(tmp_path_factory):
 def text_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
+    tokenizer = trained_tokenizers.bert()
     config = BertConfig(
-        hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2, vocab_size=40
+        hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2, vocab_size=len(tokenizer)
     )
     BertModel(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
     return str(path)
 
 
@@ -84,19 +87,31 @@ def test_one_learngene_makes_models_of_several_sizes(finished):
     assert "the same function" in said
 
 
-def test_both_models_are_resized(finished):
+def test_the_text_model_is_grown(finished):
     _, results, _ = finished
-    image, text = results["image_model"], results["text_model"]
-    assert image["target"]["hidden_size"] == 16
-    assert image["target"]["num_hidden_layers"] == 1
-    assert image["target"]["image_size"] == 16
-    assert image["target"]["parameters"] < image["source"]["parameters"]
+    text = results["text_model"]
     assert text["target"]["hidden_size"] == 32
     assert text["target"]["num_hidden_layers"] == 4
     assert text["target"]["parameters"] > text["source"]["parameters"]
     assert text["method"] == "lemon"
     assert text["function_preserving"] is True
     assert text["max_abs_difference"] < 1e-4
+
+
+def test_both_models_are_shrunk_without_data_beside_weight_selection(finished):
+    _, results, shown = finished
+    rows = results["untrained"]
+    assert [(row["model"], row["start"]) for row in rows] == [
+        (model, start)
+        for model in ("sentence encoder", "vision encoder")
+        for start in ("made-up examples", "weight selection")
+    ]
+    for row in rows:
+        assert row["encoder_share"] < 0.8
+        assert -1 <= row["rank_correlation"] <= 1
+        assert f"{row['rank_correlation']:.3f}" in shown
+    made, selected = rows[2:]
+    assert made["rank_correlation"] > selected["rank_correlation"]
 
 
 def test_shows_tables(finished):
