@@ -9,6 +9,8 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LABELS, POSITIONS, VOCAB
 
 
+Amounts = dict[tuple[bool, tuple[str, ...]], int]
+
 # axis -> the size that says how long it is
 _SIZES = {
     HIDDEN: "hidden_size",
@@ -31,10 +33,20 @@ def parameter_count(anatomy: Anatomy) -> Callable[[Mapping[str, float]], int]:
         >>> count({}), count({"num_hidden_layers": 6}), count({"intermediate_size": 1536})
         (109482240, 66955008, 81152256)
     """
-    totals: dict[tuple[bool, tuple[str, ...]], int] = {}
+    totals: Amounts = {}
     for tensor in anatomy.tensors.values():
         key = tensor.layer is not None, tuple(sorted(d.axis for d in tensor.dims))
         totals[key] = totals.get(key, 0) + tensor.numel
+    return scaled(anatomy, totals)
+
+
+def scaled(anatomy: Anatomy, amounts: Amounts) -> Callable[[Mapping[str, float]], int]:
+    """A function from sizes to the sum of amounts, each of them scaled with its axes and, if it is in the layers, the depth.
+
+    Args:
+        anatomy: the source's.
+        amounts: (whether in the layers, axes) -> how much the source has.
+    """
     old: dict[str, float] = dict(anatomy.sizes)
 
     def flat(sizes: Mapping[str, float], heads: str) -> float:
@@ -56,7 +68,7 @@ def parameter_count(anatomy: Anatomy) -> Callable[[Mapping[str, float]], int]:
             sizes.get("num_hidden_layers", anatomy.num_layers) / max(1, anatomy.num_layers),
         )
         total = 0.0
-        for (layered, axes), size in totals.items():
+        for (layered, axes), size in amounts.items():
             total += size * math.prod(by_axis.get(a, 1.0) for a in axes) * (layers if layered else 1)
         return round(total)
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.budget.meter import Meter
 from hf_learngene.errors import InvalidSizeError
@@ -21,7 +19,6 @@ def fit(
     meter: Meter,
     fixed: Sizes,
     whole: Callable[[Sizes], Sizes],
-    config_at: Callable[[Sizes], PreTrainedConfig],
 ) -> dict[str, int]:
     """The width and depth that come nearest to a budget from below.
 
@@ -34,7 +31,6 @@ def fit(
         meter (`Meter`): the budget.
         fixed (`Mapping`): sizes that the caller gave; they are kept.
         whole: sizes -> the same with all that follow from them; refuses those that do not divide.
-        config_at: all sizes -> a config.
 
     Raises:
         InvalidSizeError: the smallest size is above the budget, or the largest below half of it; names both.
@@ -78,13 +74,14 @@ def fit(
         amount, sizes = found[size]
         if amount * off > meter.ceiling or 2 * most < meter.ceiling:
             continue
-        reached = meter.exact(config_at(sizes))
+        reached = meter.exact(sizes)
         if reached <= meter.ceiling:
             return {"hidden_size": size[0], "num_hidden_layers": size[1]}
         off = max(off, reached / amount)
+    reached = most if most < meter.ceiling else least * off
     raise InvalidSizeError(
-        f"No size of `{anatomy.model_type}` in the source's proportions has about {meter.ceiling:,} parameters; the nearest has "
-        f"{most if most < meter.ceiling else least:,} and the smallest {least:,} (the embeddings count too)."
+        f"No size of `{anatomy.model_type}` in the source's proportions has about {meter.told(meter.ceiling)}; the nearest has "
+        f"{meter.told(reached)} and the smallest {meter.told(least * off)} (the embeddings count too)."
     )
 
 

@@ -1,15 +1,14 @@
-"""A search over widths, heads, ffn and layers for the sizes within a parameter budget that leave the least measured error."""
+"""A search over widths, heads, ffn and layers for the sizes within a budget that leave the least measured error."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from rich.table import Table
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -17,8 +16,9 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN
+from hf_learngene.budget.allocation import Allocation, Sizes, Trial
 from hf_learngene.budget.count import parameter_count
-from hf_learngene.budget.meter import parse_budget
+from hf_learngene.budget.meter import Meter
 from hf_learngene.calibration.examples import BatchesOf, Examples, rows_of, tokens_shown
 from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
@@ -26,7 +26,6 @@ from hf_learngene.maps.task import WIDTHS
 from hf_learngene.pruning.activations import Runner, output_of, without_autocast
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.targets import writer
-from hf_learngene.tables import render
 
 
 SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured
@@ -35,75 +34,19 @@ FITTED, MEASURED = 6, 3  # batches that a trial is fitted on at least, and held-
 STEPS = 24  # the grid of a size has about so many steps
 FAILED = 1e6  # the error of a trial whose refit was refused: as bad as can be, and a number that can be interpolated
 
-Sizes = dict[str, int]
 Shrink = Callable[[Mapping[str, int], Any], PreTrainedModel]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One pruned model, and its error on held-out examples.
-
-    Attributes:
-        sizes: its sizes, by canonical name.
-        parameters: its parameter count.
-        error: mean squared distance of its output to the source's, as a share of the output's variance, on examples that it was
-            not fitted on. Without a head: of what a linear readout makes of its output.
-    """
-
-    sizes: Sizes
-    parameters: int
-    error: float
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """Sizes for a parameter budget, and the measurements that led to them. `print` shows both.
-
-    Attributes:
-        sizes: the chosen sizes.
-        full: the same with the sizes that follow from them (heads that follow the width, their size), as keywords for `resize`.
-        axes: sensitivity of each size: trials that prune it alone.
-        tried: trials of combinations within the budget, best first.
-        source: the source's sizes and parameter count.
-    """
-
-    sizes: Sizes
-    full: Sizes
-    axes: tuple[Trial, ...]
-    tried: tuple[Trial, ...]
-    source: Trial
-
-    def __str__(self) -> str:
-        alone = Table(box=None, pad_edge=False, title="each size pruned alone", title_justify="left")
-        for name in ("size", "saves", "error", "error per million saved"):
-            alone.add_column(name, justify="left" if name == "size" else "right")
-        for trial in self.axes:
-            saved = (self.source.parameters - trial.parameters) / 1e6
-            alone.add_row(self._said(trial), f"{saved:.2f} M", f"{trial.error:.4f}", f"{trial.error / saved:.4f}")
-        whole = Table(box=None, pad_edge=False, title="combinations within the budget", title_justify="left")
-        for name in ("sizes", "parameters", "error", ""):
-            whole.add_column(name, justify="left" if name in ("sizes", "") else "right")
-        for trial in self.tried:
-            chosen = "chosen" if trial.sizes == self.sizes else ""
-            whole.add_row(self._said(trial), f"{trial.parameters / 1e6:.2f} M", f"{trial.error:.4f}", chosen)
-        return f"{render(alone)}\n\n{render(whole)}"
-
-    def _said(self, trial: Trial) -> str:
-        old = self.source.sizes
-        changed = [f"{n} {old[n]} → {v}" for n, v in trial.sizes.items() if v != old.get(n, v)]
-        return ", ".join(changed) or "unchanged"
 
 
 @without_autocast()
 def allocated(
     model: PreTrainedModel,
     anatomy: Anatomy,
-    params: str | int | float,
+    meter: Meter,
     examples: Examples,
     fixed: Mapping[str, int],
     shrink: Shrink,
 ) -> Allocation:
-    """The sizes of at most `params` parameters that leave the least error, within what a stock config can say.
+    """The sizes within a budget that leave the least error, and that a stock config can say.
 
     Each size is pruned alone to three shares and its error measured (its sensitivity); the errors of a combination are predicted
     as their sum. The combinations of least predicted error are then pruned and measured, and the best of them is chosen.
@@ -111,7 +54,7 @@ def allocated(
     Args:
         model: the source.
         anatomy: its own.
-        params: the budget.
+        meter: the budget.
         examples: calibration examples; trials are fitted on some batches and measured on others.
         fixed: sizes by canonical name that the caller gave; they are kept.
         shrink: prunes to given sizes on given examples.
@@ -121,12 +64,11 @@ def allocated(
         CalibrationError: too few tokens to fit a trial on.
         RefitError: no combination within the budget can be refitted.
     """
-    budget = parse_budget(params, anatomy.num_parameters)
     count = parameter_count(anatomy)
     base = {n: v for n, v in anatomy.sizes.items() if n in _axes(anatomy)} | dict(fixed)
     free = {n: options for n, options in _axes(anatomy).items() if n not in fixed and len(options) > 1}
     combinations = _combinations(anatomy, fixed)
-    check_within_reach(anatomy, budget, fixed)
+    check_within_reach(anatomy, meter, fixed)
     rest, places = _split(examples.num_batches)
     fitting, held = _Fitting(model, anatomy, examples, rest), examples.part(places)
     wanted = [output_of(model, batch) for batch in held.batches()]
@@ -135,13 +77,17 @@ def allocated(
 
     refused: list[RefitError] = []
 
+    def trial(sizes: Sizes, error: float) -> Trial:
+        full = _full(anatomy, sizes)
+        return Trial(sizes, count(full), meter.estimate(full), error)
+
     def measured(sizes: Sizes, fit: BatchesOf) -> Trial:
         # other labels or another vocabulary would give an output that cannot be compared
         try:
             made = shrink(_full(anatomy, {n: v for n, v in sizes.items() if n not in counted}), fit)
         except RefitError as error:
             refused.append(error)
-            return Trial(sizes, count(_full(anatomy, sizes)), FAILED)
+            return trial(sizes, FAILED)
         found = [output_of(made, batch) for batch in held.batches()]
         if found[0].shape != wanted[0].shape:  # a model without a head: what a linear readout could not recover
             readout = Moments()
@@ -149,7 +95,7 @@ def allocated(
                 readout.add(output_of(made, batch), output_of(model, batch))
             weight, bias = readout.solve(torch.zeros(wanted[0].shape[-1], found[0].shape[-1]), True)
             found = [f @ weight.T + cast(Tensor, bias) for f in found]
-        return Trial(sizes, count(_full(anatomy, sizes)), _distance(found, wanted))
+        return trial(sizes, _distance(found, wanted))
 
     hidden = not is_progress_bar_enabled()
     levels = {n: _levels(options, anatomy.sizes[n]) for n, options in free.items()}
@@ -172,37 +118,74 @@ def allocated(
                 axes.append(measured(sizes, fit))
                 curves[name].append((sizes[name], max(0.0, axes[-1].error - least_error)))
                 bar.update()
-        affordable = [c for c in combinations if count(_full(anatomy, c)) <= budget]
+        within = _Within(meter, anatomy)
+        affordable = [c for c in combinations if within.by_estimate(c)]
 
-        def promise(sizes: Sizes) -> tuple[float, int]:
-            return sum(_between(curve, sizes[n]) for n, curve in curves.items()), -count(_full(anatomy, sizes))
+        def promise(sizes: Sizes) -> tuple[float, float]:
+            return sum(_between(curve, sizes[n]) for n, curve in curves.items()), -meter.estimate(
+                _full(anatomy, sizes)
+            )
 
-        promising = _different(sorted(affordable, key=promise), list(free), anatomy.sizes)
+        promising = _different(sorted(affordable, key=promise), list(free), anatomy.sizes, within)
+        if not promising:
+            raise InvalidSizeError(
+                f"Nothing of `{anatomy.model_type}` that the search looks at is within {meter.told(meter.ceiling)} once it is "
+                "built; give a larger budget, or sizes by name."
+            )
         fit = fitting.on(max(_rank(anatomy, s) for s in promising))
         tried: list[Trial] = []
         for sizes in promising:
-            tried.append(measured(sizes, fit))
+            found = measured(sizes, fit)
+            tried.append(dataclasses.replace(found, amount=within.exact(sizes)))
             bar.update()
     tried.sort(key=lambda t: t.error)
     if tried[0].error >= FAILED and refused:
         raise refused[-1]
     best = tried[0].sizes
-    return Allocation(best, _full(anatomy, best), tuple(axes), tuple(tried), Trial(base, anatomy.num_parameters, 0.0))
+    own = Trial(base, anatomy.num_parameters, meter.source, 0.0)
+    return Allocation(best, _full(anatomy, best), tuple(axes), tuple(tried), own, meter.budget.quantity)
 
 
-def check_within_reach(anatomy: Anatomy, budget: int, fixed: Mapping[str, int]) -> None:
+class _Within:
+    """Whether sizes are within a budget, and how much they have: as they are built, not as it is estimated."""
+
+    def __init__(self, meter: Meter, anatomy: Anatomy) -> None:
+        self.meter, self.anatomy = meter, anatomy
+        self._off = 1.0  # how far an estimate was below
+        self._known: dict[tuple[tuple[str, int], ...], float] = {}
+
+    def by_estimate(self, sizes: Sizes) -> bool:
+        return self.meter.estimate(_full(self.anatomy, sizes)) * self._off <= self.meter.ceiling
+
+    def exact(self, sizes: Sizes) -> float:
+        key = tuple(sorted(sizes.items()))
+        if key not in self._known:
+            full = _full(self.anatomy, sizes)
+            self._known[key] = self.meter.exact(full)
+            self._off = max(self._off, self._known[key] / self.meter.estimate(full))
+        return self._known[key]
+
+    def __call__(self, sizes: Sizes) -> bool:
+        return self.by_estimate(sizes) and self.exact(sizes) <= self.meter.ceiling
+
+
+def check_within_reach(anatomy: Anatomy, budget: Meter, fixed: Mapping[str, int]) -> None:
     """Refuses a budget below all that the search looks at.
 
     Raises:
         InvalidSizeError: names the smallest.
     """
-    count = parameter_count(anatomy)
-    least = min(count(_full(anatomy, c)) for c in _combinations(anatomy, fixed))
-    if least > budget:
+    least = _least(anatomy, budget, fixed)
+    if least > budget.ceiling:
         raise InvalidSizeError(
-            f"A quarter of every size of `{anatomy.model_type}` leaves {least:,} parameters (embeddings count), more than the "
-            f"{budget:,} asked for. The smallest budget for calibration is {least:,}; sizes given by name go further down."
+            f"A quarter of every size of `{anatomy.model_type}` leaves {budget.told(least)} (embeddings count), more than the "
+            f"{budget.told(budget.ceiling)} asked for. The smallest budget for calibration is {budget.told(least)}; sizes given "
+            "by name go further down."
         )
+
+
+def _least(anatomy: Anatomy, budget: Meter, fixed: Mapping[str, int]) -> float:
+    return min(budget.estimate(_full(anatomy, c)) for c in _combinations(anatomy, fixed))
 
 
 def _combinations(anatomy: Anatomy, fixed: Mapping[str, int]) -> list[Sizes]:
@@ -332,11 +315,13 @@ def _between(curve: Sequence[tuple[int, float]], size: int) -> float:
     return curve[-1][1]
 
 
-def _different(candidates: Sequence[Sizes], names: Sequence[str], old: Mapping[str, int]) -> list[Sizes]:
-    """The first few candidates that differ from one another by more than an eighth of some size."""
+def _different(
+    candidates: Sequence[Sizes], names: Sequence[str], old: Mapping[str, int], allowed: Callable[[Sizes], bool]
+) -> list[Sizes]:
+    """The first few allowed candidates that differ from one another by more than an eighth of some size."""
     chosen: list[Sizes] = []
     for sizes in candidates:
-        if all(any(abs(sizes[n] - c[n]) > old[n] / 8 for n in names) for c in chosen):
+        if all(any(abs(sizes[n] - c[n]) > old[n] / 8 for n in names) for c in chosen) and allowed(sizes):
             chosen.append(sizes)
         if len(chosen) == TRIED:
             break

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -21,7 +21,9 @@ from hf_learngene.cli.arguments import (
     CalibrationColumn,
     CalibrationSize,
     Corpus,
+    Flops,
     HiddenSize,
+    Latency,
     MethodName,
     NumHiddenLayers,
     Option,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedTokenizerBase
 
+    from hf_learngene.budget.meter import Budget
     from hf_learngene.resizing.plan import Plan
     from hf_learngene.resizing.spec import ResizeSpec
 
@@ -124,6 +127,8 @@ def plan_command(
     corpus: Corpus = None,
     size: Size = None,
     params: Params = None,
+    flops: Flops = None,
+    latency: Latency = None,
     method: MethodName = "auto",
     option: Option = None,
     task: Task = None,
@@ -145,7 +150,16 @@ def plan_command(
     )
     kept = None if corpus is None else _trimmed(source, corpus, given)[1]
     examples = None if calibration == "none" else calibration
-    spec = ResizeSpec.parse(given, method=chosen, params=params, calibration=examples, kept_tokens=kept, loads=True)
+    spec = ResizeSpec.parse(
+        given,
+        method=chosen,
+        params=params,
+        flops=flops,
+        latency=latency,
+        calibration=examples,
+        kept_tokens=kept,
+        loads=True,
+    )
     typer.echo(str(_plan(source, spec, task)))
 
 
@@ -168,6 +182,8 @@ def resize_command(
     corpus: Corpus = None,
     size: Size = None,
     params: Params = None,
+    flops: Flops = None,
+    latency: Latency = None,
     method: MethodName = "auto",
     option: Option = None,
     task: Task = None,
@@ -211,6 +227,8 @@ def resize_command(
         given,
         method=chosen,
         params=params,
+        flops=flops,
+        latency=latency,
         seed=seed,
         calibration=None if calibration == "none" else calibration,
         calibration_column=columns_of(calibration_column),
@@ -225,7 +243,7 @@ def resize_command(
     if data is not None and any(step.method.needs_labels for step in made.passes):
         spec = labelled(spec, made, data, source, given)
     if made.budget is not None:
-        spec = spec.with_sizes({**spec.sizes, **_spent(source, made, made.budget, spec)})
+        spec = spec.with_sizes({**spec.sizes, **_spent(source, made, made.budget.budget, spec)})
         made = _plan(source, spec, task)
     typer.echo(str(made))
 
@@ -287,7 +305,7 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
     return trimmed
 
 
-def _spent(source: str, made: Plan, budget: str | int | float, spec: ResizeSpec) -> dict[str, int]:
+def _spent(source: str, made: Plan, budget: Budget, spec: ResizeSpec) -> dict[str, int]:
     """The sizes that a plan's budget is spent on, by measured error; says why."""
     from hf_learngene.calibration.processing import resolved_processor
     from hf_learngene.hub.load import load_whole
@@ -298,13 +316,13 @@ def _spent(source: str, made: Plan, budget: str | int | float, spec: ResizeSpec)
         model = load_whole(source, made.model_class, **spec.loading)
         found = allocate(
             model,
-            budget,
-            spec.calibration,
+            calibration=spec.calibration,
             processing_class=resolved_processor(spec.processing_class, model, source, spec.loading),
             calibration_column=spec.calibration_column,
             calibration_size=spec.calibration_size,
             calibration_top_up=spec.calibration_top_up,
             seed=made.seed,
+            **cast(dict[str, Any], {budget.quantity: budget.amount}),
             **options,
             **spec.sizes,
         )

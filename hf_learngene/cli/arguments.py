@@ -27,6 +27,12 @@ Params = Annotated[
     str | None,
     typer.Option(metavar="COUNT", help="A budget instead: 20M, or 0.25 of the source.", show_default=False),
 ]
+Flops = Annotated[
+    str | None, typer.Option(metavar="COUNT", help="The same for FLOPs: 4G, or a share.", show_default=False)
+]
+Latency = Annotated[
+    str | None, typer.Option(metavar="TIME", help="The same for time on this CPU: 20ms.", show_default=False)
+]
 Size = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Another size by its config name. Repeatable.", show_default=False),
@@ -79,7 +85,15 @@ def keywords(sizes: list[str] | None, flag: str = "--size", **named: Any) -> dic
     for name, value in _pairs(flag, sizes, "num_attention_heads=6"):
         if name in found:
             raise UnknownOptionError(f"{name!r} was given twice.")
-        if name in LOADING | LABELS | REFUSED.keys() or name in ("method", "params", "seed", "source", "model_class"):
+        if name in LOADING | LABELS | REFUSED.keys() or name in (
+            "method",
+            "params",
+            "flops",
+            "latency",
+            "seed",
+            "source",
+            "model_class",
+        ):
             raise UnknownOptionError(
                 f"{name!r} is not a size, so {flag} cannot set it. Sizes are config fields, such as num_attention_heads."
             )

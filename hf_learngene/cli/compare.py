@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_learngene.budget.meter import QUANTITIES
 from hf_learngene.cli.app import app, example_help, status
 from hf_learngene.cli.arguments import (
     CalibrationColumn,
@@ -150,11 +151,14 @@ def size_of(text: str) -> dict[str, Any]:
             f"--sizes takes NAME=VALUE, separated by commas, such as hidden_size=192,num_hidden_layers=6; it was "
             f"{text!r}."
         )
-    budgets = [value.strip() for name, _, value in pairs if name.strip() == "params"]
-    if len(budgets) > 1:
-        raise UnknownOptionError("'params' was given twice.")
-    others = ["".join(pair) for pair in pairs if pair[0].strip() != "params"]
-    return keywords(others, "--sizes", params=budgets[0] if budgets else None)
+    budgets: dict[str, str] = {}
+    for name, _, value in pairs:
+        if name.strip() in QUANTITIES:
+            if name.strip() in budgets:
+                raise UnknownOptionError(f"{name.strip()!r} was given twice.")
+            budgets[name.strip()] = value.strip()
+    others = ["".join(pair) for pair in pairs if pair[0].strip() not in QUANTITIES]
+    return keywords(others, "--sizes", **budgets)
 
 
 def start_of(text: str) -> Any:

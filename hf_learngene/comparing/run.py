@@ -21,6 +21,7 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene._version import __version__
 from hf_learngene.anatomy.config_fields import ALIASES
+from hf_learngene.budget.meter import QUANTITIES
 from hf_learngene.calibration.processing import processor_of
 from hf_learngene.comparing import fingerprint, folder
 from hf_learngene.comparing.calibration import Calibration
@@ -190,10 +191,10 @@ def _loaded(source: Any, device: torch.device) -> PreTrainedModel:
 
 def _settled(model: PreTrainedModel, size: Mapping[str, Any]) -> dict[str, Any]:
     """A budget as sizes in the source's proportions: a method that spends it otherwise would make another model."""
-    if "params" not in size:
+    if not QUANTITIES.keys() & size.keys():
         return dict(size)
     found = plan(model, method=RANDOM, **size).target.sizes
-    named = {k: v for k, v in size.items() if k != "params"}
+    named = {k: v for k, v in size.items() if k not in QUANTITIES}
     chosen = [n for n in ("hidden_size", "num_hidden_layers") if not {n, *ALIASES.get(n, ())} & named.keys()]
     return {**{n: found[n] for n in chosen}, **named}
 

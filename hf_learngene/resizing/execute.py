@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.logging import is_progress_bar_enabled
 
+from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.search import Allocation, allocated
 from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.errors import RefitError, UnsupportedSourceError
@@ -116,7 +117,7 @@ def spend_budget(plan: Plan, model: PreTrainedModel, examples: Examples) -> tupl
         with quiet():
             return execute(planned(sizes), model, examples=part)
 
-    found = allocated(model, plan.source, plan.budget or 1.0, examples, plan.sizes, shrink)
+    found = allocated(model, plan.source, cast(Meter, plan.budget), examples, plan.sizes, shrink)
     reports.info("\n%s", found)
     return planned(found.full), found
 

@@ -30,6 +30,8 @@ class ResizableMixin:
         *,
         method: str | Method = "auto",
         params: str | int | float | None = None,
+        flops: str | int | float | None = None,
+        latency: str | int | float | None = None,
         seed: int = 0,
         calibration: Any = AUTO,
         processing_class: Any = None,
@@ -46,7 +48,9 @@ class ResizableMixin:
             pretrained_model_name_or_path (`str` or `os.PathLike`): a Hub id or a folder.
             method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` (the same function) and
                 shrinks with `calibrated`.
-            params (`str`, `int` or `float`, *optional*): a parameter budget, `"20M"` or a share such as `0.25`.
+            params (`str`, `int` or `float`, *optional*): a budget, `"20M"` parameters or a share such as `0.25`: a ceiling.
+            flops (`str`, `int` or `float`, *optional*): the same for `"4G"` FLOPs, or a share; see `resize`.
+            latency (`str`, `int` or `float`, *optional*): the same for `"20ms"` on this CPU, or a share; see `resize`.
             seed (`int`, *optional*, defaults to 0): for every random number.
             calibration (*optional*, defaults to `"auto"`): a few hundred unlabelled examples; `"synthetic"` for made-up ones,
                 which `"auto"` takes where a method needs some; None for none. See `resize`.
@@ -71,6 +75,8 @@ class ResizableMixin:
                 kwargs,
                 method=method,
                 params=params,
+                flops=flops,
+                latency=latency,
                 seed=seed,
                 calibration=calibration,
                 processing_class=processing_class,

@@ -11,14 +11,14 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
-from hf_learngene.budget.meter import parse_budget
+from hf_learngene.budget.meter import Meter
 from hf_learngene.hub import provenance
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
 from hf_learngene.resizing.route import examples_origin, route_of, spends_by_error
 from hf_learngene.resizing.sizes import check_names, complete, describe, raw_sizes
 from hf_learngene.resizing.spec import GIVEN, SYNTHETIC, ResizeSpec
-from hf_learngene.resizing.spending import spent
+from hf_learngene.resizing.spending import metered, spent
 from hf_learngene.resizing.table import origin_table
 from hf_learngene.vocabulary.rows import Vocabulary, read_vocabulary
 
@@ -36,7 +36,8 @@ class Plan:
         sizes: those that the caller asked for, by canonical name.
         passes: the methods that are run, one after the other.
         examples: where its calibration examples come from, `given` or `synthetic`; None where it needs none.
-        budget: parameters still to be spent by the error that examples show; None where the sizes are settled.
+        meter: the budget that was asked for; None where none was.
+        budget: the same while it is still to be spent, by the error that examples show; None where the sizes are settled.
     """
 
     spec: ResizeSpec = field(repr=False)
@@ -45,7 +46,8 @@ class Plan:
     sizes: Mapping[str, Any]
     passes: tuple[Pass, ...] = field(repr=False)
     examples: str | None = None
-    budget: str | int | float | None = None
+    meter: Meter | None = None
+    budget: Meter | None = None
 
     @property
     def target_config(self) -> PreTrainedConfig:
@@ -128,6 +130,9 @@ class Plan:
             f"parameters {self.source_parameters:,} → {self.num_parameters:,} ({share:.1%})",
             *(line for step in self.passes if (line := _layers(step))),
         ]
+        if self.meter is not None and self.meter is not self.budget and self.meter.budget.quantity != "params":
+            amount, most = self.meter.exact(self.passes[-1].sizes), self.meter.told(self.meter.ceiling)
+            lines.insert(2, f"{self.meter.told(self.meter.source)} → {self.meter.told(amount)}, of {most} allowed")
         return "\n".join(lines) + f"\n\n{origin_table(self.tensors)}"
 
 
@@ -171,12 +176,10 @@ def make_plan(
     vocabulary = read_vocabulary(spec.kept_tokens, spec.pad_to_multiple_of, source, config, model_class)
     if vocabulary is not None:
         asked = sizes = {**sizes, "vocab_size": vocabulary.agreed(sizes.get("vocab_size"))}
-    waits = False
-    if spec.params is not None:
-        most = parse_budget(spec.params, source.num_parameters)
-        waits = origin is not None and spends_by_error(spec, most, source, sizes)
-    if spec.params is not None and not waits:
-        sizes = spent(spec.params, source, config, model_class, sizes)
+    meter = None if spec.budget is None else metered(spec.budget, source, config, model_class, sizes)
+    waits = meter is not None and origin is not None and spends_by_error(spec, meter, source, sizes)
+    if meter is not None and not waits:
+        sizes = spent(meter, source, config, sizes)
     if method is not None:
         sizes = {**method.implied_sizes(source.sizes), **sizes}
     sizes = complete(source, config, sizes)
@@ -197,4 +200,4 @@ def make_plan(
             )
         )
     used = origin if any(step.method.needs_examples for step in passes) or origin == GIVEN else None
-    return Plan(spec, config, model_class, asked, tuple(passes), used, spec.params if waits else None)
+    return Plan(spec, config, model_class, asked, tuple(passes), used, meter, meter if waits else None)

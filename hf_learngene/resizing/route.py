@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.search import check_within_reach
 from hf_learngene.calibration.synthetic import why_not
 from hf_learngene.errors import (
@@ -164,7 +165,7 @@ def _examples_first(route: Route, source: Anatomy, vocabulary: Vocabulary | None
     return [*((method, {**to, **before}) for method, to in route[:-1]), route[-1]]
 
 
-def spends_by_error(spec: ResizeSpec, budget: int, source: Anatomy, wanted: Mapping[str, Any]) -> bool:
+def spends_by_error(spec: ResizeSpec, budget: Meter, source: Anatomy, wanted: Mapping[str, Any]) -> bool:
     """Whether a budget waits for examples: on those that a caller names, it goes by the error that each size leaves.
 
     Left alone, it is spent in the source's proportions, which a plan can show before any weight is read.
@@ -174,7 +175,7 @@ def spends_by_error(spec: ResizeSpec, budget: int, source: Anatomy, wanted: Mapp
     """
     grows = any(new > old for old, new in changes(source, wanted, _RANK).values())
     refits = spec.method is None or spec.method.refits
-    if spec.chooses_examples or budget >= source.num_parameters or grows or not refits:
+    if spec.chooses_examples or not budget.shrinks or grows or not refits:
         return False
     check_within_reach(source, budget, wanted)
     return True

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hf_learngene.anatomy.config_fields import ALIASES
+from hf_learngene.budget.meter import Budget
 from hf_learngene.calibration.record import GIVEN, SYNTHETIC
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.hub.files import HUB_KEYWORDS
@@ -53,7 +54,7 @@ class ResizeSpec:
     Attributes:
         sizes: what the caller named, by the config's field names (`hidden_size` -> 384).
         method: the method with its options; None is `auto`.
-        params: a parameter budget.
+        budget: a ceiling in place of sizes.
         seed: for every random number.
         calibration: examples, as given; `"synthetic"` for made-up ones, `"auto"` for those where they are needed, None for none.
         processing_class: what reads raw ones.
@@ -67,7 +68,7 @@ class ResizeSpec:
 
     sizes: Mapping[str, Any] = field(default_factory=dict)
     method: Method | None = None
-    params: str | int | float | None = None
+    budget: Budget | None = None
     seed: int = 0
     calibration: Any = AUTO
     processing_class: Any = None
@@ -86,6 +87,8 @@ class ResizeSpec:
         *,
         method: str | Method = "auto",
         params: str | int | float | None = None,
+        flops: str | int | float | None = None,
+        latency: str | int | float | None = None,
         seed: int = 0,
         calibration: Any = AUTO,
         processing_class: Any = None,
@@ -102,7 +105,9 @@ class ResizeSpec:
             sizes_and_options: what came as free keywords: sizes, options of the method, and where a checkpoint is loaded,
                 keywords of `from_pretrained` and label fields.
             method: its name, or its config object.
-            params: a parameter budget.
+            params: a budget of parameters.
+            flops: a budget of FLOPs in its place.
+            latency: a budget of time in its place.
             seed: for every random number.
             calibration: examples, `"synthetic"`, `"auto"` or None.
             processing_class: what reads raw ones.
@@ -147,7 +152,7 @@ class ResizeSpec:
         return cls(
             sizes,
             chosen,
-            params,
+            Budget.of(params=params, flops=flops, latency=latency),
             seed,
             calibration,
             processing_class,
@@ -174,7 +179,7 @@ class ResizeSpec:
 
     def with_sizes(self, sizes: Mapping[str, Any], **changes: Any) -> Self:
         """The same spec with other sizes, and no budget."""
-        return dataclasses.replace(self, sizes=sizes, params=None, **changes)
+        return dataclasses.replace(self, sizes=sizes, budget=None, **changes)
 
 
 def _all_sizes() -> set[str]:

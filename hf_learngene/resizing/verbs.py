@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.search import Allocation
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.errors import InvalidSizeError, UnsupportedSourceError
@@ -25,6 +26,8 @@ def resize(
     *,
     method: str | Method = "auto",
     params: str | int | float | None = None,
+    flops: str | int | float | None = None,
+    latency: str | int | float | None = None,
     seed: int = 0,
     calibration: Any = AUTO,
     processing_class: Any = None,
@@ -41,9 +44,13 @@ def resize(
         model (`PreTrainedModel`): an encoder of a native transformers class, with any head.
         method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with `calibrated`;
             see `registered_methods()`.
-        params (`str`, `int` or `float`, *optional*): a parameter budget (`"20M"`, or a share such as `0.25`): width and
+        params (`str`, `int` or `float`, *optional*): a budget (`"20M"`, or a share such as `0.25`), never exceeded: width and
             depth are chosen in the source's proportions; where `calibration` is named, width, heads, ffn and depth by the error
             that each of them is measured to leave (`allocate` shows the measurements).
+        flops (`str`, `int` or `float`, *optional*): a budget of FLOPs (`"4G"`, or a share) in place of parameters, of a
+            forward pass of one example: an image of the config's size, or a text of 128 tokens. A multiply-add counts two.
+        latency (`str`, `int` or `float`, *optional*): a budget of time (`"20ms"`, or a share) of such a pass, measured on this
+            machine's CPU with random weights, while it is planned.
         seed (`int`, *optional*, defaults to 0): for every random number: equal seeds give equal models.
         calibration (*optional*, defaults to `"auto"`): what shrinking looks at: a few hundred unlabelled examples (a
             path, a `datasets.Dataset`, a list of dicts with the model's columns, a `DataLoader`, or texts or images).
@@ -80,6 +87,8 @@ def resize(
         sizes_and_options,
         method=method,
         params=params,
+        flops=flops,
+        latency=latency,
         seed=seed,
         calibration=calibration,
         processing_class=processing_class,
@@ -100,6 +109,8 @@ def plan(
     *,
     method: str | Method = "auto",
     params: str | int | float | None = None,
+    flops: str | int | float | None = None,
+    latency: str | int | float | None = None,
     seed: int = 0,
     calibration: Any = AUTO,
     model_class: type[PreTrainedModel] | None = None,
@@ -112,7 +123,9 @@ def plan(
     Args:
         source: a Hub id or folder (only its config is fetched), a config, or a model.
         method (`str` or `Method`, *optional*, defaults to `"auto"`): as in `resize`.
-        params (`str`, `int` or `float`, *optional*): a parameter budget, `"20M"` or a share such as `0.25`.
+        params (`str`, `int` or `float`, *optional*): a budget, `"20M"` parameters or a share such as `0.25`: a ceiling.
+        flops (`str`, `int` or `float`, *optional*): the same for `"4G"` FLOPs, or a share; see `resize`.
+        latency (`str`, `int` or `float`, *optional*): the same for `"20ms"` on this CPU, or a share; see `resize`.
         seed (`int`, *optional*, defaults to 0): noted in the plan.
         calibration (*optional*, defaults to `"auto"`): as in `resize`; None shows what is done without any examples.
         model_class (`type`, *optional*): the class to plan for. Default: the one named in the checkpoint's config.
@@ -136,6 +149,8 @@ def plan(
         sizes_and_options,
         method=method,
         params=params,
+        flops=flops,
+        latency=latency,
         seed=seed,
         calibration=calibration,
         kept_tokens=kept_tokens,
@@ -161,9 +176,11 @@ def plan(
 
 def allocate(
     model: PreTrainedModel,
-    params: str | int | float,
+    params: str | int | float | None = None,
     calibration: Any = SYNTHETIC,
     *,
+    flops: str | int | float | None = None,
+    latency: str | int | float | None = None,
     processing_class: Any = None,
     calibration_column: str | tuple[str, str] | None = None,
     calibration_size: int | None = None,
@@ -180,6 +197,8 @@ def allocate(
     Args:
         model (`PreTrainedModel`): the source.
         params (`str`, `int` or `float`): the budget, `"10M"` or a share such as `0.25`.
+        flops (`str`, `int` or `float`, *optional*): the same for FLOPs, in place of `params`.
+        latency (`str`, `int` or `float`, *optional*): the same for time.
         calibration (*optional*, defaults to `"synthetic"`): a few hundred unlabelled examples, as in `resize`, or made-up ones.
         processing_class (*optional*): tokenizer or image processor, as in `resize`.
         calibration_column (*optional*): which column of `calibration` holds texts or images.
@@ -209,6 +228,8 @@ def allocate(
         {**sizes, "ridge": ridge},
         method="calibrated",
         params=params,
+        flops=flops,
+        latency=latency,
         seed=seed,
         calibration=calibration,
         processing_class=processing_class,
@@ -218,11 +239,14 @@ def allocate(
     )
     check_source(model)
     provenance.check(model.config)
+    if spec.budget is None:
+        raise InvalidSizeError("allocate spends a budget: give params, such as 0.5, or flops= or latency=.")
     made = make_plan(model.config, type(model), spec)
     if made.budget is None:
+        meter, name = cast(Meter, made.meter), spec.budget.quantity
         raise InvalidSizeError(
-            f"params={params!r} is no less than the model's {made.source_parameters:,} parameters: there is nothing to shrink. "
-            "resize(model, params=...) grows it."
+            f"{name}={spec.budget.amount!r} is no less than the model's {meter.told(meter.source)}: there is nothing to shrink. "
+            f"resize(model, {name}=...) grows it."
         )
     with examples_for(made, model) as examples:
         return spend_budget(made, model, cast(Examples, examples))[1]

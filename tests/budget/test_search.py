@@ -12,8 +12,10 @@ from hf_learngene import AutoModelForImageClassification, allocate, errors, resi
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.budget import search
 from hf_learngene.budget.count import parameter_count
+from hf_learngene.budget.meter import Budget
 from hf_learngene.budget.search import _between, _different, _Fitting, _split, allocated
 from hf_learngene.calibration.examples import Examples
+from hf_learngene.resizing.spending import metered
 from testing.families import tiny_model
 from testing.numerics import assert_close_for
 
@@ -173,7 +175,8 @@ def test_what_is_given_by_name_counts_once(monkeypatch, units):
     monkeypatch.setattr(search, "TRIED", 1)
     monkeypatch.setattr(search, "_distance", lambda found, wanted: error_of(made[-1]))
     fixed = {"intermediate_size": units, "num_attention_heads": 3}
-    found = allocated(model, anatomy, 0.5, Examples(pictures(model, 4), model), fixed, shrink)
+    meter = metered(Budget("params", 0.5), anatomy, model.config, type(model), fixed)
+    found = allocated(model, anatomy, meter, Examples(pictures(model, 4), model), fixed, shrink)
     assert totals == [len(made)]
     assert (made[0] == {**{n: anatomy.sizes[n] for n in made[0]}, **fixed}) == (units < 40)
     count = parameter_count(anatomy)
@@ -192,4 +195,6 @@ def test_between_measured_sizes_the_error_lies_between():
 
 def test_tried_sizes_differ():
     candidates = [{"a": 40, "b": 8}, {"a": 39, "b": 8}, {"a": 20, "b": 8}, {"a": 20, "b": 4}, {"a": 10, "b": 2}]
-    assert _different(candidates, ["a", "b"], {"a": 40, "b": 8}) == [candidates[0], candidates[2], candidates[3]]
+    names, old = ["a", "b"], {"a": 40, "b": 8}
+    assert _different(candidates, names, old, lambda sizes: True) == [candidates[0], candidates[2], candidates[3]]
+    assert _different(candidates, names, old, lambda sizes: sizes["a"] < 40) == [candidates[1], *candidates[2:4]]
