@@ -47,7 +47,7 @@ MethodName = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="One of `hf-learngene methods`.",
+        help="See `hf-learngene methods`.",
     ),
 ]
 Option = Annotated[
