@@ -56,7 +56,7 @@ Option = Annotated[
 ]
 Calibration = Annotated[
     str,
-    typer.Option(metavar="DATA", help="Shrink on a path, a Hub id, none. Default: made up.", show_default=False),
+    typer.Option(metavar="DATA", help="A path, a Hub id, or none; else made up.", show_default=False),
 ]
 CalibrationColumn = Annotated[
     str | None, typer.Option(metavar="NAME", help="Of texts or images; a pair: NAME,NAME.", show_default=False)
