@@ -175,7 +175,7 @@ def mixed_map(covariance: Tensor, width: int, gains: Tensor) -> Tensor:
         >>> stream = mixed_map(torch.eye(4, dtype=torch.float64), 3, torch.tensor([1.0, 2.0, 3.0, 4.0]))
         >>> torch.allclose(stream.T @ stream, 0.75 * torch.eye(3, dtype=torch.float64))
         True
-        >>> torch.allclose(stream.sum(1), torch.full((4,), 1.5, dtype=torch.float64))
+        >>> torch.allclose(stream.sum(1), torch.full((4,), 0.75, dtype=torch.float64))
         True
     """
     old = len(covariance)

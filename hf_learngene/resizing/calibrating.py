@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -18,6 +18,7 @@ from hf_learngene.calibration.record import record_of, told
 from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, synthetic_examples
 from hf_learngene.errors import RefitError
 from hf_learngene.hub import provenance
+from hf_learngene.hub.sentence import read_modules
 from hf_learngene.pruning.agreement import Agreement, agreement
 from hf_learngene.resizing.execute import execute, spend_budget
 from hf_learngene.resizing.plan import Plan, make_plan
@@ -63,8 +64,15 @@ def carry_out(
             fitted, held = held_back(examples)
             record = record_of(examples)
 
+        modules = read_modules(source, loading) if source is not None and loading is not None else None
+
         def seen(before: PreTrainedModel, after: PreTrainedModel) -> None:
-            if held is not None and (found := agreement(before, after, held)) is not None:
+            if held is None:
+                return
+            if _starts_anew(plan, model):
+                before, after = (cast(PreTrainedModel, one.base_model) for one in (before, after))
+            found = agreement(before, after, held, pooling=modules.pooling if modules is not None else None)
+            if found is not None:
                 agreed[:] = [found]
 
         try:
@@ -85,6 +93,12 @@ def carry_out(
                 logger.warning(told(record, str(agreed[0]) if agreed else ""))
     provenance.seal(made)
     return made
+
+
+def _starts_anew(plan: Plan, model: PreTrainedModel) -> bool:
+    """Whether a head is new, so that it agrees with nothing."""
+    inside = f"{model.base_model_prefix}."
+    return "For" in type(model).__name__ and any(not name.startswith(inside) for name in plan.fresh)
 
 
 def _without_examples(plan: Plan) -> Plan:

@@ -201,7 +201,7 @@ def test_of_equal_scores_the_first_stays():
     [
         ({"method": "taylor", "calibration": [{"input_ids": [5, 6, 7]}] * 4}, errors.CalibrationError, "have no labels"),
         ({"method": "taylor"}, errors.CalibrationError, "with labels"),
-        ({"method": "minitron"}, errors.CalibrationError, "without labels"),
+        ({"method": "minitron", "calibration": None}, errors.CalibrationError, "without labels"),
         ({"method": "l2", "calibration": [{"input_ids": [5]}]}, errors.UnknownOptionError, "'l2' looks at no examples"),
         ({"method": "shortgpt", "calibration": texts(4)}, errors.DirectionError, "drops whole layers.*minitron"),
         ({"method": "minitron", "calibration": texts(4), "intermediate_size": 80}, errors.DirectionError, "cannot grow"),

@@ -31,20 +31,20 @@ from testing.method_tester import shipped
 @pytest.mark.parametrize(
     ("task_", "wanted"),
     [
-        ({"hidden_size": 16}, "weight_selection"),
-        ({"num_hidden_layers": 2}, "weight_selection"),
+        ({"hidden_size": 16}, "calibrated"),
+        ({"num_hidden_layers": 2}, "calibrated"),
         ({"hidden_size": 16, "num_attention_heads": 4}, "weight_selection"),  # more heads, but of a smaller total
         ({"image_size": 16}, "weight_selection"),  # neither grows nor shrinks: kept, and the grid interpolated
         ({}, "weight_selection"),
         ({"hidden_size": 40}, "lemon"),
         ({"num_hidden_layers": 4}, "lemon"),
         ({"intermediate_size": 50, "num_hidden_layers": 4}, "lemon"),
-        ({"hidden_size": 48, "num_hidden_layers": 2}, "weight_selection+lemon"),
-        ({"hidden_size": 16, "num_hidden_layers": 5}, "weight_selection+lemon"),
-        ({"intermediate_size": 20, "num_attention_heads": 4, "head_dim": 8}, "weight_selection+lemon"),
+        ({"hidden_size": 48, "num_hidden_layers": 2}, "calibrated+lemon"),
+        ({"hidden_size": 16, "num_hidden_layers": 5}, "calibrated+lemon"),
+        ({"intermediate_size": 20, "num_attention_heads": 4, "head_dim": 8}, "calibrated+lemon"),
         (
             {"hidden_size": 48, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 40},
-            "weight_selection+lemon",
+            "calibrated+lemon",
         ),
     ],
     ids=str,
@@ -62,9 +62,7 @@ def test_auto_shrinks_what_shrinks_then_grows_what_grows(task_, wanted):
 def test_a_mixed_resize_is_the_selection_and_then_a_growth_of_it():
     model = tiny_model("bert", "BertForMaskedLM")
     mixed = resize(model, hidden_size=48, num_hidden_layers=2, intermediate_size=30)
-    selected = resize(
-        model, method="weight_selection", layer_selection="uniform", num_hidden_layers=2, intermediate_size=30
-    )
+    selected = resize(model, method="calibrated", num_hidden_layers=2, intermediate_size=30)
     assert verify(selected, mixed, inputs_for(model)).function_preserving
     origins = {t.name: t for t in plan(model, hidden_size=48, num_hidden_layers=2, intermediate_size=30).tensors}
     up = origins["bert.encoder.layer.1.intermediate.dense.weight"]

@@ -170,3 +170,14 @@ def test_a_model_with_the_processor_of_another_size_sees_its_own(vit):
     made = synthetic_examples(vit, processor, count=4)
     assert made["pixel_values"][:].shape[-1] == vit.config.image_size
     assert methods(resize(vit, processing_class=processor, **half(vit))) == ["calibrated"]
+
+
+def test_a_new_head_is_not_asked_whether_it_agrees(vit):
+    side = vit.config.image_size
+    shape = vit.config.num_channels, side, side
+    given = [{"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(i))} for i in range(80)]
+    kinds = [
+        resize(vit, calibration=given, **half(vit), **labels).config.learngene["calibration"]["agreement"]["kind"]
+        for labels in ({}, {"num_labels": 9})
+    ]
+    assert kinds == ["same top class", "cosine of embeddings"]

@@ -150,8 +150,8 @@ class MethodTester:
             with pytest.raises(UnknownOptionError, match="looks at no examples"):
                 resize(self.model, **request, calibration=self.examples)
             return
-        with pytest.raises(CalibrationError):
-            resize(self.model, **request)
+        with pytest.raises(CalibrationError, match="looks at examples"):
+            resize(self.model, **request, calibration=None)
         without = [{n: v for n, v in example.items() if n != "labels"} for example in self.examples]
         if self.method.needs_labels:
             with pytest.raises(CalibrationError, match="labels"):
