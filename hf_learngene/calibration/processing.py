@@ -14,8 +14,8 @@ from hf_learngene.errors import CheckpointError, first_line
 
 
 logger = logging.get_logger(__name__)
-# of the Hub's client, as in `hub.files`, which stands above this layer
-_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "proxies")
+# of the Hub's client: which repository state, whose access, which cache
+HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "proxies")
 _KINDS = {
     "pixel_values": "image processor",
     "input_values": "feature extractor",
@@ -46,7 +46,7 @@ def processor_of(source: str | os.PathLike[str], main_input: str, loading: Mappi
     Raises:
         CheckpointError: it has none, or one that is damaged, needs code of its own, or prepares nothing.
     """
-    keywords: dict[str, Any] = {k: v for k, v in (loading or {}).items() if k in _KEYWORDS and v is not None}
+    keywords: dict[str, Any] = {k: v for k, v in (loading or {}).items() if k in HUB_KEYWORDS and v is not None}
     kind, name = kind_of(main_input), os.fspath(source)
     try:
         if main_input == "pixel_values":
@@ -146,4 +146,4 @@ def _said(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
-__all__ = ["kind_of", "processor_for", "processor_of", "resolved_processor"]
+__all__ = ["HUB_KEYWORDS", "kind_of", "processor_for", "processor_of", "resolved_processor"]

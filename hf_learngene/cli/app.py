@@ -170,7 +170,6 @@ def plan_command(
         "A larger one computes what its source computes; a smaller one works before any training.",
         "resize google-bert/bert-base-uncased bert-24 --num-hidden-layers 24",
         "resize my-vit vit-quarter --hidden-size 192 --calibration images/",
-        "resize my-bert bert-8000 --corpus texts.txt --vocab-size 8000",
     ),
 )
 def resize_command(

@@ -9,12 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from hf_learngene.calibration.processing import HUB_KEYWORDS
 from hf_learngene.errors import CheckpointError, first_line
 
 
 logger = logging.getLogger(__name__)
-# Keywords of the Hub client: which repository state, whose access, which cache.
-HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "proxies")
 # Every vocabulary file that a tokenizer of an encoder in transformers reads. They are copied as they are: a tokenizer
 # that was read and written again is not always the same one.
 TOKENIZER_FILES = (

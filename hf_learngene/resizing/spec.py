@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from hf_learngene.anatomy.config_fields import ALIASES
 from hf_learngene.budget.meter import Budget
+from hf_learngene.calibration.processing import HUB_KEYWORDS
 from hf_learngene.calibration.record import GIVEN, SYNTHETIC
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
-from hf_learngene.hub.files import HUB_KEYWORDS
 from hf_learngene.methods import Method
 from hf_learngene.methods.registry import make_method, option_owners, options_of
 

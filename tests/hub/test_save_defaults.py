@@ -123,9 +123,9 @@ def test_the_keywords_of_the_hub_are_listed_once():
     from pathlib import Path
 
     import hf_learngene
-    from hf_learngene.hub.files import HUB_KEYWORDS
+    from hf_learngene.calibration.processing import HUB_KEYWORDS
 
     package = Path(hf_learngene.__file__).parent
     found = [f.name for f in package.rglob("*.py") if '"force_download"' in f.read_text()]
     assert "force_download" in HUB_KEYWORDS
-    assert found == ["files.py"]
+    assert found == ["processing.py"]

@@ -106,7 +106,8 @@ def test_heads_and_head_size_of_families_that_keep_them_apart_from_the_width(siz
 )
 def test_what_lemon_added_is_taken_away_without_loss(family, name, grown, back):
     source = model_of(family, name)
-    examples = examples_for(source)
+    # in a post-norm model of random weights it is nearly a tie which layers cost least; fewer examples may choose others
+    examples = examples_for(source, count=192)
     big = resize(source, method="lemon", **grown)
     again = resize(big, method="calibrated", calibration=examples, ridge=1e-12, **back)
     assert distance(again, source, examples) <= 1e-8
