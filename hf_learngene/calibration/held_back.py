@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from torch import Tensor
 
 from hf_learngene.calibration.examples import Batches, BatchesOf
@@ -16,9 +16,9 @@ FEWEST = 8  # of fewer, a share says little
 
 
 def held_back(examples: Batches) -> tuple[Batches, Batches | None]:
-    """A split of calibration examples: the last rows of the batches are held back, as many of each as its size says.
+    """A split of calibration examples: those that are held back are spread over all, and always the same ones.
 
-    So given and made-up examples are both held back in their proportions. It is always the same ones.
+    So given and made-up examples are both held back in their proportions.
 
     Args:
         examples (`Examples`): calibration examples; they are left as they are.
@@ -37,32 +37,31 @@ def held_back(examples: Batches) -> tuple[Batches, Batches | None]:
         ([28, 28, 28], [4, 4, 4])
     """
     sizes = [_rows(batch) for batch in examples.batches()]
-    held = _numbers_held(sizes)
-    if sum(held) < FEWEST:
+    held = _held(sizes)
+    if sum(int(places.sum()) for places in held) < FEWEST:
         return examples, None
-    some = [number for number, count in enumerate(held) if count]
-    fitted = [number for number, count in enumerate(held) if count < sizes[number]]
+    some = [number for number, places in enumerate(held) if bool(places.any())]
+    fitted = [number for number, places in enumerate(held) if not bool(places.all())]
     return (
-        _Rows(examples, tuple(fitted), lambda number, batch: _cut(batch, 0, sizes[number] - held[number])),
-        _Rows(examples, tuple(some), lambda number, batch: _cut(batch, sizes[number] - held[number], sizes[number])),
+        _Rows(examples, tuple(fitted), lambda number, batch: _cut(batch, ~held[number])),
+        _Rows(examples, tuple(some), lambda number, batch: _cut(batch, held[number])),
     )
 
 
-def _numbers_held(sizes: list[int]) -> list[int]:
-    """How many of the examples of each batch are held back."""
+def _held(sizes: list[int]) -> list[Tensor]:
+    """Which of the examples of each batch are held back: spread over all, whatever the batches."""
     total = sum(sizes)
     wanted = min(MOST, total // SHARE)
-    up_to = [wanted * seen // total for seen in itertools.accumulate(sizes)]
-    return [after - before for before, after in itertools.pairwise([0, *up_to])]
+    counted = torch.arange(total + 1) * wanted // max(1, total)
+    return list((counted[1:] > counted[:-1]).split(sizes))
 
 
 def _rows(batch: dict[str, Tensor]) -> int:
     return max((len(value) for value in batch.values() if value.dim()), default=0)
 
 
-def _cut(batch: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
-    rows = _rows(batch)
-    return {k: v[start:stop] if v.dim() and len(v) == rows else v for k, v in batch.items()}
+def _cut(batch: dict[str, Tensor], places: Tensor) -> dict[str, Tensor]:
+    return {k: v[places] if v.dim() and len(v) == len(places) else v for k, v in batch.items()}
 
 
 class _Rows(BatchesOf):

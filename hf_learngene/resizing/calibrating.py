@@ -130,6 +130,8 @@ def examples_for(
     if plan.examples is None or not takers:
         if takers:
             raise missing_examples(plan.method, labels)
+        if plan.examples == GIVEN:
+            logger.warning("calibration= is not used: nothing shrinks here, and %s needs no examples.", plan.method)
         yield None
         return
 
