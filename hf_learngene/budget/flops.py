@@ -29,8 +29,8 @@ def flops(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int:
 
     Example:
         >>> from transformers import ViTConfig, ViTModel
-        >>> flops(ViTConfig(), ViTModel)
-        35125755648
+        >>> round(flops(ViTConfig(), ViTModel) / 1e9, 1)
+        35.1
     """
     return _by_module(config, model_class)[""]
 
