@@ -267,24 +267,24 @@ class Runner:
                         self._given.add((name, number))
 
                 stack.callback(self.model.get_submodule(name).register_forward_hook(hook).remove)
-            stack.enter_context(standing_in(self.model, given))
+            done = {name: Done(self.model.get_submodule(name), value) for name, value in given.items()}
+            stack.enter_context(replaced(self.model, done))
             yield
 
 
 @contextmanager
-def standing_in(model: nn.Module, given: Mapping[str, Any]) -> Iterator[None]:
-    """The model with these modules replaced by what they gave."""
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+def replaced(model: nn.Module, given: Mapping[str, nn.Module]) -> Iterator[None]:
+    """The model with other modules under these names."""
+    before: list[tuple[nn.Module, str, nn.Module]] = []
     try:
-        for name, value in given.items():
+        for name, module in given.items():
             parent, _, leaf = name.rpartition(".")
             holder = model.get_submodule(parent)
-            module = holder.get_submodule(leaf)
-            replaced.append((holder, leaf, module))
-            holder._modules[leaf] = Done(module, value)
+            before.append((holder, leaf, holder.get_submodule(leaf)))
+            holder._modules[leaf] = module
         yield
     finally:
-        for holder, leaf, module in replaced:
+        for holder, leaf, module in before:
             holder._modules[leaf] = module
 
 
@@ -382,4 +382,15 @@ def output_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     return rows_of(first, tokens_shown(batch)).double()
 
 
-__all__ = ["Activations", "Runner", "drawing", "evaluating", "execution_order", "output_of", "run", "without_autocast"]
+__all__ = [
+    "Activations",
+    "Done",
+    "Runner",
+    "drawing",
+    "evaluating",
+    "execution_order",
+    "output_of",
+    "replaced",
+    "run",
+    "without_autocast",
+]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +12,13 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.pruning.activations import output_of, without_autocast
-from hf_learngene.pruning.targets import layer_container
+from hf_learngene.pruning.activations import without_autocast
+from hf_learngene.pruning.suffix import Suffixes
 
 
 ROUNDS = 4  # in which layers leave
 LAYER_EXAMPLES, LAYER_PLACES = 64, 8  # that are looked at for each of them, and batches that they are taken from
+USUAL, FEWEST = 12, 16  # depth from which on fewer examples are looked at, and how many at least
 
 
 @torch.no_grad()
@@ -38,19 +37,19 @@ def kept_layers(
         examples: calibration examples; a few dozen, spread over all, are looked at.
         disable_progress: no progress bar.
     """
-    batches = _few(examples)
-    container = layer_container(anatomy)
-    wanted = [output_of(model, b) for b in batches]
     alive = list(range(anatomy.num_layers))
     leaving = len(alive) - depth
-    with tqdm(total=leaving, desc="choosing layers", disable=disable_progress) as bar:
+    progress = tqdm(total=leaving, desc="choosing layers", disable=disable_progress)
+    with progress as bar, Suffixes(model, anatomy, _few(examples, anatomy.num_layers)) as suffixes:
+        wanted = suffixes.leave()
         while len(alive) > depth:
-            gone = [i for i in range(anatomy.num_layers) if i not in alive]
-            costs = [_cost(model, container, [*gone, layer], batches, wanted) for layer in alive]
+            costs = [_cost(suffixes, layer, wanted) for layer in alive]
             portion = min(len(alive) - depth, -(-leaving // ROUNDS))
             order = sorted(range(len(alive)), key=lambda i: costs[i])
             out = {alive[i] for i in order[:portion]}
             alive = [i for i in alive if i not in out]
+            if len(alive) > depth:
+                suffixes.leave(*out)
             bar.update(portion)
     return tuple(alive)
 
@@ -61,29 +60,25 @@ def layer_costs(
     model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
 ) -> list[float]:
     """How far the model's output moves without each of its layers, on a few examples; a squared distance."""
-    batches = _few(examples)
-    wanted = [output_of(model, b) for b in batches]
     layers = tqdm(range(anatomy.num_layers), desc="choosing layers", disable=disable_progress)
-    return [_cost(model, layer_container(anatomy), [layer], batches, wanted) for layer in layers]
+    with Suffixes(model, anatomy, _few(examples, anatomy.num_layers)) as suffixes:
+        wanted = suffixes.leave()
+        return [_cost(suffixes, layer, wanted) for layer in layers]
 
 
-def _cost(
-    model: PreTrainedModel,
-    container: str,
-    gone: Sequence[int],
-    batches: Sequence[dict[str, Tensor]],
-    wanted: Sequence[Tensor],
-) -> float:
-    with skipped(model, container, gone):
-        found = [output_of(model, b) for b in batches]
-    return sum(float((f - w).pow(2).sum()) for f, w in zip(found, wanted, strict=True))
+def _cost(suffixes: Suffixes, layer: int, wanted: Sequence[Tensor]) -> float:
+    return sum(float((f - w).pow(2).sum()) for f, w in zip(suffixes.without(layer), wanted, strict=True))
 
 
-def _few(examples: Batches) -> list[dict[str, Tensor]]:
-    """A few examples of some batches, both spread over all: data sets are often sorted by their labels."""
+def _few(examples: Batches, depth: int) -> list[dict[str, Tensor]]:
+    """A few examples of some batches, both spread over all: data sets are often sorted by their labels.
+
+    Each of the layers is left out by itself: with fewer examples in deeper models the cost stays a few forward passes.
+    """
+    wanted = max(FEWEST, LAYER_EXAMPLES * USUAL // max(USUAL, depth))
     lengths = [len(next(iter(b.values()))) for b in examples.batches()]
-    count = min(len(lengths), max(LAYER_PLACES, -(-LAYER_EXAMPLES * len(lengths) // sum(lengths))))
-    places, each = set(uniform_indices(len(lengths), count).tolist()), -(-LAYER_EXAMPLES // count)
+    count = min(len(lengths), max(LAYER_PLACES, -(-wanted * len(lengths) // sum(lengths))))
+    places, each = set(uniform_indices(len(lengths), count).tolist()), -(-wanted // count)
     found = []
     for number, batch in enumerate(examples.batches()):
         if number in places:
@@ -91,20 +86,3 @@ def _few(examples: Batches) -> list[dict[str, Tensor]]:
             rows = uniform_indices(length, min(each, length))
             found.append({k: v[rows] if v.dim() and len(v) == length else v for k, v in batch.items()})
     return found
-
-
-@contextmanager
-def skipped(model: PreTrainedModel, container: str, layers: Sequence[int]) -> Iterator[None]:
-    """The layers hand on what they are given."""
-
-    def hook(module: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> Any:
-        given = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
-        if isinstance(result, Tensor):
-            return given
-        return (given, *result[1:])
-
-    with ExitStack() as stack:
-        for layer in layers:
-            module = model.get_submodule(f"{container}.{layer}")
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-        yield

@@ -1,0 +1,46 @@
+"""The output of a model without a layer is the same, whether all of it is run or what comes after that layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hf_learngene.anatomy import anatomy_of
+from hf_learngene.calibration.examples import Examples
+from hf_learngene.pruning.activations import output_of
+from hf_learngene.pruning.suffix import Suffixes
+from hf_learngene.pruning.targets import layer_container
+from testing.examples import examples_for
+from testing.families import tiny_model
+
+
+FAMILIES = [("vit", "ViTForImageClassification"), ("bert", "BertForSequenceClassification")]
+
+
+@pytest.mark.parametrize(("family", "name"), FAMILIES)
+def test_without_layers_is_a_model_that_does_not_have_them(family, name):
+    source = tiny_model(family, name).eval()
+    anatomy = anatomy_of(source.config, type(source))
+    batches = list(Examples(examples_for(source), source).batches())
+    holder, _, leaf = layer_container(anatomy).rpartition(".")
+    holder, layers = source.get_submodule(holder), source.get_submodule(layer_container(anatomy))
+
+    def output(gone):
+        setattr(holder, leaf, nn.ModuleList(m for i, m in enumerate(layers) if i not in gone))
+        try:
+            return [output_of(source, b) for b in batches]
+        finally:
+            setattr(holder, leaf, layers)
+
+    depth = len(layers)
+    with torch.no_grad(), Suffixes(source, anatomy, batches) as suffixes:
+        gone: set[int] = set()
+        torch.testing.assert_close(suffixes.leave(), output(gone))
+        for left in (depth - 1, 0):
+            for layer in set(range(depth)) - gone:
+                torch.testing.assert_close(list(suffixes.without(layer)), output(gone | {layer}))
+            gone.add(left)
+            if len(gone) < depth:
+                torch.testing.assert_close(suffixes.leave(left), output(gone))
+    assert list(source.get_submodule(layer_container(anatomy))) == list(layers)
