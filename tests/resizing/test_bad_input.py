@@ -123,7 +123,7 @@ def test_budgets_that_are_no_number(config_only, params):
 def test_budgets_out_of_reach(config_only, params):
     with pytest.raises(
         InvalidSizeError,
-        match=r"No size of `vit` .* has about [\d,]+ parameters; the nearest has [\d,]+ and the smallest",
+        match=r"No size of `vit` .* has about [\d,]+ parameters; the nearest has [\d,]+ parameters and the smallest",
     ):
         LOAD(config_only, params=params)
 
