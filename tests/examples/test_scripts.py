@@ -296,6 +296,7 @@ def test_best_model_is_the_one_saved(kind, request, tmp_path):
         "learning_rate": 1.0,
         "load_best_model_at_end": "true",
         "metric_for_best_model": "eval_loss",
+        "method": "weight_selection",
     }
     script, argv, auto_class = script_and_arguments(kind, request, tmp_path, "out", **options)
     results = script.main(argv)

@@ -40,9 +40,11 @@ def test_a_checkpoint_under_the_names_of_transformers_4(vit_folder):
     assert "vit.encoder.layer.0.attention.attention.query.weight" in saved_keys(vit_folder)
     model = tiny_model("vit", "ViTForImageClassification", dtype=torch.float32)
     assert "vit.layers.0.attention.q_proj.weight" in model.state_dict()
-    small = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, num_hidden_layers=2)
+    small = AutoModelForImageClassification.from_pretrained_resized(
+        vit_folder, hidden_size=16, calibration=None, num_hidden_layers=2
+    )
     assert type(small) is transformers.ViTForImageClassification
-    assert same_weights(small, resize(model, hidden_size=16, num_hidden_layers=2))
+    assert same_weights(small, resize(model, hidden_size=16, calibration=None, num_hidden_layers=2))
 
 
 def test_a_sharded_checkpoint(tmp_path):
@@ -57,16 +59,18 @@ def test_a_pickled_checkpoint(tmp_path):
     model = tiny_model("bert", "BertForMaskedLM", dtype=torch.float32)
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    small = AutoModelForMaskedLM.from_pretrained_resized(tmp_path, hidden_size=16)
-    assert same_weights(small, resize(model, hidden_size=16))
+    small = AutoModelForMaskedLM.from_pretrained_resized(tmp_path, hidden_size=16, calibration=None)
+    assert same_weights(small, resize(model, hidden_size=16, calibration=None))
 
 
 @pytest.mark.parametrize("method", ["weight_selection", "front"])
 def test_a_bfloat16_checkpoint_stays_so_and_is_computed_in_float32(tmp_path, method):
     model = tiny_model("vit", "ViTForImageClassification", dtype=torch.bfloat16)
     model.save_pretrained(tmp_path)
-    small = AutoModelForImageClassification.from_pretrained_resized(tmp_path, hidden_size=16, method=method)
-    exact = resize(copy.deepcopy(model).float(), hidden_size=16, method=method)
+    small = AutoModelForImageClassification.from_pretrained_resized(
+        tmp_path, hidden_size=16, calibration=None, method=method
+    )
+    exact = resize(copy.deepcopy(model).float(), hidden_size=16, calibration=None, method=method)
     assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
     assert small.config.dtype == torch.bfloat16
     assert same_weights(small, exact.to(torch.bfloat16))
@@ -86,11 +90,13 @@ def test_a_growth_in_bfloat16_rounds_once(tmp_path):
 
 def test_a_subclass_of_a_base_model_gets_the_checkpoints_weights(vit_folder, tmp_path):
     """Loaded as the custom class, every encoder layer would stay random: transformers converts no names for it."""
-    mine = MyViT.from_pretrained_resized(vit_folder, hidden_size=16)
+    mine = MyViT.from_pretrained_resized(vit_folder, hidden_size=16, calibration=None)
     assert type(mine) is MyViT
     assert not mine.training
     source = transformers.ViTModel.from_pretrained(vit_folder)
-    assert same_weights(mine, resize(source, hidden_size=16), ignore=["pooler"])  # the checkpoint has no pooler
+    assert same_weights(
+        mine, resize(source, hidden_size=16, calibration=None), ignore=["pooler"]
+    )  # the checkpoint has no pooler
     mine.save_pretrained(tmp_path / "mine")
     for cls in (MyViT, transformers.ViTModel, transformers.AutoModel):
         again = cls.from_pretrained(tmp_path / "mine")
@@ -108,22 +114,26 @@ def test_a_subclass_of_a_task_model(vit_folder, tmp_path):
     assert same_weights(mine, plain)
     mine.save_pretrained(tmp_path / "mine")
     assert same_weights(transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "mine"), plain)
-    assert type(resize(mine, hidden_size=16)) is MyViTForImageClassification
+    assert type(resize(mine, hidden_size=16, calibration=None)) is MyViTForImageClassification
 
 
 def test_auto_classes_take_the_class_of_their_task(bert_folder):
-    assert type(AutoModel.from_pretrained_resized(bert_folder, hidden_size=16)) is transformers.BertModel
     assert (
-        type(AutoModelForMaskedLM.from_pretrained_resized(bert_folder, hidden_size=16)) is transformers.BertForMaskedLM
+        type(AutoModel.from_pretrained_resized(bert_folder, hidden_size=16, calibration=None))
+        is transformers.BertModel
+    )
+    assert (
+        type(AutoModelForMaskedLM.from_pretrained_resized(bert_folder, hidden_size=16, calibration=None))
+        is transformers.BertForMaskedLM
     )
 
 
 def test_one_tower_of_a_two_tower_checkpoint(tmp_path):
     model = tiny_model("clip", "CLIPForImageClassification", dtype=torch.float32)
     model.save_pretrained(tmp_path)
-    small = AutoModelForImageClassification.from_pretrained_resized(tmp_path, hidden_size=16)
+    small = AutoModelForImageClassification.from_pretrained_resized(tmp_path, hidden_size=16, calibration=None)
     assert small.config.vision_config.hidden_size == 16
-    assert same_weights(small, resize(model, hidden_size=16))
+    assert same_weights(small, resize(model, hidden_size=16, calibration=None))
 
 
 def test_auto_classes_still_load_as_their_parents_do(vit_folder):
@@ -136,7 +146,12 @@ def test_auto_classes_still_load_as_their_parents_do(vit_folder):
 
 def test_the_record_tells_where_a_model_comes_from_and_chains(vit_folder, tmp_path):
     first = AutoModelForImageClassification.from_pretrained_resized(
-        vit_folder, hidden_size=16, method="weight_selection", element_selection="consecutive", seed=3
+        vit_folder,
+        hidden_size=16,
+        calibration=None,
+        method="weight_selection",
+        element_selection="consecutive",
+        seed=3,
     )
     record = first.config.learngene
     assert record["source"] == "vit"  # the folder's name, nothing of the machine
@@ -168,7 +183,9 @@ def test_the_record_tells_where_a_model_comes_from_and_chains(vit_folder, tmp_pa
 
 
 def test_a_mixed_resize_records_both_stages(vit_folder):
-    mixed = AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=48, num_hidden_layers=2)
+    mixed = AutoModelForImageClassification.from_pretrained_resized(
+        vit_folder, hidden_size=48, num_hidden_layers=2, calibration=None
+    )
     assert [stage["method"] for stage in mixed.config.learngene["passes"]] == ["weight_selection", "lemon"]
     assert mixed.config.learngene["history"] == []
     json.dumps(mixed.config.learngene)
@@ -199,10 +216,10 @@ def test_equal_seeds_give_equal_models(vit_folder, request_):
 
 def test_what_a_checkpoint_lacks_is_drawn_under_the_seed_too(vit_folder):
     torch.manual_seed(1)
-    one = MyViT.from_pretrained_resized(vit_folder, hidden_size=16)  # no pooler in the checkpoint
+    one = MyViT.from_pretrained_resized(vit_folder, hidden_size=16, calibration=None)  # no pooler in the checkpoint
     torch.manual_seed(2)
-    assert same_weights(one, MyViT.from_pretrained_resized(vit_folder, hidden_size=16))
-    assert not same_weights(one, MyViT.from_pretrained_resized(vit_folder, hidden_size=16, seed=1))
+    assert same_weights(one, MyViT.from_pretrained_resized(vit_folder, hidden_size=16, calibration=None))
+    assert not same_weights(one, MyViT.from_pretrained_resized(vit_folder, hidden_size=16, calibration=None, seed=1))
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=str)
@@ -276,6 +293,7 @@ def test_keywords_of_from_pretrained_pass_through(vit_folder, tmp_path, monkeypa
     small = AutoModelForImageClassification.from_pretrained_resized(
         vit_folder,
         hidden_size=16,
+        calibration=None,
         revision="v1.0",
         cache_dir=tmp_path / "cache",
         token="secret",
@@ -295,15 +313,19 @@ def test_keywords_of_from_pretrained_pass_through(vit_folder, tmp_path, monkeypa
 @pytest.mark.parametrize("dtype", ["float64", torch.float64])
 def test_dtype_is_that_of_the_arithmetic(vit_folder, dtype):
     small = AutoModelForImageClassification.from_pretrained_resized(
-        vit_folder, hidden_size=16, method="front", dtype=dtype
+        vit_folder, hidden_size=16, calibration=None, method="front", dtype=dtype
     )
     source = tiny_model("vit", "ViTForImageClassification", dtype=torch.float32).double()
-    assert same_weights(small, resize(source, hidden_size=16, method="front"))
+    assert same_weights(small, resize(source, hidden_size=16, calibration=None, method="front"))
 
 
 def test_a_subfolder(vit_folder):
-    small = AutoModelForImageClassification.from_pretrained_resized(vit_folder.parent, subfolder="vit", hidden_size=16)
-    assert same_weights(small, AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16))
+    small = AutoModelForImageClassification.from_pretrained_resized(
+        vit_folder.parent, subfolder="vit", hidden_size=16, calibration=None
+    )
+    assert same_weights(
+        small, AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, calibration=None)
+    )
 
 
 def test_a_checkpoint_from_the_hubs_cache(vit_folder, tmp_path):
@@ -316,16 +338,19 @@ def test_a_checkpoint_from_the_hubs_cache(vit_folder, tmp_path):
     vit_folder.rename(repository / "snapshots" / commit)
     for revision in ("main", commit):
         small = AutoModelForImageClassification.from_pretrained_resized(
-            "someone/tiny-vit", hidden_size=16, cache_dir=cache, revision=revision
+            "someone/tiny-vit", hidden_size=16, calibration=None, cache_dir=cache, revision=revision
         )
         assert small.config.learngene["source"] == "someone/tiny-vit"
         assert small.config.learngene["source_commit"] == commit
-    assert plan("someone/tiny-vit", cache_dir=cache, hidden_size=16).num_parameters == small.num_parameters()
+    assert (
+        plan("someone/tiny-vit", cache_dir=cache, hidden_size=16, calibration=None).num_parameters
+        == small.num_parameters()
+    )
 
 
 def test_loading_is_as_silent_as_the_caller_wants(vit_folder, warnings_of_resize):
     level = logging.get_verbosity()
-    AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16)
+    AutoModelForImageClassification.from_pretrained_resized(vit_folder, hidden_size=16, calibration=None)
     assert logging.get_verbosity() == level
     assert warnings_of_resize.text == ""
 

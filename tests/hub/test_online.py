@@ -98,12 +98,12 @@ def initialize(name: str, depth: int, output: Path):
 
 
 def load_resized(name: str = "user/bert", **given):
-    model = AutoModelForSequenceClassification.from_pretrained_resized(name, hidden_size=16, **given)
+    model = AutoModelForSequenceClassification.from_pretrained_resized(name, hidden_size=16, calibration=None, **given)
     return model.state_dict(), model.config.learngene
 
 
 def plan_text(name: str, **given) -> str:
-    return str(plan(name, hidden_size=16, **given))
+    return str(plan(name, hidden_size=16, calibration=None, **given))
 
 
 def load_learngene(name: str, **given) -> None:
@@ -112,13 +112,15 @@ def load_learngene(name: str, **given) -> None:
 
 def save(name: str, output: Path, **loading) -> list[str]:
     model = AutoModelForSequenceClassification.from_pretrained_resized(
-        name, max_position_embeddings=20, hidden_size=16, **loading
+        name, max_position_embeddings=20, hidden_size=16, calibration=None, **loading
     )
     return sorted(os.listdir(save_resized(model, output, source=name, loading=loading)))
 
 
 def push_version(name: str, revision: str) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained_resized("user/bert", hidden_size=16, revision=revision)
+    model = AutoModelForSequenceClassification.from_pretrained_resized(
+        "user/bert", hidden_size=16, calibration=None, revision=revision
+    )
     push_resized(model, name)
 
 
@@ -158,7 +160,7 @@ def test_a_learngene_names_the_commit_of_its_ancestry(client, bert):
 
 
 def test_a_revision_is_pinned(client, bert):
-    old, new = (resize(classifier(seed), hidden_size=16).state_dict() for seed in (0, 1))
+    old, new = (resize(classifier(seed), hidden_size=16, calibration=None).state_dict() for seed in (0, 1))
     for revision, commit, wanted in (("v1", bert[0], old), (bert[0], bert[0], old), (None, bert[1], new)):
         found, record = client.run(load_resized, **({"revision": revision} if revision else {}))
         assert same(found, wanted)
@@ -184,14 +186,17 @@ def moving(hub, bert, tmp_path):
 def test_a_commit_in_mid_load_changes_nothing(hub, client, moving):
     found, record = client.run(load_resized, "user/moving")
     assert hub.head("user/moving") != moving
-    assert same(found, resize(classifier(1), hidden_size=16).state_dict())
+    assert same(found, resize(classifier(1), hidden_size=16, calibration=None).state_dict())
     assert record["source_commit"] == moving
 
 
 def test_a_commit_in_mid_command_changes_nothing(client, moving, tmp_path):
-    assert client.run(cli, "resize", "user/moving", tmp_path / "out", "--hidden-size", 16)[0] == 0
+    assert (
+        client.run(cli, "resize", "user/moving", tmp_path / "out", "--hidden-size", 16, "--calibration", "none")[0]
+        == 0
+    )
     made = BertForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert same(made.state_dict(), resize(classifier(1), hidden_size=16).state_dict())
+    assert same(made.state_dict(), resize(classifier(1), hidden_size=16, calibration=None).state_dict())
     assert made.config.learngene["source_commit"] == moving
 
 
@@ -203,7 +208,9 @@ def test_a_pushed_model_has_the_tokenizer_of_its_revision(hub, client, bert):
 def test_a_plan_fetches_only_the_config(hub, client, bert):
     assert "hidden_size 24 → 16" in client.run(plan_text, "user/bert")
     assert {r.path.rpartition("/")[2] for r in hub.asked("/resolve/|/storage/")} == {"config.json"}
-    status, out, _ = client.run(cli, "plan", "user/bert", "--hidden-size", 16, "--revision", "v1")
+    status, out, _ = client.run(
+        cli, "plan", "user/bert", "--hidden-size", 16, "--calibration", "none", "--revision", "v1"
+    )
     assert (status, "hidden_size 24 → 16" in out) == (0, True)
     assert not hub.asked("/storage/")
 
@@ -217,13 +224,13 @@ def test_what_prepares_the_inputs_comes_along(hub, client, bert, tmp_path):
 
 
 def test_the_command_line_resizes_a_revision(client, bert, tmp_path):
-    arguments = ("--hidden-size", 16, "--revision", "v1")
+    arguments = ("--hidden-size", 16, "--calibration", "none", "--revision", "v1")
     status, out, err = client.run(cli, "resize", "user/bert", tmp_path / "out", *arguments)
     assert (status, err) == (0, "")
     names = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert set(os.listdir(tmp_path / "out")) == names
     made = BertForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert same(made.state_dict(), resize(classifier(), hidden_size=16).state_dict())
+    assert same(made.state_dict(), resize(classifier(), hidden_size=16, calibration=None).state_dict())
     assert made.config.learngene["source_commit"] == bert[0]
     assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 30
     card = (tmp_path / "out" / "README.md").read_text()
@@ -235,7 +242,7 @@ def test_the_command_line_resizes_a_revision(client, bert, tmp_path):
 
 
 def test_the_owner_reads_what_is_private_or_gated(hub, client, bert):
-    wanted = resize(classifier(1), hidden_size=16).state_dict()
+    wanted = resize(classifier(1), hidden_size=16, calibration=None).state_dict()
     assert same(client.run(load_resized, "user/gated")[0], wanted)
     assert same(client.run(load_resized, "user/private", login=None, token=OWNER)[0], wanted)
     assert not [r for r in hub.asked(WEIGHTS) if "Authorization" in r.headers]
@@ -262,7 +269,9 @@ def test_what_cannot_be_read_is_refused(client, bert, case, tmp_path):
         client.run(load_learngene, name, login=login, **given)
     assert "OSError" in caught.value.kinds
     flags = [part for key, value in given.items() for part in (f"--{key}", value)]
-    status, _, err = client.run(cli, "resize", name, tmp_path / "out", "--hidden-size", 16, *flags, login=login)
+    status, _, err = client.run(
+        cli, "resize", name, tmp_path / "out", "--hidden-size", 16, "--calibration", "none", *flags, login=login
+    )
     assert status == 2
     assert len(err.splitlines()) == 1
     assert err.startswith(f"Error: No checkpoint `{name}` could be read: ")
@@ -292,7 +301,7 @@ def test_a_refusal_says_why(client, bert, case):
 def test_a_broken_download_goes_on_where_it_was(hub, client, bert, fault):
     hub.faults = [fault]
     found, _ = client.run(load_resized)
-    assert same(found, resize(classifier(1), hidden_size=16).state_dict())
+    assert same(found, resize(classifier(1), hidden_size=16, calibration=None).state_dict())
     size = len(hub.files("user/bert")["model.safetensors"])
     ranges = [r.headers["Range"] for r in hub.asked(WEIGHTS)]
     # whole chunks of 4096 are kept
@@ -304,7 +313,9 @@ def test_a_broken_download_goes_on_where_it_was(hub, client, bert, fault):
 def test_a_download_that_never_ends_leaves_nothing_to_take_for_whole(hub, client, bert, part, tmp_path):
     cache, out = client.cache(), tmp_path / "out"
     hub.faults = [Fault(part, after=100, times=math.inf)]
-    status, _, err = client.run(cli, "resize", "user/bert", out, "--hidden-size", 16, cache=cache)
+    status, _, err = client.run(
+        cli, "resize", "user/bert", out, "--hidden-size", 16, "--calibration", "none", cache=cache
+    )
     assert status == 2
     assert err.splitlines()[-1].startswith("Error: ")
     with pytest.raises(JobError) as caught:
@@ -313,12 +324,14 @@ def test_a_download_that_never_ends_leaves_nothing_to_take_for_whole(hub, client
     assert os.listdir(tmp_path) == []
     hub.calm()
     found, _ = client.run(load_resized, cache=cache)
-    assert same(found, resize(classifier(1), hidden_size=16).state_dict())
+    assert same(found, resize(classifier(1), hidden_size=16, calibration=None).state_dict())
 
 
 def test_a_tokenizer_that_never_arrives_does_not_lose_the_model(hub, client, bert, tmp_path):
     hub.faults = [Fault("GET .*/tokenizer.json", after=100, times=math.inf)]
-    status, _, _ = client.run(cli, "resize", "user/bert", tmp_path / "out", "--hidden-size", 16)
+    status, _, _ = client.run(
+        cli, "resize", "user/bert", tmp_path / "out", "--hidden-size", 16, "--calibration", "none"
+    )
     assert status == 0
     assert set(os.listdir(tmp_path / "out")) == {"README.md", "config.json", "model.safetensors"}
 
@@ -328,7 +341,9 @@ def test_a_hub_that_is_down_is_told_in_one_line(hub, client, bert, tmp_path):
     with pytest.raises(JobError) as caught:
         client.run(load_resized)
     assert "CheckpointError" in caught.value.kinds
-    status, _, err = client.run(cli, "resize", "user/bert", tmp_path / "out", "--hidden-size", 16)
+    status, _, err = client.run(
+        cli, "resize", "user/bert", tmp_path / "out", "--hidden-size", 16, "--calibration", "none"
+    )
     assert status == 2
     assert err.splitlines()[-1].startswith("Error: No checkpoint `user/bert`")
     assert os.listdir(tmp_path) == []

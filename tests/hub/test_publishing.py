@@ -122,7 +122,7 @@ def test_a_refitted_model_works_as_it_is():
     assert "**Works as it is" in model_card(resize(source, **given))
     assert "**Works as it is" in model_card(resize(source, num_hidden_layers=5, **given))
     assert "**Needs training.**" in model_card(resize(source, num_labels=7, **given))
-    assert "**Needs training.**" in model_card(resize(source, intermediate_size=20))
+    assert "**Needs training.**" in model_card(resize(source, intermediate_size=20, calibration=None))
 
 
 def test_fewer_tokens_are_no_loss():
@@ -132,7 +132,9 @@ def test_fewer_tokens_are_no_loss():
     assert "**Function-preserving on the tokens that stayed.**" in card
     assert "the rows of the tokens that are kept" in card
     assert "**Needs training.**" in model_card(resize(source, vocab_size=30))
-    assert "**Needs training.** It is a start" in model_card(resize(source, kept_tokens=kept, hidden_size=16))
+    assert "**Needs training.** It is a start" in model_card(
+        resize(source, kept_tokens=kept, hidden_size=16, calibration=None)
+    )
 
 
 def test_a_descendant_names_its_learngene(tmp_path):
