@@ -41,8 +41,13 @@ class Done(nn.Module):
 
     def __init__(self, module: nn.Module, value: Any) -> None:
         super().__init__()
-        self.__dict__["module"] = module
-        self.__dict__["value"] = value
+        # its parameters are seen as before: a model whose modules are all done still has a device and a dtype
+        self.__dict__ |= {
+            "module": module,
+            "value": value,
+            "_parameters": module._parameters,
+            "_modules": module._modules,
+        }
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["value"]

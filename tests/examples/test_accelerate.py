@@ -70,7 +70,12 @@ def launch(jobs: list, folder: Path) -> None:
     """Runs the jobs one after another in two processes. On the CPU `accelerate launch` starts but one, and on GPUs just this."""
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [sys.executable, "-m", *launcher, "-m", "testing.launched", str(path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -15,7 +15,12 @@ from testing.examples import examples_for
 from testing.families import tiny_model
 
 
-FAMILIES = [("vit", "ViTForImageClassification"), ("bert", "BertForSequenceClassification")]
+# of the last, nothing but layers and what is kept before them has parameters
+FAMILIES = [
+    ("vit", "ViTForImageClassification"),
+    ("bert", "BertForSequenceClassification"),
+    ("electra", "ElectraModel"),
+]
 
 
 @pytest.mark.parametrize(("family", "name"), FAMILIES)

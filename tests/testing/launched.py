@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -80,6 +81,7 @@ def main() -> None:
     """`python -m testing.launched JOBS`: a JSON list of `[script, arguments]` and `["fsdp2", [kind, class, environment]]`."""
     for what, arguments in json.loads(Path(sys.argv[1]).read_text()):
         fsdp2_step(*arguments) if what == "fsdp2" else run(what, arguments)
+    PartialState().destroy_process_group()  # a process that leaves its peers without a word may be aborted on the way out
 
 
 if __name__ == "__main__":

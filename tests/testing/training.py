@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import Dataset
 
 from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
@@ -103,10 +105,12 @@ def losses_of(trainer: Any) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@record  # the launcher then tells which process failed first, and why
 def main() -> None:
     """`python -m testing.training JOBS`: a JSON list of `[data, learngene, output, arguments]`, see `train`."""
     for data, learngene, output, arguments in json.loads(Path(sys.argv[1]).read_text()):
         train(data, learngene, output, **arguments)
+    PartialState().destroy_process_group()  # a process that leaves its peers without a word may be aborted on the way out
 
 
 def train(data: str, learngene: str, output: str | os.PathLike[str], **given: Any) -> None:
