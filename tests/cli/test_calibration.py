@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModel as Plain
-from typer.testing import CliRunner
 
 from hf_learngene import AutoModel
-from hf_learngene.cli import app
 from testing.families import tiny_model
 from testing.saving import tokenizer
 from testing.training import NO_DROPOUT
@@ -34,13 +32,6 @@ def world(tmp_path_factory):
             [["good film", "a fine plot", 1], ["bad plot and poor film", "no", 0], ["fine", "good", 1]] * 20
         )
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @pytest.mark.parametrize(

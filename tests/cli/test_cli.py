@@ -12,10 +12,8 @@ import torch
 from transformers import AutoTokenizer, BertForMaskedLM, PreTrainedModel, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
-from typer.testing import CliRunner
 
 import hf_learngene
-from hf_learngene.cli import app
 from hf_learngene.cli.arguments import keywords, method_with_options
 from hf_learngene.errors import UnknownOptionError
 from testing.families import tiny_model
@@ -34,15 +32,6 @@ def checkpoints(tmp_path_factory):
     tiny_model("bert", "BertForMaskedLM", dtype=torch.float32).save_pretrained(folder / "bert")
     tokenizer().save_pretrained(folder / "bert")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("HF_LEARNGENE_DEBUG", raising=False)
-    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture

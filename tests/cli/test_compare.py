@@ -12,9 +12,7 @@ import torch
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
-from typer.testing import CliRunner
 
-from hf_learngene.cli import app
 from hf_learngene.cli.compare import size_of, start_of
 from hf_learngene.comparing import Comparison
 from hf_learngene.comparing import run as jobs
@@ -55,10 +53,8 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    return lambda *arguments: CliRunner().invoke(app, ["compare", *map(str, arguments)])
+def run(run):
+    return lambda *arguments: run("compare", *arguments)
 
 
 def test_images_from_a_folder(run, world, monkeypatch):

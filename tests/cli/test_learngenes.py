@@ -12,10 +12,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoTokenizer, BertForMaskedLM
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-from typer.testing import CliRunner
 
 from hf_learngene import AutoLearngene
-from hf_learngene.cli import app
 from hf_learngene.errors import TrainingDataError, UnknownOptionError
 from hf_learngene.training.data import read_data, training_data
 from testing.families import tiny_model
@@ -46,13 +44,6 @@ def world(tmp_path_factory):
     rows = [{"text": "good film", "label": 1}, {"text": "bad plot and poor film", "label": 0}] * 8
     (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def test_from_a_teacher_to_a_model_of_another_depth(run, world, tmp_path):

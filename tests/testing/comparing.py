@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from hf_learngene import compare
 from hf_learngene.comparing import measuring, run
+from hf_learngene.methods import WeightSelection
 from testing.training import Images, teacher_of
 
 
@@ -26,6 +29,20 @@ def small(folder, source=None, **given):
     given = {"methods": ["random"], **SETUP, "seeds": [0], "steps": 2, **given}
     sizes, train, held = (given.pop(n, d) for n, d in (("sizes", [SMALL]), ("train", TRAIN), ("held", EVAL)))
     return compare(source or teacher_of("vit"), sizes, train, held, output_dir=folder, **given)
+
+
+def whole(folder):
+    methods = {"random": "random", "every": WeightSelection(), "first": FIRST, "lemon": "lemon"}
+    return compare(teacher_of("vit"), [SMALL, {"num_hidden_layers": 4}], TRAIN, EVAL, methods=methods, output_dir=folder,
+                   **SETUP, **FINE)  # fmt: skip
+
+
+class Drawing(Images):
+    """Images with noise that is drawn anew at each reading, as random crops are."""
+
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        return {**example, "pixel_values": example["pixel_values"] + torch.randn(3, 12, 12)}
 
 
 def forbid_training(monkeypatch):

@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import Dataset
+from transformers import TrainingArguments
 
 from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
 from testing.families import SIZES, tiny_model
@@ -99,6 +100,15 @@ def trainer_of(data: str, learngene: str, output: str | os.PathLike[str], teache
     model = extra.pop("model", None) or student_of(data, learngene)
     known = teacher_of(data) if isinstance(teacher, str) and teacher == "default" else teacher
     return LearngeneTrainer(model, args, known, **{"train_dataset": DATA[data][2](), **extra})
+
+
+def plain_trainer(cls: Any, folder: str | os.PathLike[str], **arguments: Any) -> Any:
+    """A `Trainer`, or one of its kind, of three steps that each end in a checkpoint."""
+    torch.manual_seed(0)
+    model = tiny_model("vit", "ViTForImageClassification", NO_DROPOUT, dtype=torch.float32)
+    given = {"max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True, "report_to": "none",
+             "disable_tqdm": True, **arguments}  # fmt: skip
+    return cls(model, TrainingArguments(str(folder), **given), train_dataset=Images(), eval_dataset=Images())
 
 
 def losses_of(trainer: Any) -> list[float]:
