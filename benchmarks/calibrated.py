@@ -26,7 +26,26 @@ if "--timing" not in sys.argv and "--one" not in sys.argv:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker
 
 import torch  # noqa: E402
-from jobs import finish, machine, write  # noqa: E402
+from jobs import (  # noqa: E402
+    SOURCE,
+    Rows,
+    accuracies,
+    by_size,
+    cell,
+    command_of,
+    counted,
+    heading,
+    kept,
+    machine,
+    name_of,
+    parser_of,
+    quiet,
+    size_of,
+    source_row,
+    tabulate,
+    timed,
+    write,
+)  # fmt: skip
 from learngene_task import CACHE, DATA, HERE, TASKS, Data, teacher_of, trained  # noqa: E402
 
 
@@ -71,16 +90,6 @@ LOOKING = ("calibrated", "minitron", "shortgpt", "taylor")  # at examples
 ONCE = ("taylor",)  # on the first calibration set alone
 
 
-def name_of(sizes: dict[str, int]) -> str:
-    short = {
-        "hidden_size": "width",
-        "num_attention_heads": "heads",
-        "intermediate_size": "ffn",
-        "num_hidden_layers": "layers",
-    }
-    return ", ".join(f"{short[k]} {v}" for k, v in sizes.items() if k in short)
-
-
 def source_of(task: str, folder: Path) -> Any:
     """The teacher; for TREC one that is made here: the sentence encoder of a registry package, fine-tuned for three epochs."""
     import transformers
@@ -119,40 +128,24 @@ def examples_of(data: Data, seed: int, count: int = EXAMPLES, labels: bool = Fal
     return [row | {k: v[i] for k, v in kept.items()} for i, row in enumerate(rows)]
 
 
-def encoder_parameters(model: Any) -> int:
-    from hf_learngene.anatomy import anatomy_of
-
-    return sum(t.numel for t in anatomy_of(model.config, type(model)).tensors.values() if t.layer is not None)
-
-
-def work(job: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
-    torch.set_num_threads(1)
-    import transformers
-
+def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
+    quiet()
     from hf_learngene import resize
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     data = Data(options.task, options.data)
-    source = source_of(options.task, options.data)
+    model = source = source_of(options.task, options.data)
     row = dict(job)
-    if job["method"] == "source":
-        model = source
-    else:
+    if job["method"] != "source":
         given = METHODS[job["method"]] | job["sizes"]
         if job["method"] in LOOKING:
             given["calibration"] = examples_of(data, job["seed"], labels=job["method"] == "taylor")
-        began = time.process_time()
-        model = resize(source, seed=job["seed"], **given)
-        row["cpu_seconds"] = round(time.process_time() - began, 1)
+        model, row["cpu_seconds"] = timed(resize, source, seed=job["seed"], **given)
         row["layers"] = model.config.learngene["passes"][0]["options"].get("layers")
-    row |= {"parameters": sum(p.numel() for p in model.parameters()), "encoder": encoder_parameters(model)}
-    row["accuracy"] = data.accuracy(model, options.split, options.limit)
-    return [row]
+    return [row | counted(model) | {"accuracy": data.accuracy(model, options.split, options.limit)}]
 
 
-def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{"method": "source", "sizes": {}, "seed": 0}]
+def jobs(options: argparse.Namespace) -> Rows:
+    found = [SOURCE]
     for seed in options.seeds:
         for sizes in SHAPES[options.task]:
             for method in METHODS:
@@ -163,55 +156,38 @@ def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
                 if method == "first layers" and "num_hidden_layers" not in sizes:
                     continue
                 found.append({"method": method, "sizes": sizes, "seed": seed})
-    return [j for j in found if not options.methods or j["method"] in ("source", *options.methods)]
+    return found
 
 
-def report(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
-    source = next((r for r in rows if r["method"] == "source"), None)
-    if source is None:
-        return ""
-    chance, top, whole = head["chance"], source["accuracy"], source["encoder"]
-    lines = [f"# Shrinking without training, {head['task']}", "", f"`{head['command']}`. Do not edit.", ""]
-    lines += [f"- {k}: {v}" for k, v in head.items() if k not in ("command", "task")]
+def report(rows: Rows, head: dict[str, Any]) -> str:
+    source, sets = source_row(rows), len({r["seed"] for r in rows})
+    shown = [m for m in METHODS if accuracies(rows, m)]
+    labelled = " `taylor` looks at labels too, and\nat the first set alone." if "taylor" in shown else ""
+    lines = heading("Shrinking without training", rows, head, f"calibration sets measured: {sets}")
     lines += [
-        f"- calibration sets measured: {len({r['seed'] for r in rows})}",
-        f"- source: {100 * top:.1f} %, encoder {whole / 1e6:.1f} M, all {source['parameters'] / 1e6:.1f} M parameters",
         "",
         "Accuracy in % without any training, mean ± standard deviation over calibration sets; *kept*: share of the source's gap",
-        "over chance, by `calibrated`; *CPU s*: its processor seconds, two jobs at a time. `taylor` looks at labels too, and",
-        "at the first set alone.",
+        "over chance, by `calibrated`; *CPU s*: its processor seconds, two jobs at a time." + labelled,
         "",
-        "| shape | encoder | share | " + " | ".join(METHODS) + " | kept | CPU s |",
-        "| --- | ---: | ---: | " + " --- |" * len(METHODS) + " ---: | ---: |",
+        "| shape | encoder | share | " + " | ".join(shown) + " | kept | CPU s |",
+        "| --- | ---: | ---: | " + " --- |" * len(shown) + " ---: | ---: |",
     ]
-    shapes = sorted(
-        SHAPES[head["task"]], key=lambda s: -max([r["encoder"] for r in rows if r["sizes"] == s], default=0)
-    )
-    for sizes in shapes:
-        mine = [r for r in rows if r["sizes"] == sizes and r["method"] != "source"]
-        if not mine:
-            continue
-        cells = []
-        for method in METHODS:
-            values = [100 * r["accuracy"] for r in mine if r["method"] == method]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "–")
-        ours = [r for r in mine if r["method"] == "calibrated"]
-        kept = statistics.mean((r["accuracy"] - chance) / (top - chance) for r in ours) if ours else float("nan")
-        seconds = statistics.mean(r["cpu_seconds"] for r in ours) if ours else float("nan")
-        encoder = mine[0]["encoder"]
-        size = f"{encoder / 1e6:.1f} M | {encoder / whole:.0%}"
-        lines.append(f"| {name_of(sizes)} | {size} | {' | '.join(cells)} | {kept:.1%} | {seconds:.0f} |")
+    for sizes, mine in by_size(rows, SHAPES[head["task"]]):
+        ours = [r["cpu_seconds"] for r in mine if r["method"] == "calibrated"]
+        lines.append(
+            f"| {name_of(sizes)} | {size_of(mine, source)} | {' | '.join(cell(mine, m) for m in shown)} | "
+            f"{kept(mine, 'calibrated', source, head['chance'])} | {f'{statistics.mean(ours):.0f}' if ours else '–'} |"
+        )
     return "\n".join(lines) + "\n"
 
 
-def plot(rows: list[dict[str, Any]], head: dict[str, Any], path: Path) -> None:
+def plot(rows: Rows, head: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    source = next(r for r in rows if r["method"] == "source")
+    source = source_row(rows)
     figure, axis = plt.subplots(figsize=(8.5, 4.8), constrained_layout=True)
     for number, method in enumerate(METHODS):
         points: dict[int, list[float]] = {}
@@ -240,26 +216,19 @@ def plot(rows: list[dict[str, Any]], head: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def accuracies(options: argparse.Namespace) -> None:
-    path = options.output / f"calibrated_{options.task}.json"
+def head_of(options: argparse.Namespace) -> dict[str, Any]:
     labels = TASKS[options.task].get("labels") or {"images": 10, "text": 2}[options.task]
-    seeds = " ".join(map(str, options.seeds))
-    command = f"python benchmarks/calibrated.py --task {options.task} --seeds {seeds} --split {options.split}"
     chance = 1 / labels
     data = Data(options.task, options.data)
-    source_of(options.task, options.data)
+    source_of(options.task, options.data)  # made once, before the workers read it
     if options.task == "trec":  # classes of different size: the largest one is what guessing reaches
         counts = data.splits["train"][1].bincount()
         answers = data.splits[options.split][1]
         chance = float((answers == counts.argmax()).float().mean())
-    head = {
-        "command": command + (f" --limit {options.limit}" if options.limit else ""), "task": options.task, "chance": chance,
+    return {
+        "command": command_of("calibrated.py", options), "task": options.task, "chance": chance,
         "calibration": f"{EXAMPLES} training examples, without labels", **machine(),
     }  # fmt: skip
-    rows = finish(path, head, jobs(options), work, options)
-    write(path.with_suffix(".md"), report(rows, head))
-    plot(rows, head, path.with_suffix(".png"))
-    print(report(rows, head))
 
 
 # ---- time and memory
@@ -341,28 +310,19 @@ def timing(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--task", choices=("images", "text", "trec"), default="images")
-    parser.add_argument("--data", type=Path, default=DATA, help="teachers and data sets")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="some of the methods")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="calibration sets")
-    parser.add_argument(
-        "--split", choices=("valid", "test"), default="test", help="what is measured; valid to choose by"
-    )
-    parser.add_argument("--limit", type=int, help="examples of it; default: all")
-    parser.add_argument("--workers", type=int, default=2)
+    parser = parser_of(__doc__, SHAPES, METHODS, DATA, HERE / "results")
     parser.add_argument("--timing", action="store_true", help="measure seconds and memory instead")
     parser.add_argument("--full", action="store_true", help="every width at every number of examples")
     parser.add_argument("--one", type=int, nargs=2, metavar=("WIDTH", "EXAMPLES"), help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=HERE / "results")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
     if options.one:
         one(*options.one)
     elif options.timing:
         timing(options)
     else:
-        accuracies(options)
+        head = {} if options.report else head_of(options)
+        rows, head = tabulate("calibrated", head, jobs(options), work, report, options)
+        plot(rows, head, options.output / f"calibrated_{options.task}.png")
 
 
 if __name__ == "__main__":

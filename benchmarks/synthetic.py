@@ -4,8 +4,9 @@
     python benchmarks/synthetic.py --task text         # MiniLM on SST-2, official validation split
     python benchmarks/synthetic.py --task sentences    # a sentence encoder: pairwise cosines of SST-2 and TREC sentences
 
-No example of the task is seen and nothing is trained. The seeds are those of the made-up examples; `real` looks at 512 training
-examples, without their labels. Finished cells are kept and skipped, so that it can be stopped and started again.
+No example of the task is seen and nothing is trained. The seeds are those of the made-up examples, whose number is the package's
+own choice; `real` looks at 512 training examples, without their labels. Finished cells are kept and skipped, so that it can be
+stopped and started again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,25 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker
 
 import torch  # noqa: E402
-from calibrated import encoder_parameters, examples_of, name_of, source_of  # noqa: E402
-from jobs import finish, machine, write  # noqa: E402
+from calibrated import examples_of, source_of  # noqa: E402
+from jobs import (  # noqa: E402
+    SOURCE,
+    Rows,
+    by_size,
+    cell,
+    command_of,
+    counted,
+    heading,
+    kept,
+    machine,
+    name_of,
+    parser_of,
+    quiet,
+    size_of,
+    source_row,
+    tabulate,
+    timed,
+)  # fmt: skip
 from learngene_task import DATA, HERE, TASKS, Data  # noqa: E402
 
 
@@ -42,7 +59,11 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     ],
 }
 SHAPES["sentences"] = SHAPES["text"]
-METHODS = ("synthetic", "weight selection", "real")
+METHODS: dict[str, dict[str, Any]] = {
+    "synthetic": {"method": "calibrated", "calibration": "synthetic"},
+    "weight selection": {"method": "weight_selection", "layer_selection": "uniform", "head_selection": "headwise"},
+    "real": {"method": "calibrated"},
+}
 CHANCE = {"images": 0.1, "text": 0.5, "sentences": 0.0}
 MEASURE = {
     "images": "accuracy in %",
@@ -96,116 +117,69 @@ def processor_of(task: str, folder: Path) -> Any:
     return auto.from_pretrained(folder / TASKS[task]["teacher"])
 
 
-def work(job: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
-    torch.set_num_threads(1)
-    import transformers
+def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
+    quiet()
+    from hf_learngene import resize
 
-    from hf_learngene import resize, synthetic_examples
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     sentences = Sentences(options.data) if options.task == "sentences" else None
     data = None if sentences else Data(options.task, options.data)
-    source = sentences.source if sentences else source_of(options.task, options.data)
-    row, model, given = dict(job), source, dict(job["sizes"])
+    model = source = sentences.source if sentences else source_of(options.task, options.data)
+    row, given = dict(job), METHODS.get(job["method"], {}) | job["sizes"]
     if job["method"] == "synthetic":
-        processor = sentences.tokenizer if sentences else processor_of(options.task, options.data)
-        began = time.process_time()
-        given["calibration"] = synthetic_examples(source, processor, seed=job["seed"])
-        row |= {"examples": len(given["calibration"]), "made_in": round(time.process_time() - began, 1)}
+        given["processing_class"] = sentences.tokenizer if sentences else processor_of(options.task, options.data)
     elif job["method"] == "real":
         given["calibration"] = sentences.real(job["seed"]) if sentences else examples_of(data, job["seed"])
-    elif job["method"] == "weight selection":
-        given |= {"method": "weight_selection", "layer_selection": "uniform", "head_selection": "headwise"}
     if job["method"] != "source":
-        began = time.process_time()
-        model = resize(source, seed=job["seed"], **given)
-        row["cpu_seconds"] = round(time.process_time() - began, 1)
-    row |= {"parameters": sum(p.numel() for p in model.parameters()), "encoder": encoder_parameters(model)}
+        model, row["cpu_seconds"] = timed(resize, source, seed=job["seed"], **given)
+        row["examples"] = model.config.learngene.get("calibration", {}).get("count", 0)
+    row |= counted(model)
     if sentences:
         return [row | sentences.agreement(model)]
     return [row | {"accuracy": data.accuracy(model, options.split, options.limit)}]
 
 
-def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{"method": "source", "sizes": {}, "seed": 0}]
+def jobs(options: argparse.Namespace) -> Rows:
+    found = [SOURCE]
     for seed in options.seeds:
         for method in METHODS if seed == options.seeds[0] else ("synthetic", "real"):
             found += [{"method": method, "sizes": sizes, "seed": seed} for sizes in SHAPES[options.task]]
-    order = {"source": 0, "synthetic": 1, "weight selection": 2, "real": 3}
-    found.sort(key=lambda j: order[j["method"]])  # what the table is about comes first
-    return [j for j in found if not options.methods or j["method"] in ("source", *options.methods)]
+    order = ["source", *METHODS]
+    return sorted(found, key=lambda j: order.index(j["method"]))  # what the table is about comes first
 
 
-def report(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
-    source = next((r for r in rows if r["method"] == "source"), None)
-    if source is None:
-        return ""
-    chance, top, whole = head["chance"], source["accuracy"], source["encoder"]
-    lines = [f"# Shrinking with no data, {head['task']}", "", f"`{head['command']}`. Do not edit.", ""]
-    lines += [f"- {k}: {v}" for k, v in head.items() if k not in ("command", "task")]
+def report(rows: Rows, head: dict[str, Any]) -> str:
+    source, seeds = source_row(rows), len({r["seed"] for r in rows if r["method"] == "synthetic"})
+    lines = heading("Shrinking with no data", rows, head, f"seeds: {seeds}", unit="")
     lines += [
-        f"- seeds: {len({r['seed'] for r in rows if r['method'] == 'synthetic'})}",
-        f"- source: {100 * top:.1f}, encoder {whole / 1e6:.1f} M, all {source['parameters'] / 1e6:.1f} M parameters",
         "",
         f"{head['measure'].capitalize()}, mean ± standard deviation over seeds; *kept*: share of the source's gap over chance;",
-        "*CPU s*: processor seconds of the shrink, made-up examples included.",
+        "*made up*: how many examples the package makes by itself; *CPU s*: processor seconds, making them included.",
         "",
         "| shape | encoder | share | no data | kept | weight selection | 512 real examples | kept | made up | CPU s |",
         "| --- | ---: | ---: | --- | ---: | --- | --- | ---: | ---: | ---: |",
     ]
-    for sizes in SHAPES[head["task"]]:
-        mine = [r for r in rows if r["sizes"] == sizes and r["method"] != "source"]
+    for sizes, mine in by_size(rows, SHAPES[head["task"]]):
         ours = [r for r in mine if r["method"] == "synthetic"]
         if not ours:
             continue
-        cell = {m: _cell([100 * r["accuracy"] for r in mine if r["method"] == m]) for m in METHODS}
-        kept = {m: _kept([r["accuracy"] for r in mine if r["method"] == m], chance, top) for m in METHODS}
-        encoder, seconds = ours[0]["encoder"], statistics.mean(r["cpu_seconds"] + r["made_in"] for r in ours)
+        share = {m: kept(mine, m, source, head["chance"]) for m in METHODS}
         lines.append(
-            f"| {name_of(sizes)} | {encoder / 1e6:.1f} M | {encoder / whole:.0%} | {cell['synthetic']} | {kept['synthetic']} | "
-            f"{cell['weight selection']} | {cell['real']} | {kept['real']} | {ours[0]['examples']} | {seconds:.0f} |"
+            f"| {name_of(sizes)} | {size_of(mine, source)} | {cell(mine, 'synthetic')} | {share['synthetic']} | "
+            f"{cell(mine, 'weight selection')} | {cell(mine, 'real')} | {share['real']} | {ours[0]['examples']} | "
+            f"{statistics.mean(r['cpu_seconds'] for r in ours):.0f} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _cell(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}" if values else "–"
-
-
-def _kept(values: list[float], chance: float, top: float) -> str:
-    return f"{(statistics.mean(values) - chance) / (top - chance):.1%}" if values else "–"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=sorted(SHAPES), required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=METHODS)
-    parser.add_argument("--split", default="test", choices=["test", "valid"])
-    parser.add_argument("--report", action="store_true", help="only write the table of the cells that are there")
-    parser.add_argument("--limit", type=int, help="examples to measure on; all without it")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--output", type=Path, default=HERE / "results")
-    options = parser.parse_args()
-    path = options.output / f"synthetic_{options.task}.json"
-    seeds = " ".join(map(str, options.seeds))
-    command = f"python benchmarks/synthetic.py --task {options.task} --seeds {seeds} --split {options.split}"
+    options = parser_of(__doc__, SHAPES, METHODS, DATA, HERE / "results").parse_args()
     head = {
-        "command": command + (f" --limit {options.limit}" if options.limit else ""), "task": options.task,
-        "chance": CHANCE[options.task], "measure": MEASURE[options.task], **machine(),
+        "command": command_of("synthetic.py", options), "task": options.task, "chance": CHANCE[options.task],
+        "measure": MEASURE[options.task], **machine(),
     }  # fmt: skip
-    if options.report:
-        saved = json.loads(path.read_text())
-        head, rows = saved["head"], saved["rows"]
-    else:
-        if options.task != "sentences":
-            Data(options.task, options.data)
-        rows = finish(path, head, jobs(options), work, options)
-    write(path.with_suffix(".md"), report(rows, head))
-    print(report(rows, head))
+    if options.task != "sentences" and not options.report:
+        Data(options.task, options.data)  # made once, before the workers read it
+    tabulate("synthetic", head, jobs(options), work, report, options)
 
 
 if __name__ == "__main__":
