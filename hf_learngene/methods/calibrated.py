@@ -18,8 +18,8 @@ from hf_learngene.maps.selection import Beside, Selection
 from hf_learngene.maps.task import ResizeTask, WidthChange, in_stream
 from hf_learngene.methods.pruning_method import PruningMethod, prunes_layers, with_layers
 from hf_learngene.methods.registry import register_method
-from hf_learngene.pruning.layers import kept_layers, layer_costs
-from hf_learngene.pruning.merging import merges_layers, side_by_side
+from hf_learngene.pruning.layers import joined_layers, kept_layers
+from hf_learngene.pruning.merging import merges_layers
 from hf_learngene.pruning.select import CalibratedSelection
 from hf_learngene.pruning.stream import rotates_between_norms, rotates_residual_stream
 from hf_learngene.pruning.targets import check_head_size
@@ -79,7 +79,7 @@ class Calibrated(PruningMethod):
         if prunes_layers(task):
             depth = task.target.num_layers
             if merges_layers(task.source):
-                merged = side_by_side(layer_costs(model, task.source, given, disable_progress), depth)
+                merged = joined_layers(model, task.source, depth, given, disable_progress)
                 task = with_layers(task, tuple(merged))
             else:
                 task = with_layers(task, kept_layers(model, task.source, depth, given, disable_progress))

@@ -13,11 +13,13 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import without_autocast
+from hf_learngene.pruning.merging import side_by_side
 from hf_learngene.pruning.suffix import Suffixes
 
 
 ROUNDS = 4  # in which layers leave
 LAYER_EXAMPLES, LAYER_PLACES = 64, 8  # that are looked at for each of them, and batches that they are taken from
+NOTHING = 1e-10  # of the output's squares: what a layer that does nothing moves it by, which is rounding
 USUAL, FEWEST = 12, 16  # depth from which on fewer examples are looked at, and how many at least
 
 
@@ -56,14 +58,34 @@ def kept_layers(
 
 @torch.no_grad()
 @without_autocast()
-def layer_costs(
-    model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
-) -> list[float]:
-    """How far the model's output moves without each of its layers, on a few examples; a squared distance."""
-    layers = tqdm(range(anatomy.num_layers), desc="choosing layers", disable=disable_progress)
+def joined_layers(
+    model: PreTrainedModel, anatomy: Anatomy, depth: int, examples: Batches, disable_progress: bool = False
+) -> dict[int, tuple[int, ...]]:
+    """Which layers become one of `depth`, in order, by the first of each.
+
+    Layers that do nothing leave first. Of the others, those are put together that do well together, by what the model's output
+    loses without each.
+
+    Args:
+        model: the source.
+        anatomy: its own.
+        depth: how many there are to be.
+        examples: calibration examples; a few dozen, spread over all, are looked at.
+        disable_progress: no progress bar.
+    """
+    alive = list(range(anatomy.num_layers))
     with Suffixes(model, anatomy, _few(examples, anatomy.num_layers)) as suffixes:
         wanted = suffixes.leave()
-        return [_cost(suffixes, layer, wanted) for layer in layers]
+        nothing = NOTHING * sum(float(w.pow(2).sum()) for w in wanted)
+        while True:
+            shown = tqdm(alive, desc="choosing layers", disable=disable_progress)
+            costs = [_cost(suffixes, layer, wanted) for layer in shown]
+            least = min(range(len(alive)), key=costs.__getitem__)
+            if len(alive) == depth or costs[least] > nothing:
+                break
+            suffixes.leave(alive.pop(least))
+    groups = side_by_side(costs, depth)
+    return {alive[first]: tuple(alive[i] for i in layers) for first, layers in groups.items()}
 
 
 def _cost(suffixes: Suffixes, layer: int, wanted: Sequence[Tensor]) -> float:

@@ -14,15 +14,18 @@ _ROLES = ("q", "k", "v", "qkv", "o", "ffn_in", "ffn_out")
 
 
 def merges_layers(anatomy: Anatomy) -> bool:
-    """Whether heads and ffn units of several layers can be those of one: pre-norm layers of attention and ffn, all alike."""
-    if anatomy.shared_layers or anatomy.post_norm or anatomy.per_layer or anatomy.layers_read_from_outside:
+    """Whether heads and ffn units of several layers can be those of one: layers of attention and ffn, all alike."""
+    if anatomy.shared_layers or anatomy.per_layer or anatomy.layers_read_from_outside:
         return False
+    if any(d.axis in (HEAD_COUNT, RELATIVE, RELATIVE_LINE) for t in anatomy.tensors.values() for d in t.dims):
+        return False  # what each head has beside its matrices
     for layer in range(anatomy.num_layers):
         mine = [t for t in anatomy.tensors.values() if t.layer == layer]
         norms = [n for n in anatomy.norms if n.layer == layer and n.axis == HIDDEN]
-        if len(norms) != 2 or any(n.writes_stream for n in norms):
+        closing = [anatomy.post_norm and n is norms[-1] for n in norms]
+        if len(norms) != 2 or any(n.writes_stream != anatomy.post_norm for n in norms):
             return False
-        if any(d.axis in (HEAD_COUNT, RELATIVE, RELATIVE_LINE) for t in mine for d in t.dims):
+        if [n.closes_layer for n in norms] != closing:
             return False
         inner = [t for t in mine if any(d.axis in _INSIDE for d in t.dims)]
         if not all(t.kind in ("linear", "bias") and t.role in _ROLES for t in inner):

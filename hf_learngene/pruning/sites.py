@@ -28,7 +28,7 @@ class RefitSite:
         after_layers: outside the layers, whether it comes after them.
         beside: where several layers of the source are one of the target, the modules of the others that take the same part.
         norms_beside: the norms that run last before those.
-        skips: whether the source's next norm belongs to a later layer than the site: the layers in between are pruned.
+        skips: whether the source's next norm belongs to a later layer than the site's: the layers in between are pruned.
     """
 
     name: str
@@ -67,6 +67,7 @@ def sites_of(
         batch: one batch of the target's inputs.
         merged: source layers that are one layer of the target, by the first of them.
     """
+    merged = merged or {}
     weights: dict[str, TensorInfo] = {}
     for info in anatomy.tensors.values():
         module = model.get_submodule(info.module)
@@ -89,10 +90,10 @@ def sites_of(
 
     def skips(layer: int | None) -> bool:
         following = layers[layer + 1] if layer is not None and layer + 1 < len(layers) else depth
-        return layer is not None and following > layers[layer] + 1
+        return layer is not None and following > max(merged.get(layers[layer], layers[layer : layer + 1])) + 1
 
     def others(info: TensorInfo) -> tuple[int, ...]:
-        return merged.get(layers[info.layer], ())[1:] if merged and info.layer is not None and info.role else ()
+        return merged.get(layers[info.layer], ())[1:] if info.layer is not None and info.role else ()
 
     def like(name: str, number: int) -> str:
         return weights[name].template.format(number).rpartition(".")[0]

@@ -19,7 +19,8 @@ class Suffixes:
     """A model whose layers leave, over the same few batches again and again.
 
     What goes into each layer is kept, so that the output without a layer takes a pass over the later ones alone, and layers that
-    have left are not run. It is a context manager; what it keeps goes when it is closed.
+    have left are not run. A post-norm layer leaves its closing norm behind: the refit gives that of the layer before it the
+    gains that later layers read. It is a context manager; what it keeps goes when it is closed.
 
     Args:
         model (`PreTrainedModel`): the model; it is left as it is.
@@ -32,6 +33,7 @@ class Suffixes:
         self.container = layer_container(anatomy)
         with Runner(model, anatomy) as runner:
             self.early, self.apart = runner.early, runner.container is not None
+        self.norms = {n.layer: n.name for n in anatomy.norms if n.closes_layer and n.layer is not None}
         self.gone: frozenset[int] = frozenset()
         self._started = False
         self._store = Store()
@@ -53,11 +55,13 @@ class Suffixes:
         """The outputs without one more layer, batch by batch."""
         for number, batch in enumerate(self.batches):
             if not self.apart:  # something reads layers from outside: all of them are run
-                with _passing(self.model, self.container, [*self.gone, layer]):
+                with self._passing([*self.gone, layer]):
                     yield output_of(self.model, batch)
                 continue
             kept = self._store.get(str(number))
-            given = {f"{self.container}.{i}": kept["entry", layer] for i in range(layer + 1)} | kept["early"]
+            entry = kept["entry", layer]
+            value = _handed_on(next(tensors_in(entry)), entry, self._norm(layer))
+            given = {f"{self.container}.{i}": value for i in range(layer + 1)} | kept["early"]
             done = {name: Done(self.model.get_submodule(name), value) for name, value in given.items()}
             later = self._left(kept, [i for i in self.gone if i > layer])
             with replaced(self.model, done | later):
@@ -65,8 +69,17 @@ class Suffixes:
 
     def _left(self, kept: Mapping[Any, Any], layers: Iterable[int]) -> dict[str, nn.Module]:
         """What stands in for layers that have left, by name; nothing for those of which no output was seen yet."""
-        seen = {f"{self.container}.{i}": kept["entry", i] for i in layers if ("entry", i) in kept}
-        return {name: _Left(self.model.get_submodule(name), form) for name, form in seen.items()}
+        return {
+            f"{self.container}.{i}": _Left(
+                self.model.get_submodule(f"{self.container}.{i}"), kept["entry", i], self._norm(i)
+            )
+            for i in layers
+            if ("entry", i) in kept
+        }
+
+    def _norm(self, layer: int) -> nn.Module | None:
+        """What a layer that has left does still: its closing norm."""
+        return self.model.get_submodule(self.norms[layer]) if layer in self.norms else None
 
     def _kept(self, number: int, batch: Mapping[str, Tensor]) -> Tensor:
         """The output of the model as it is now, and what goes into each of its layers, in the form of what comes out."""
@@ -83,7 +96,7 @@ class Suffixes:
 
                 stack.callback(self.model.get_submodule(name).register_forward_hook(first).remove)
             run = {i for i in self.gone if f"{self.container}.{i}" not in left}
-            stack.enter_context(_passing(self.model, self.container, run))
+            stack.enter_context(self._passing(run))
             for layer in range(self.depth) if self.apart else ():
 
                 def entry(module: nn.Module, args: Any, kwargs: Any, result: Any, layer: int = layer) -> None:
@@ -98,30 +111,38 @@ class Suffixes:
         self._store.put(str(number), kept | {"early": once})
         return found
 
+    @contextmanager
+    def _passing(self, layers: Iterable[int]) -> Iterator[None]:
+        """The layers hand on what they are given."""
+        with ExitStack() as stack:
+            for layer in layers:
+
+                def hook(module: nn.Module, args: Any, kwargs: Any, result: Any, layer: int = layer) -> Any:
+                    return _handed_on(next(tensors_in((args, kwargs))), result, self._norm(layer))
+
+                module = self.model.get_submodule(f"{self.container}.{layer}")
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+            yield
+
 
 class _Left(Done):
     """A layer that has left: it hands on what it is given, in the form of what it gave, and is the layer in all else."""
 
+    def __init__(self, module: nn.Module, value: Any, norm: nn.Module | None) -> None:
+        super().__init__(module, value)
+        self.__dict__["norm"] = norm
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return _in_form(next(tensors_in((args, kwargs))), self.__dict__["value"])
+        return _handed_on(next(tensors_in((args, kwargs))), self.__dict__["value"], self.__dict__["norm"])
 
 
 def _in_form(given: Tensor, result: Any) -> Any:
     return given if isinstance(result, Tensor) else (given, *result[1:])
 
 
-@contextmanager
-def _passing(model: nn.Module, container: str, layers: Iterable[int]) -> Iterator[None]:
-    """The layers hand on what they are given."""
-
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], result: Any) -> Any:
-        return _in_form(next(tensors_in((args, kwargs))), result)
-
-    with ExitStack() as stack:
-        for layer in layers:
-            module = model.get_submodule(f"{container}.{layer}")
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-        yield
+def _handed_on(given: Tensor, result: Any, norm: nn.Module | None) -> Any:
+    """What a layer that has left hands on, in the form of what it gave."""
+    return _in_form(given if norm is None else norm(given), result)
 
 
 __all__ = ["Suffixes"]

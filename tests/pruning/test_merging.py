@@ -28,11 +28,20 @@ def quiet(model, layer, role):
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), [("vit", "ViTForImageClassification"), ("dinov2", "Dinov2ForImageClassification")]
+    ("family", "name"),
+    [
+        ("vit", "ViTForImageClassification"),
+        ("dinov2", "Dinov2ForImageClassification"),
+        ("bert", "BertForSequenceClassification"),
+    ],
 )
 def test_an_attention_and_the_ffn_of_the_next_layer_are_one_layer(family, name):
     source = tiny_model(family, name, {"num_hidden_layers": 2})
     source = quiet(quiet(source, 0, "ffn_out"), 1, "o")
+    anatomy = anatomy_of(source.config, type(source))
+    for norm in [n for n in anatomy.norms if n.layer is not None][:-1] if anatomy.post_norm else ():
+        torch.nn.init.ones_(source.get_submodule(norm.name).weight)  # norms that follow one another are one
+        torch.nn.init.zeros_(source.get_submodule(norm.name).bias)
     made = resize(source, method="calibrated", calibration=examples_for(source), num_hidden_layers=1, ridge=1e-12)
     inputs = inputs_for(source)
     with torch.no_grad():
@@ -52,6 +61,9 @@ def test_the_source_is_not_changed_by_a_look_at_its_layers():
     [
         ("vit", "ViTForImageClassification", True),
         ("dinov2", "Dinov2ForImageClassification", True),
+        ("bert", "BertForSequenceClassification", True),
+        ("electra", "ElectraForMaskedLM", True),
+        ("mpnet", "MPNetModel", False),  # a table of relative positions for the heads of all layers
         ("beit", "BeitForImageClassification", False),  # tables of relative positions of each layer's own
         ("albert", "AlbertForSequenceClassification", False),  # one layer
         ("modernbert", "ModernBertForSequenceClassification", False),  # layers that see the near, and layers that see all

@@ -23,6 +23,17 @@ FAMILIES = [
 ]
 
 
+class Left(nn.Module):
+    """What a post-norm layer leaves behind."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, given, *args, **kwargs):
+        return self.norm(given)
+
+
 @pytest.mark.parametrize(("family", "name"), FAMILIES)
 def test_without_layers_is_a_model_that_does_not_have_them(family, name):
     source = tiny_model(family, name).eval()
@@ -31,8 +42,11 @@ def test_without_layers_is_a_model_that_does_not_have_them(family, name):
     holder, _, leaf = layer_container(anatomy).rpartition(".")
     holder, layers = source.get_submodule(holder), source.get_submodule(layer_container(anatomy))
 
+    norms = {n.layer: source.get_submodule(n.name) for n in anatomy.norms if n.closes_layer}
+
     def output(gone):
-        setattr(holder, leaf, nn.ModuleList(m for i, m in enumerate(layers) if i not in gone))
+        kept = [m if i not in gone else Left(norms[i]) for i, m in enumerate(layers) if i not in gone or i in norms]
+        setattr(holder, leaf, nn.ModuleList(kept))
         try:
             return [output_of(source, b) for b in batches]
         finally:
