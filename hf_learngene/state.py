@@ -1,18 +1,20 @@
-"""Guards for state that a whole process shares: random numbers, what transformers says, and its own patches."""
+"""Guards for state that others share: random numbers, what transformers says and patches, modes of models, autocast."""
 
 from __future__ import annotations
 
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 from transformers.utils import logging
 
 
 _LOCK = threading.RLock()
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @contextmanager
@@ -59,3 +61,30 @@ def quiet() -> Iterator[None]:
             logging.set_verbosity(level)
             if bars:
                 logging.enable_progress_bar()
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Autocast off on every device where the caller has it on: it would round activations and their products."""
+    with ExitStack() as stack:
+        for kind in _DEVICES:
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode, and autocast off; afterwards every module has its own mode again, after an error too.
+
+    A model that training left in train mode drops activations at random, which would decide what is kept.
+    """
+    training = [module for model in models for module in model.modules() if module.training]
+    with without_autocast():
+        try:
+            for module in training:
+                module.training = False
+            yield
+        finally:
+            for module in training:
+                module.training = True

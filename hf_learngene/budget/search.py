@@ -23,9 +23,10 @@ from hf_learngene.calibration.examples import BatchesOf, Examples, rows_of, toke
 from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
-from hf_learngene.pruning.activations import Runner, output_of, without_autocast
+from hf_learngene.pruning.activations import Runner, output_of
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.targets import writer
+from hf_learngene.state import without_autocast
 
 
 SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured

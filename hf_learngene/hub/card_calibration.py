@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hf_learngene.calibration.record import BOTH, GIVEN, SYNTHETIC
 from hf_learngene.hub.markdown import plain
 from hf_learngene.pruning.agreement import Agreement
 
 
 _KINDS = {
-    "synthetic": "made-up examples, so no data was needed",
-    "given": "unlabelled examples that were given",
-    "given and synthetic": "unlabelled examples, some given and the others made up",
+    SYNTHETIC: "made-up examples, so no data was needed",
+    GIVEN: "unlabelled examples that were given",
+    BOTH: "unlabelled examples, some given and the others made up",
 }
 
 

@@ -21,10 +21,9 @@ from hf_learngene.learngenes.descendant import assemble
 from hf_learngene.learngenes.hub_mixin import HubMixin
 from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, stacked
 from hf_learngene.learngenes.training_mixin import TrainingMixin
-from hf_learngene.pruning.activations import without_autocast
 from hf_learngene.resizing import resize
 from hf_learngene.resizing.sizes import complete
-from hf_learngene.state import exclusive, seeded
+from hf_learngene.state import exclusive, seeded, without_autocast
 
 
 class Learngene(HubMixin, TrainingMixin, ABC):

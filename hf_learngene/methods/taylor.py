@@ -19,8 +19,8 @@ from hf_learngene.errors import CalibrationError
 from hf_learngene.methods.base import Paper
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.registry import register_method
-from hf_learngene.pruning.activations import evaluating
 from hf_learngene.pruning.criteria import Scores, sum_over_tensors
+from hf_learngene.state import evaluating
 
 
 @register_method

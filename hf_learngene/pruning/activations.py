@@ -14,14 +14,12 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import rows_of, tokens_shown
 from hf_learngene.calibration.store import Store, tensors_in
 from hf_learngene.errors import CalibrationError, LearngeneError
-from hf_learngene.state import exclusive
+from hf_learngene.state import evaluating, exclusive
 
 
 ROOM = 2 << 30  # bytes for the activations of one layer
 # how a model refuses inputs: shapes that do not fit, an index out of range, a check of its own
 _REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
-
-_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class _Enough(Exception):
@@ -319,33 +317,6 @@ def execution_order(model: PreTrainedModel, batch: Mapping[str, Tensor], names: 
 
 
 @contextmanager
-def without_autocast() -> Iterator[None]:
-    """Autocast off on every device where the caller has it on: it would round activations and their products."""
-    with ExitStack() as stack:
-        for kind in _DEVICES:
-            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode, and autocast off; afterwards every module has its own mode again, after an error too.
-
-    A model that training left in train mode drops activations at random, which would decide what is kept.
-    """
-    training = [module for model in models for module in model.modules() if module.training]
-    with without_autocast():
-        try:
-            for module in training:
-                module.training = False
-            yield
-        finally:
-            for module in training:
-                module.training = True
-
-
-@contextmanager
 def drawing(seed: int, device: torch.device) -> Iterator[None]:
     """The random numbers of a seed; afterwards the generators are as they were."""
     accelerators = [device] if device.type == "cuda" else []
@@ -392,10 +363,8 @@ __all__ = [
     "Done",
     "Runner",
     "drawing",
-    "evaluating",
     "execution_order",
     "output_of",
     "replaced",
     "run",
-    "without_autocast",
 ]

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.pruning.activations import without_autocast
 from hf_learngene.pruning.merging import side_by_side
 from hf_learngene.pruning.suffix import Suffixes
+from hf_learngene.state import without_autocast
 
 
 ROUNDS = 4  # in which layers leave

@@ -18,12 +18,13 @@ from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.store import Store
 from hf_learngene.errors import RefitError
 from hf_learngene.maps.selection import Selection
-from hf_learngene.pruning.activations import Activations, Runner, evaluating
+from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.correspondence import Correspondence
 from hf_learngene.pruning.gains import Lines
 from hf_learngene.pruning.moments import RIDGE, Moments, normalised, precise
 from hf_learngene.pruning.refit_check import RefitCheck, acceptable
 from hf_learngene.pruning.sites import RefitSite, sites_of
+from hf_learngene.state import evaluating
 
 
 logger = logging.get_logger(__name__)

@@ -15,11 +15,12 @@ from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection, beside
 from hf_learngene.maps.task import ResizeTask
-from hf_learngene.pruning.activations import Runner, without_autocast
+from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.moments import RIDGE, Moments, enough
 from hf_learngene.pruning.stream import ResidualStream, StreamMap
 from hf_learngene.pruning.surgeon import head_maps, kept_heads, kept_units, value_map
 from hf_learngene.pruning.targets import AxisTargets, writer
+from hf_learngene.state import without_autocast
 
 
 class CalibratedSelection:

@@ -16,13 +16,12 @@ from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.search import Allocation, allocated
 from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.errors import RefitError, UnsupportedSourceError
-from hf_learngene.pruning.activations import without_autocast
 from hf_learngene.pruning.refit import Fitted
 from hf_learngene.resizing.build_model import build_model
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.table import fit_table
 from hf_learngene.resizing.weights import Transfer
-from hf_learngene.state import quiet
+from hf_learngene.state import quiet, without_autocast
 
 
 logger = logging.get_logger(__name__)

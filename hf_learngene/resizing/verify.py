@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.anatomy.passes import example_inputs
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedSourceError
-from hf_learngene.pruning.activations import drawing, evaluating
+from hf_learngene.pruning.activations import drawing
+from hf_learngene.state import evaluating
 
 
 # relative to max(1, |logit|); what float32 rounding leaves over a dozen layers, and float64

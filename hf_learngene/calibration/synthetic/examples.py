@@ -14,7 +14,8 @@ from hf_learngene.calibration.input_bounds import InputBounds
 from hf_learngene.calibration.synthetic.limits import why_not
 from hf_learngene.calibration.synthetic.number import examples_needed
 from hf_learngene.calibration.synthetic.pixels import pixel_columns, size_for
-from hf_learngene.calibration.synthetic.texts import token_columns
+from hf_learngene.calibration.synthetic.texts import LONGEST, token_columns, vocabulary_of
+from hf_learngene.calibration.synthetic.written import LONGEST_WRITTEN, mask_of, written
 from hf_learngene.errors import CalibrationError
 
 
@@ -27,8 +28,9 @@ def synthetic_examples(
     """Made-up examples of a model's own inputs, to calibrate on where there is no data.
 
     Of eight images seven are dead leaves and one is pink noise; of eight texts seven are whole words, as frequent as Zipf's law
-    has them, with commas and full stops, and one is of any tokens. Example `i` depends on the seed and on `i` alone: of fewer
-    examples, each is the same. The caller's random state is left as it is.
+    has them, with commas and full stops, and one is of any tokens. A masked language model writes the seven itself, word by
+    word, where its tokenizer is given. Example `i` depends on the seed and on `i`: of fewer examples, each is the same (of
+    texts that a model writes, but for rounding, by which a word may differ). The caller's random state is left as it is.
 
     Args:
         model (`PreTrainedModel`): whose inputs they are.
@@ -62,16 +64,21 @@ def synthetic_examples(
     if main == "pixel_values":
         return _of_arrays(pixel_columns(part, processing_class, count, seed, taken, size_for(model, processing_class)))
     bounds = InputBounds.of(model)
+    size = bounds.tokens or part.vocab_size
+    mask = mask_of(type(model), processing_class, size)
     columns = token_columns(
         part,
         processing_class,
         count,
         seed,
         taken,
-        size=bounds.tokens or part.vocab_size,
+        size=size,
         room=_room(part, bounds.length),
         pairs=type(model).__name__.endswith("ForQuestionAnswering"),
+        longest=LONGEST if mask is None else LONGEST_WRITTEN,
     )
+    if mask is not None:
+        columns["input_ids"] = written(model, columns, mask, vocabulary_of(part, processing_class, size), seed)
     return datasets.Dataset.from_dict(columns).with_format("torch")
 
 

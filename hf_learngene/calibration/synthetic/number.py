@@ -9,7 +9,8 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, native_name, section, section_name
 from hf_learngene.calibration.synthetic.pixels import image_processor, read_size, size_for
-from hf_learngene.calibration.synthetic.texts import lengths
+from hf_learngene.calibration.synthetic.texts import LONGEST, lengths
+from hf_learngene.calibration.synthetic.written import LONGEST_WRITTEN, mask_of
 
 
 TOKENS_PER_RANK = 6
@@ -47,7 +48,9 @@ def examples_needed(
         down, across = as_pair(getattr(part, "patch_size", None) or 16)
         tokens = (size[0] // down) * (size[1] // across) + 1.0
     else:
-        tokens = _text_tokens(part)
+        tokens = _text_tokens(
+            part, LONGEST if mask_of(cls, processing_class, part.vocab_size) is None else LONGEST_WRITTEN
+        )
     wanted = math.ceil((TOKENS_PER_RANK * _widest(part) - given_tokens) / tokens)
     return min(MOST, max(0 if given_tokens else FEWEST, wanted))
 
@@ -65,9 +68,9 @@ def _size(part: PreTrainedConfig, name: str) -> float | None:
     return value if isinstance(value, (int, float)) else None
 
 
-def _text_tokens(part: PreTrainedConfig) -> float:
+def _text_tokens(part: PreTrainedConfig, longest: int) -> float:
     room = _size(part, "max_position_embeddings")
-    return sum(lengths(_FRAMING, int(room) if room and room > 0 else None)) / 2 + _FRAMING
+    return sum(lengths(_FRAMING, int(room) if room and room > 0 else None, longest)) / 2 + _FRAMING
 
 
 __all__ = ["examples_needed"]

@@ -28,6 +28,7 @@ def token_columns(
     size: int,
     room: int | None,
     pairs: bool = False,
+    longest: int = LONGEST,
 ) -> dict[str, list[list[int]]]:
     """Columns of texts, without padding.
 
@@ -40,13 +41,14 @@ def token_columns(
         size: number of token ids that the model has.
         room: tokens of the longest text that it takes.
         pairs: whether each example is two texts, a question and what may hold its answer.
+        longest: words of the longest text.
 
     Raises:
         SyntheticExamplesError: what was given is no tokenizer.
     """
     vocabulary = vocabulary_of(part, processing_class, size)
     weights = np.cumsum(1 / (np.arange(len(vocabulary.words)) + OFFSET))
-    shortest, longest = lengths(vocabulary.framing(pairs), room)
+    shortest, longest = lengths(vocabulary.framing(pairs), room, longest)
     ids, types = [], []
     for number in range(count):
         generator = np.random.default_rng((seed, number))
@@ -69,7 +71,7 @@ def _text(
 ) -> list[int]:
     """The tokens of one text, without what frames it."""
     drawn = generator.random(length)
-    if number % UNIFORM == UNIFORM - 1:
+    if of_any_tokens(number):
         return vocabulary.tokens[(drawn * len(vocabulary.tokens)).astype(np.int64)].tolist()
     text = vocabulary.words[np.searchsorted(weights, drawn * weights[-1], side="right")]
     place = generator.random(length)[1:-1]
@@ -80,6 +82,11 @@ def _text(
     if vocabulary.stop and length > 1 and generator.random() < STOPS:
         text[-1] = vocabulary.stop[0]
     return text.tolist()
+
+
+def of_any_tokens(number: int) -> bool:
+    """Whether the text of a number is of any tokens, instead of words."""
+    return number % UNIFORM == UNIFORM - 1
 
 
 def vocabulary_of(part: PreTrainedConfig, processing_class: Any, size: int) -> Vocabulary:
@@ -101,10 +108,10 @@ def vocabulary_of(part: PreTrainedConfig, processing_class: Any, size: int) -> V
         ) from error
 
 
-def lengths(framing: int, room: int | None) -> tuple[int, int]:
+def lengths(framing: int, room: int | None, longest: int = LONGEST) -> tuple[int, int]:
     """Fewest and most words of a text that has `framing` tokens around it, in a model that has room for so many."""
-    longest = LONGEST if room is None else max(1, min(LONGEST, room - framing))
+    longest = longest if room is None else max(1, min(longest, room - framing))
     return min(SHORTEST, longest), longest
 
 
-__all__ = ["lengths", "token_columns", "vocabulary_of"]
+__all__ = ["lengths", "of_any_tokens", "token_columns", "vocabulary_of"]
