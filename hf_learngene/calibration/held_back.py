@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -36,15 +36,15 @@ def held_back(examples: Batches) -> tuple[Batches, Batches | None]:
         >>> [len(batch["input_ids"]) for batch in fitting.batches()], [len(batch["input_ids"]) for batch in held.batches()]
         ([28, 28, 28], [4, 4, 4])
     """
-    sizes = [_rows(batch) for batch in examples.batches()]
+    sizes = [rows_in(batch) for batch in examples.batches()]
     held = _held(sizes)
     if sum(int(places.sum()) for places in held) < FEWEST:
         return examples, None
     some = [number for number, places in enumerate(held) if bool(places.any())]
     fitted = [number for number, places in enumerate(held) if not bool(places.all())]
     return (
-        _Rows(examples, tuple(fitted), lambda number, batch: _cut(batch, ~held[number])),
-        _Rows(examples, tuple(some), lambda number, batch: _cut(batch, held[number])),
+        _Rows(examples, tuple(fitted), lambda number, batch: cut(batch, ~held[number])),
+        _Rows(examples, tuple(some), lambda number, batch: cut(batch, held[number])),
     )
 
 
@@ -56,11 +56,13 @@ def _held(sizes: list[int]) -> list[Tensor]:
     return list((counted[1:] > counted[:-1]).split(sizes))
 
 
-def _rows(batch: dict[str, Tensor]) -> int:
+def rows_in(batch: Mapping[str, Tensor]) -> int:
+    """Number of examples in a batch."""
     return max((len(value) for value in batch.values() if value.dim()), default=0)
 
 
-def _cut(batch: dict[str, Tensor], places: Tensor) -> dict[str, Tensor]:
+def cut(batch: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
+    """The examples of a batch at these places, (examples,) of booleans."""
     return {k: v[places] if v.dim() and len(v) == len(places) else v for k, v in batch.items()}
 
 
@@ -82,4 +84,4 @@ class _Rows(BatchesOf):
             yield self._cut(place, batch)
 
 
-__all__ = ["held_back"]
+__all__ = ["cut", "held_back", "rows_in"]

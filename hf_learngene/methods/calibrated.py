@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.calibration.examples import Batches
+from hf_learngene.calibration.shares import decided, shared
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import Fill, Matrix, Op, Take, Weigh
 from hf_learngene.maps.ops import uniform_indices
@@ -75,15 +76,16 @@ class Calibrated(PruningMethod):
         self, task: ResizeTask, model: PreTrainedModel, examples: Batches | None, disable_progress: bool = False
     ) -> Selection:
         """What is kept: layers by what the model's output loses without them, the rest by what cannot be made up for."""
-        given, merged = self.required(examples), dict[int, tuple[int, ...]]()
-        if prunes_layers(task):
-            depth = task.target.num_layers
-            if merges_layers(task.source):
-                merged = joined_layers(model, task.source, depth, given, disable_progress)
-                task = with_layers(task, tuple(merged))
-            else:
-                task = with_layers(task, kept_layers(model, task.source, depth, given, disable_progress))
-        return CalibratedSelection(model, task, given, self.ridge, merged).run(disable_progress)
+        merged: dict[int, tuple[int, ...]] = {}
+        with shared(self.required(examples)) as mine:
+            if prunes_layers(task):
+                depth = task.target.num_layers
+                if merges_layers(task.source):
+                    merged = decided(joined_layers(model, task.source, depth, mine, disable_progress))
+                    task = with_layers(task, tuple(merged))
+                else:
+                    task = with_layers(task, kept_layers(model, task.source, depth, mine, disable_progress))
+            return decided(CalibratedSelection(model, task, mine, self.ridge, merged).run(disable_progress))
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         ops, merged = self._merge(tensor, task)

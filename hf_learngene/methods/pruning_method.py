@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.calibration.examples import Batches
+from hf_learngene.calibration.shares import agree, shared
 from hf_learngene.errors import CalibrationError, DirectionError
 from hf_learngene.maps import LayerMap, Op, Take
 from hf_learngene.maps.ops import uniform_indices
@@ -79,8 +80,11 @@ class PruningMethod(Method):
         """The refit of every matrix and norm, where this method refits."""
         if not self.refits or examples is None or task.selection is None:
             return []
-        refit = Refit(source, task.source, target, task.target, task.selection, examples, self.refit_ridge)
-        return refit.run(disable_progress=disable_progress)
+        with shared(examples) as mine:
+            refit = Refit(source, task.source, target, task.target, task.selection, mine, self.refit_ridge)
+            fitted = refit.run(disable_progress=disable_progress)
+            agree(target)
+        return fitted
 
     @property
     def refit_ridge(self) -> float:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_learngene.calibration.shares import total
+
 
 @dataclass(frozen=True)
 class Gains:
@@ -49,7 +51,8 @@ class Lines:
         """
         if self._sums is None:
             return Gains(gain, shift, 0.0, 0.0)
-        z, y, zz, zy, yy = self._sums / self.count
+        sums, self.count = total(self._sums), int(total(torch.tensor(self.count)))
+        z, y, zz, zy, yy = sums / self.count
         gain, shift = gain.to(z), shift.to(z) if shift is not None else None
         spread = (yy - y * y).sum().clamp_min(1e-30)
 

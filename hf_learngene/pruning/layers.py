@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches
+from hf_learngene.calibration.shares import decided, mine, total, whole
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.merging import side_by_side
 from hf_learngene.pruning.suffix import Suffixes
@@ -53,7 +54,7 @@ def kept_layers(
             if len(alive) > depth:
                 suffixes.leave(*out)
             bar.update(portion)
-    return tuple(alive)
+    return decided(tuple(alive))
 
 
 @torch.no_grad()
@@ -89,7 +90,8 @@ def joined_layers(
 
 
 def _cost(suffixes: Suffixes, layer: int, wanted: Sequence[Tensor]) -> float:
-    return sum(float((f - w).pow(2).sum()) for f, w in zip(suffixes.without(layer), wanted, strict=True))
+    cost = sum(float((f - w).pow(2).sum()) for f, w in zip(suffixes.without(layer), wanted, strict=True))
+    return float(total(torch.tensor(cost, dtype=torch.float64)))
 
 
 def _few(examples: Batches, depth: int) -> list[dict[str, Tensor]]:
@@ -98,13 +100,14 @@ def _few(examples: Batches, depth: int) -> list[dict[str, Tensor]]:
     Each of the layers is left out by itself: with fewer examples in deeper models the cost stays a few forward passes.
     """
     wanted = max(FEWEST, LAYER_EXAMPLES * USUAL // max(USUAL, depth))
-    lengths = [len(next(iter(b.values()))) for b in examples.batches()]
+    every = whole(examples)
+    lengths = [len(next(iter(b.values()))) for b in every.batches()]
     count = min(len(lengths), max(LAYER_PLACES, -(-wanted * len(lengths) // sum(lengths))))
     places, each = set(uniform_indices(len(lengths), count).tolist()), -(-wanted // count)
     found = []
-    for number, batch in enumerate(examples.batches()):
+    for number, batch in enumerate(every.batches()):
         if number in places:
             length = lengths[number]
             rows = uniform_indices(length, min(each, length))
             found.append({k: v[rows] if v.dim() and len(v) == length else v for k, v in batch.items()})
-    return found
+    return mine(found)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from hf_learngene.calibration.shares import as_main, is_shared, total
 from hf_learngene.errors import CalibrationError
 
 
@@ -24,11 +25,13 @@ class Moments:
 
     Products are taken about the mean of the first tokens, in the tokens' own precision (at least float32), and added up in
     float64: the products of inputs that are all nearly the same would leave nothing but rounding, and sums in float32 lose the
-    small eigenvalues, which decide what is cheap to remove. Everything stays on the tokens' device.
+    small eigenvalues, which decide what is cheap to remove. Everything stays on the tokens' device. Where processes share the
+    examples, what is read is of all of them; nothing can be added after that.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self._count = 0
+        self._gathered = False
         self._rounding = 0.0  # of the coarsest dtype seen
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
         self._x: _Sum | None = None
@@ -42,7 +45,9 @@ class Moments:
         """Adds tokens: `x` (tokens, inputs), `y` (tokens, outputs), which must not change afterwards."""
         if not len(x):
             return
-        self.count += len(x)
+        if self._gathered:
+            raise TypeError("These sums are those of all processes already.")
+        self._count += len(x)
         self._waiting.append((x, y))
         if sum(len(x) for x, _ in self._waiting) >= TOGETHER:
             self._sum_up()
@@ -70,12 +75,47 @@ class Moments:
             y = self._y.add(y)
             self._yy = _plus(self._yy, (y * y).sum(0, dtype=torch.float64))
             self._xy = _plus(self._xy, x.T @ y.to(x.dtype))
-            check_finite(self._yy)
-        check_finite(self._xx.diagonal())
+        if not is_shared():  # else one process would part from those that wait for its sums
+            self._check()
+
+    def _check(self) -> None:
+        check_finite(*(s for s in (self._xx.diagonal() if self._xx is not None else None, self._yy) if s is not None))
+
+    def _gather(self) -> None:
+        """Makes the sums those of all processes, about the main one's origin.
+
+        Raises:
+            CalibrationError: a process that has no token, beside others that have.
+        """
+        self._sum_up()
+        if self._gathered or not is_shared():
+            return
+        mine = self._count
+        self._count, reached, processes = map(int, total(torch.tensor([mine, int(mine > 0), 1])).tolist())
+        if 0 < reached < processes:
+            raise CalibrationError(
+                f"Of {processes} processes {processes - reached} have no token here: give more examples, or fewer processes."
+            )
+        self._gathered = True
+        if not mine or self._x is None or self._xx is None:
+            return
+        moved, sums = self._x.move(mine)
+        self._xx = total(self._xx + _shift(sums, sums, moved, moved, mine))
+        if self._y is not None and self._xy is not None and self._yy is not None:
+            wanted, wanted_sums = self._y.move(mine)
+            self._xy = total(self._xy + _shift(sums, wanted_sums, moved, wanted, mine))
+            self._yy = total(self._yy + 2 * wanted_sums * wanted + mine * wanted.pow(2))
+        self._check()
+
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        self._gather()
+        return self._count
 
     def of_outputs(self, first: int, last: int) -> Moments:
         """The same inputs, beside some of the wanted outputs alone."""
-        self._sum_up()
+        self._gather()
         part = copy.copy(self)
         part._y, part._yy = _known(self._y).part(first, last), _known(self._yy)[first:last]
         part._xy = _known(self._xy)[:, first:last]
@@ -84,16 +124,16 @@ class Moments:
     @property
     def mean(self) -> Tensor:
         """Mean of the inputs, (inputs,)."""
-        self._sum_up()
-        return _known(self._x).mean(self.count)
+        self._gather()
+        return _known(self._x).mean(self._count)
 
     @property
     def covariance(self) -> Tensor:
         """Mean product of the inputs about their mean, (inputs, inputs)."""
-        self._sum_up()
+        self._gather()
         if self._varying is None:
-            off = _known(self._x).offset(self.count)
-            self._varying = torch.addr(_known(self._xx) / self.count, off, off, alpha=-1)
+            off = _known(self._x).offset(self._count)
+            self._varying = torch.addr(_known(self._xx) / self._count, off, off, alpha=-1)
         return self._varying
 
     @property
@@ -110,9 +150,9 @@ class Moments:
 
     def spread(self) -> Tensor:
         """Mean squared length of `y` about its mean, summed over outputs."""
-        self._sum_up()
-        off = _known(self._y).offset(self.count)
-        return (_known(self._yy) / self.count - off.pow(2)).clamp_min(0).sum()
+        self._gather()
+        off = _known(self._y).offset(self._count)
+        return (_known(self._yy) / self._count - off.pow(2)).clamp_min(0).sum()
 
     def solve(self, prior: Tensor, with_bias: bool, ridge: float = RIDGE) -> tuple[Tensor, Tensor | None]:
         """The weight, and bias, that bring `x` nearest to `y`, kept near `prior` where the tokens say little.
@@ -142,15 +182,15 @@ class Moments:
     @property
     def _wanted(self) -> Tensor:
         """Mean of the wanted outputs, (outputs,)."""
-        self._sum_up()
-        return _known(self._y).mean(self.count)
+        self._gather()
+        return _known(self._y).mean(self._count)
 
     @property
     def _cross(self) -> Tensor:
         """Mean product of inputs and wanted outputs about their means, (inputs, outputs)."""
-        self._sum_up()
-        x, y = _known(self._x).offset(self.count), _known(self._y).offset(self.count)
-        return torch.addr(_known(self._xy) / self.count, x, y, alpha=-1)
+        self._gather()
+        x, y = _known(self._x).offset(self._count), _known(self._y).offset(self._count)
+        return torch.addr(_known(self._xy) / self._count, x, y, alpha=-1)
 
 
 class _Sum:
@@ -166,6 +206,14 @@ class _Sum:
         self.sum += about.sum(0, dtype=torch.float64)
         return about
 
+    def move(self, count: int) -> tuple[Tensor, Tensor]:
+        """Makes it the sum of all processes about the main one's origin; how far that is, and the sum about the old origin."""
+        mine, about = self.origin.double(), self.sum
+        self.origin = as_main(self.origin)
+        moved = mine - self.origin.double()
+        self.sum = total(about + count * moved)
+        return moved, about
+
     def part(self, first: int, last: int) -> _Sum:
         """The sums of some columns."""
         part = copy.copy(self)
@@ -178,6 +226,11 @@ class _Sum:
 
     def mean(self, count: int) -> Tensor:
         return self.origin.double() + self.offset(count)
+
+
+def _shift(x: Tensor, y: Tensor, x_moved: Tensor, y_moved: Tensor, count: int) -> Tensor:
+    """What the sum of products of `count` tokens grows by when their origins move, from the sums about the old ones."""
+    return torch.outer(x, y_moved) + torch.outer(x_moved, y + count * y_moved)
 
 
 def damp(gram: Tensor, share: float) -> Tensor:

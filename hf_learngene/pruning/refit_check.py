@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
+from hf_learngene.calibration.shares import total
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import Runner, output_of
 from hf_learngene.pruning.correspondence import Correspondence
@@ -48,6 +49,7 @@ class RefitCheck:
             for found, wanted in self._pairs(batch):
                 distance += float((found - wanted).pow(2).sum())
                 squares += float(wanted.pow(2).sum())
+        distance, squares = total(torch.tensor([distance, squares], dtype=torch.float64)).tolist()
         error = distance / max(squares, 1e-30)
         return error if math.isfinite(error) else math.inf
 

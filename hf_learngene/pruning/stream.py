@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, NormInfo, TensorInfo
 from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
+from hf_learngene.calibration.shares import total
 from hf_learngene.errors import CalibrationError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import Runner
@@ -95,26 +96,23 @@ class ResidualStream:
 
     def _products(self, width: int, before: bool, disable_progress: bool) -> Tensor:
         """Mean product of the stream at every norm: normalised before it where it is to be turned, else as norms hand it on."""
-        total: Tensor | None = None
-        tokens: dict[str, int] = {}
-        names = [n.name for n in self.norms]
+        moments, names = Moments(), [n.name for n in self.norms]
+        tokens = torch.zeros(len(names), dtype=torch.long)
         with Runner(self.model, self.anatomy) as runner:
             for number, batch in enumerate(tqdm(self.examples.batches(), desc="looking", disable=disable_progress)):
                 shown = tokens_shown(batch)
                 found = runner.capture(number, batch, inputs=names if before else (), outputs=() if before else names)
-                for norm in self.norms:
+                for place, norm in enumerate(self.norms):
                     for value in (found.inputs if before else found.outputs).get(norm.name, ()):
                         if before:
                             value = normalised(self.model.get_submodule(norm.name), value, norm.centred)
-                        moments = Moments()
-                        moments.add(rows_of(value, shown))
-                        tokens[norm.name] = tokens.get(norm.name, 0) + moments.count
-                        share = moments.gram * moments.count
-                        total = share if total is None else total + share
-        if total is None:
+                        rows = rows_of(value, shown)
+                        moments.add(rows)
+                        tokens[place] += len(rows)
+        if not moments.count:
             raise CalibrationError("No norm of the model was reached by the calibration examples.")
-        enough(max(tokens.values()), width, "directions of the stream")
-        return total
+        enough(int(total(tokens).max()), width, "directions of the stream")
+        return moments.gram * moments.count
 
     def _coordinates(self, statistics: Tensor, width: int) -> Tensor:
         """Entries of the stream that stay: those that what reads it can spare least, the rest made up for by the kept ones."""
@@ -162,13 +160,13 @@ class ResidualStream:
                             moments.add(seen, y)
         lost = []
         for matrix, fits in zip(maps, sums, strict=True):
-            total = 0.0
+            left = 0.0
             for lines, moments in fits.values():
                 nothing = torch.zeros(matrix.shape[1], dtype=matrix.dtype)
                 weight, bias = moments.solve(torch.zeros_like(matrix), True, TINY)
                 spread = float(moments.spread().clamp_min(1e-30))
-                total += lines.solve(nothing, nothing, TINY).after + float(moments.error(weight, bias)) / spread
-            lost.append(total / len(self.norms))
+                left += lines.solve(nothing, nothing, TINY).after + float(moments.error(weight, bias)) / spread
+            lost.append(left / len(self.norms))
         return lost
 
 

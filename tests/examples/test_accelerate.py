@@ -66,6 +66,12 @@ def arguments(script: str, data: Path, output: Path, batch: int = 4, **more: obj
     return [f"--{name}={value}" for name, value in {**own[script], **common, **more}.items()]
 
 
+def shrinking(data: Path, kind: str, output: Path) -> list[str]:
+    """The command line of a shrink without training, in float64: two processes part by rounding alone."""
+    given = {"model_name_or_path": data / kind, "output_dir": output, "intermediate_size": 48, "dtype": "float64"}
+    return [*(f"--{name}={value}" for name, value in given.items()), "--use_cpu"]
+
+
 def launch(jobs: list, folder: Path) -> None:
     """Runs the jobs one after another in two processes. On the CPU `accelerate launch` starts but one, and on GPUs just this."""
     path = folder / "jobs.json"
@@ -113,6 +119,9 @@ def test_every_script_in_two_processes_is_the_script_in_one_and_resumes_what_ano
     jobs.append(
         ["finetune_from_learngene.py", arguments("finetune_from_learngene.py", data, tuned, num_hidden_layers=5)]
     )
+    for kind in ("vit", "bert"):
+        load_example("resize_calibrated").main(shrinking(data, kind, tmp_path / "one" / kind))
+        jobs.append(["resize_calibrated.py", shrinking(data, kind, tmp_path / "two" / kind)])
     image = fsdp2_environment("--fsdp_transformer_layer_cls_to_wrap", "ViTLayer")
     jobs.append(["fsdp2", ["vit", "ViTForImageClassification", image]])
     jobs.append(["fsdp2", ["bert", "BertForSequenceClassification", fsdp2_environment()]])
@@ -127,6 +136,11 @@ def test_every_script_in_two_processes_is_the_script_in_one_and_resumes_what_ano
     assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in one.items())
     same(one, two, 2e-4)
     assert AutoModelForImageClassification.from_pretrained(tuned).config.num_hidden_layers == 5
+    for kind, auto in zip(("vit", "bert"), classes.values(), strict=True):
+        one, two = (auto.from_pretrained(tmp_path / runs / kind, dtype="auto") for runs in ("one", "two"))
+        assert one.dtype == torch.float64
+        assert one.config.intermediate_size == 48
+        same(one.state_dict(), two.state_dict(), 1e-10)
 
 
 @pytest.mark.parametrize("script", ["run_image_classification_resized.py", "build_learngene.py"])
