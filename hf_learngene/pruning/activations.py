@@ -125,9 +125,8 @@ class Runner:
         wanted_in, wanted_out = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
         wanted = {("in", n) for n in wanted_in} | {("out", n) for n in wanted_out}
         if wanted and wanted <= self._remembered:
-            kept = self._store.get(f"pass_{number}")
-            found.inputs = {n: kept["in", n] for n in wanted_in}
-            found.outputs = {n: kept["out", n] for n in wanted_out}
+            found.inputs = {n: self._store.get(f"in_{n}_{number}") for n in wanted_in}
+            found.outputs = {n: self._store.get(f"out_{n}_{number}") for n in wanted_out}
             return found
         single = self.container is not None
         copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # by id: the tensor, its version, the copy
@@ -188,14 +187,19 @@ class Runner:
 
         Only for a model that stays as it is.
         """
-        self._remembered = set()
         batches = list(batches)
+        for side, name in self._remembered:
+            for number in range(len(batches)):
+                self._store.drop(f"{side}_{name}_{number}")
+        self._remembered = set()
         for number, batch in enumerate(batches):
             found = self.capture(number, batch, inputs, outputs, ahead)
-            kept = {("in", n): v for n, v in found.inputs.items()} | {("out", n): v for n, v in found.outputs.items()}
+            kept = {f"in_{n}_{number}": v for n, v in found.inputs.items()}
+            kept |= {f"out_{n}_{number}": v for n, v in found.outputs.items()}
             if sum(t.nbytes for v in kept.values() for t in v) * len(batches) > ROOM:
                 return
-            self._store.put(f"pass_{number}", kept)
+            for name, values in kept.items():
+                self._store.put(name, values)
         self._remembered = {("in", n) for n in inputs} | {("out", n) for n in outputs}
 
     def cache_prefix(self, layers: int, batches: Iterable[Mapping[str, Tensor]]) -> None:

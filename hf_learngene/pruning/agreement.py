@@ -166,31 +166,31 @@ def _decisions(
     """(kind, wanted, found) scores to choose the largest of, a row for each choice; nothing where a model chooses none."""
     if "start_logits" in theirs:
         for name in ("start_logits", "end_logits"):
-            wanted, found = (_without(outputs[name].float().cpu(), places) for outputs in (theirs, ours))
+            wanted, found = (_without(outputs[name].float(), places) for outputs in (theirs, ours))
             yield TOP_PLACES, wanted, found
         return
     wanted, found = _logits(theirs), _logits(ours)
     if wanted is None or found is None or wanted.shape != found.shape or wanted.shape[-1] < 2:
         return
     if wanted.dim() == 2:
-        yield TOP_CLASS, wanted.float().cpu(), found.float().cpu()
+        yield TOP_CLASS, wanted.float(), found.float()
     elif wanted.dim() == 4 and wanted.shape[1] == model.config.num_labels:  # of each pixel
         yield (
             TOP_PLACES,
-            wanted.movedim(1, -1).flatten(0, 2).float().cpu(),
-            found.movedim(1, -1).flatten(0, 2).float().cpu(),
+            wanted.movedim(1, -1).flatten(0, 2).float(),
+            found.movedim(1, -1).flatten(0, 2).float(),
         )
     elif wanted.dim() == 3 and wanted.shape[-1] in (
         model.config.num_labels,
         getattr(model.config, "vocab_size", None),
     ):
         kind = TOP_TOKEN if masked else TOP_PLACES
-        yield kind, rows_of(wanted, places).float().cpu(), rows_of(found, places).float().cpu()
+        yield kind, rows_of(wanted, places).float(), rows_of(found, places).float()
 
 
 def _without(scores: Tensor, shown: Tensor | None) -> Tensor:
     """Scores of places with those of padding out of the question."""
-    return scores if shown is None else scores.masked_fill(~shown.cpu(), torch.finfo(scores.dtype).min)
+    return scores if shown is None else scores.masked_fill(~shown.to(scores.device), torch.finfo(scores.dtype).min)
 
 
 def _vectors(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], pooling: str | None) -> Tensor:

@@ -71,7 +71,7 @@ class Correspondence:
             return _evenly(weight, old.parts, new.size // old.parts)
         if old.axis == HIDDEN and info.reads_norm and self.selection.rotation is not None:
             parts = weight.unflatten(1, (old.parts, -1))  # (outputs, parts, source width)
-            return (parts @ (self.selection.rotation * (old.size / new.size))).flatten(1)
+            return (parts @ (self.selection.rotation.to(parts) * (old.size / new.size))).flatten(1)
         if old.axis in (HIDDEN, FFN) or (old.axis == HEADS and layer is not None):
             same = old.axis == HIDDEN and not info.reads_norm and old.size == new.size
             return weight if same else self.selection.take(weight, old, layer, "o", info.reads_norm)
@@ -87,7 +87,7 @@ class Correspondence:
         name = self.anatomy.tied_readers.get(site.source)
         if name is None or self.selection.coordinates is None:
             return None
-        table = self.source.get_parameter(name).detach().double().cpu()
+        table = self.source.get_parameter(name).detach().double()
         kept = table[:, self.selection.coordinates]
         return torch.linalg.solve(kept.T @ kept, kept.T @ table).T
 
@@ -101,7 +101,7 @@ class Correspondence:
         """The source's weight, of all layers that the site's layer is made of, as a norm without gains would have it read."""
         info, found = self._info(site), []
         for name in (site.source, *site.beside):
-            found.append(self.source.get_parameter(f"{name}.weight").detach().double().cpu())
+            found.append(self.source.get_parameter(f"{name}.weight").detach().double())
         turned = self.selection.rotation is not None
         reads = info.dims[1].axis == HIDDEN and info.reads_norm and site.norm_before
         if reads and not self.anatomy.post_norm and (turned or site.beside):
@@ -120,12 +120,12 @@ class Correspondence:
     def _scale(self, name: str) -> Tensor:
         """The LayerScale behind a matrix, nowhere 0."""
         info = self.anatomy.tensors[name]
-        scale = self.source.get_parameter(info.scaled_by.format(info.layer)).detach().double().cpu()
+        scale = self.source.get_parameter(info.scaled_by.format(info.layer)).detach().double()
         return torch.where(scale.abs() < TINY, torch.full_like(scale, TINY), scale)
 
     def _gain(self, norm: str) -> Tensor:
         """The weight of a norm: where the stream is rotated, it moves into the matrix that reads it."""
-        return self.source.get_parameter(f"{norm}.weight").detach().double().cpu()
+        return self.source.get_parameter(f"{norm}.weight").detach().double()
 
 
 def _evenly(values: Tensor, parts: int, new: int) -> Tensor:

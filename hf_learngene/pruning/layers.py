@@ -77,7 +77,7 @@ def joined_layers(
     alive = list(range(anatomy.num_layers))
     with Suffixes(model, anatomy, _few(examples, anatomy.num_layers)) as suffixes:
         wanted = suffixes.leave()
-        nothing = NOTHING * sum(float(w.pow(2).sum()) for w in wanted)
+        nothing = NOTHING * _over_processes(sum(float(w.pow(2).sum()) for w in wanted))
         while True:
             shown = tqdm(alive, desc="choosing layers", disable=disable_progress)
             costs = [_cost(suffixes, layer, wanted) for layer in shown]
@@ -90,8 +90,12 @@ def joined_layers(
 
 
 def _cost(suffixes: Suffixes, layer: int, wanted: Sequence[Tensor]) -> float:
-    cost = sum(float((f - w).pow(2).sum()) for f, w in zip(suffixes.without(layer), wanted, strict=True))
-    return float(total(torch.tensor(cost, dtype=torch.float64)))
+    distances = (float((f - w).pow(2).sum()) for f, w in zip(suffixes.without(layer), wanted, strict=True))
+    return _over_processes(sum(distances))
+
+
+def _over_processes(value: float) -> float:
+    return float(total(torch.tensor(value, dtype=torch.float64)))
 
 
 def _few(examples: Batches, depth: int) -> list[dict[str, Tensor]]:

@@ -61,8 +61,7 @@ class Moments:
         if not self._waiting:
             return
         waiting, self._waiting, self._varying = self._waiting, [], None
-        x = torch.cat([x for x, _ in waiting])
-        x = precise(x)
+        x = precise(torch.cat([x for x, _ in waiting]))
         self._rounding = max(self._rounding, torch.finfo(x.dtype).eps)
         self._x = self._x or _Sum(x)
         x = self._x.add(x)
@@ -73,7 +72,7 @@ class Moments:
             y = y.to(torch.promote_types(y.dtype, x.dtype))
             self._y = self._y or _Sum(y)
             y = self._y.add(y)
-            self._yy = _plus(self._yy, (y * y).sum(0, dtype=torch.float64))
+            self._yy = _plus(self._yy, (y * y).sum(0))
             self._xy = _plus(self._xy, x.T @ y.to(x.dtype))
         if not is_shared():  # else one process would part from those that wait for its sums
             self._check()
@@ -203,7 +202,7 @@ class _Sum:
     def add(self, values: Tensor) -> Tensor:
         """The values about the origin, added to the sum."""
         about = values - self.origin
-        self.sum += about.sum(0, dtype=torch.float64)
+        self.sum += about.sum(0)  # as precise as the products, and several times as fast as in float64
         return about
 
     def move(self, count: int) -> tuple[Tensor, Tensor]:

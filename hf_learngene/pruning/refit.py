@@ -220,8 +220,8 @@ class Refit:
 
     def _solve(self, site: RefitSite, moments: Moments, ridge: float) -> Fitted:
         module = self._module(site)
-        weight, bias = module.weight.detach().double().cpu(), module.bias
-        old = bias.detach().double().cpu() if bias is not None else None
+        weight, bias = module.weight.detach().double(), module.bias
+        old = bias.detach().double() if bias is not None else None
         before = moments.error(weight, old)
         inputs = weight.shape[1]
         few = max(1.0, inputs / max(1, moments.count))
@@ -252,8 +252,8 @@ class Refit:
                 wanted = precise(y) @ undecoded.to(precise(y)) if undecoded is not None else self.selection.residual(y)
                 lines.add(rows_of(normalised(module, x, info.centred), shown), rows_of(wanted, shown))
         bias = getattr(module, "bias", None)
-        old = bias.detach().double().cpu() if bias is not None else None
-        solved = lines.solve(module.weight.detach().double().cpu(), old, ridge)
+        old = bias.detach().double() if bias is not None else None
+        solved = lines.solve(module.weight.detach().double(), old, ridge)
         module.weight.copy_(solved.gain.to(module.weight))
         if bias is not None and solved.shift is not None:
             bias.copy_(solved.shift.to(bias))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy import Anatomy, NormInfo, TensorInfo
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.ops import uniform_indices
@@ -17,7 +17,7 @@ from hf_learngene.maps.selection import HeadMaps, Selection, beside
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.moments import RIDGE, Moments, enough
-from hf_learngene.pruning.stream import ResidualStream, StreamMap
+from hf_learngene.pruning.stream import NormProducts, ResidualStream, StreamMap
 from hf_learngene.pruning.surgeon import head_maps, kept_heads, kept_units, value_map
 from hf_learngene.pruning.targets import AxisTargets, writer
 from hf_learngene.state import without_autocast
@@ -54,13 +54,7 @@ class CalibratedSelection:
         """The choices, after one pass of the source over the examples."""
         wanted = self.wanted
         stream, pooled = StreamMap(None, None, False), None
-        if wanted.width is not None:
-            stream = ResidualStream(self.model, self.anatomy, self.examples, self.ridge).narrowed(
-                wanted.width, disable_progress
-            )
-            pooled = stream.coordinates
-            if pooled is None:
-                pooled = uniform_indices(self.anatomy.sizes["hidden_size"], wanted.width)
+        products: NormProducts | None = None
         units: dict[int, Tensor] = {}
         heads: dict[int, Tensor] = {}
         inside: dict[int, HeadMaps] = {}
@@ -68,11 +62,23 @@ class CalibratedSelection:
             runner = Runner(self.model, self.anatomy)
             try:
                 layers = [0] if self.anatomy.shared_layers else sorted(set(self.layers))
+                stages: list[list[NormInfo]] = [[] for _ in layers]
+                if wanted.width is not None and layers[0] == 0:
+                    products = NormProducts(self.model, self.anatomy)
+                    stages = self._stages(products.norms, layers)
                 for place, layer in enumerate(tqdm(layers, desc="choosing", disable=disable_progress), start=1):
                     runner.cache_prefix(layer, self.examples.batches())
-                    self._layer(layer, runner, units, heads, inside, layers[place] if place < len(layers) else None)
+                    following = layers[place] if place < len(layers) else None
+                    self._layer(layer, runner, units, heads, inside, following, products, stages[place - 1])
             finally:
                 runner.close()
+        if wanted.width is not None:
+            stream = ResidualStream(self.model, self.anatomy, self.examples, self.ridge).narrowed(
+                wanted.width, disable_progress, products
+            )
+            pooled = stream.coordinates
+            if pooled is None:
+                pooled = uniform_indices(self.anatomy.sizes["hidden_size"], wanted.width)
         (_, group), _ = self.task.groups
         (_, head_size), _ = self.task.heads
         return Selection(
@@ -89,6 +95,16 @@ class CalibratedSelection:
             merged=self.merged,
         )
 
+    def _stages(self, norms: Sequence[NormInfo], layers: Sequence[int]) -> list[list[NormInfo]]:
+        """The norms that run between one of these layers and the next, with what runs before the first and after the last."""
+        stages: list[list[NormInfo]] = [[] for _ in layers]
+        place = 0
+        for norm in norms:  # in order of execution
+            if norm.layer is not None and not self.anatomy.shared_layers:
+                place = sum(norm.layer >= layer for layer in layers) - 1
+            stages[place].append(norm)
+        return stages
+
     # ---- one layer's heads and units
 
     def _layer(
@@ -99,6 +115,8 @@ class CalibratedSelection:
         heads: dict[int, Tensor],
         inside: dict[int, HeadMaps],
         following: int | None,
+        products: NormProducts | None,
+        norms: Sequence[NormInfo],
     ) -> None:
         together = self.merged.get(layer, (layer,))
         many, wanted = len(together), self.wanted
@@ -107,15 +125,18 @@ class CalibratedSelection:
         readers = self._queries(layer) if o is not None and wanted.head_size else {}
         writers = [t for t in (o, out) if t is not None]
         seen = {t.module: Moments() for t in writers} | {n: Moments() for n in readers}
+        given, handed = products.wanted(norms) if products is not None else ([], [])
         for number, batch in enumerate(self.examples.batches()):
             shown = tokens_shown(batch)
             found = runner.capture(
                 number,
                 batch,
-                inputs=[self._like(t, i) for t in writers for i in together],
-                outputs=[self._like(t, i) for t in readers.values() for i in together],
+                inputs=[*(self._like(t, i) for t in writers for i in together), *given],
+                outputs=[*(self._like(t, i) for t in readers.values() for i in together), *handed],
                 ahead=following,
             )
+            if products is not None:
+                products.add(norms, found, shown)
             for info, values, dim in [
                 *((t, found.inputs, t.dims[1]) for t in writers),
                 *((t, found.outputs, t.dims[0]) for t in readers.values()),
@@ -154,7 +175,7 @@ class CalibratedSelection:
             q, k = head_maps(products["q"][span, span], products["k"][span, span], new)
             v, back = value_map(moments.gram[span, span], weight[:, span], new)
             maps.append((q * (new / size) ** 0.5, k, v, back.T))  # attention divides by the root of the head size
-        query, key, value, output = (torch.stack(m) for m in zip(*maps, strict=True))
+        query, key, value, output = (torch.stack(m).cpu() for m in zip(*maps, strict=True))
         return HeadMaps(query, key, value, output)
 
     def _products(
@@ -198,11 +219,9 @@ class CalibratedSelection:
         """A matrix as the stream sees what it writes: with its LayerScale; that of some layers beside one another."""
         found = []
         for layer in layers:
-            weight = self.model.get_parameter(f"{self._like(info, layer)}.weight").detach().double().cpu()
+            weight = self.model.get_parameter(f"{self._like(info, layer)}.weight").detach().double()
             if info.scaled_by:
-                weight = (
-                    weight * self.model.get_parameter(info.scaled_by.format(layer)).detach().double().cpu()[:, None]
-                )
+                weight = weight * self.model.get_parameter(info.scaled_by.format(layer)).detach().double()[:, None]
             found.append(weight)
         return torch.cat(found, 1)
 

@@ -23,18 +23,18 @@ def pooled(tokens: Tensor, shown: Tensor | None, pooling: str = "mean") -> Tenso
         >>> pooled(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
         tensor([[2.]], dtype=torch.float64)
     """
-    tokens = tokens.double().cpu()
+    tokens = tokens.double()
     if tokens.dim() != 3:
-        return tokens.flatten(1)
+        return tokens.flatten(1).cpu()
     kept = (
         torch.ones(tokens.shape[:2], dtype=torch.bool) if shown is None or shown.shape != tokens.shape[:2] else shown
     )
-    kept = kept.cpu()[..., None]
+    kept = kept.to(tokens.device)[..., None]
     if pooling == "cls":
-        return tokens[torch.arange(len(tokens)), kept[..., 0].int().argmax(1)]
+        return tokens[torch.arange(len(tokens)), kept[..., 0].int().argmax(1)].cpu()
     if pooling == "max":
-        return tokens.masked_fill(~kept, -torch.inf).amax(1)
-    return (tokens * kept).sum(1) / kept.sum(1).clamp(min=1)
+        return tokens.masked_fill(~kept, -torch.inf).amax(1).cpu()
+    return ((tokens * kept).sum(1) / kept.sum(1).clamp(min=1)).cpu()
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:

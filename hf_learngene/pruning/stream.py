@@ -16,7 +16,7 @@ from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.shares import total
 from hf_learngene.errors import CalibrationError
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.pruning.activations import Runner
+from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.gains import Lines
 from hf_learngene.pruning.moments import RIDGE, Moments, enough, normalised
 from hf_learngene.pruning.surgeon import kept_units, mixed_map, stream_map
@@ -63,6 +63,47 @@ def rotates_between_norms(anatomy: Anatomy) -> bool:
     return all(t.kind == "linear" and (t.reads_norm or t.layer is None) for t in _readers(anatomy))
 
 
+class NormProducts:
+    """Mean product of the stream at every norm: normalised before it where it is to be turned, else as norms hand it on.
+
+    Args:
+        model: the source.
+        anatomy: its own.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
+        self.model, self.norms = model, _norms(anatomy)
+        self.before = rotates_residual_stream(anatomy)
+        self._moments = Moments()
+        self._tokens = torch.zeros(len(self.norms), dtype=torch.long)
+
+    def wanted(self, norms: Sequence[NormInfo]) -> tuple[list[str], list[str]]:
+        """Modules whose inputs, and whose outputs, a pass is to keep for these norms."""
+        names = [n.name for n in norms]
+        return (names, []) if self.before else ([], names)
+
+    def add(self, norms: Sequence[NormInfo], found: Activations, shown: Tensor | None) -> None:
+        """Adds what a pass kept of these norms."""
+        for norm in norms:
+            for value in (found.inputs if self.before else found.outputs).get(norm.name, ()):
+                if self.before:
+                    value = normalised(self.model.get_submodule(norm.name), value, norm.centred)
+                rows = rows_of(value, shown)
+                self._moments.add(rows)
+                self._tokens[self.norms.index(norm)] += len(rows)
+
+    def total(self, width: int) -> Tensor:
+        """The sum of the products over all tokens and norms.
+
+        Raises:
+            CalibrationError: too few tokens to tell so many directions apart.
+        """
+        if not self._moments.count:
+            raise CalibrationError("No norm of the model was reached by the calibration examples.")
+        enough(int(total(self._tokens).max()), width, "directions of the stream")
+        return self._moments.gram * self._moments.count
+
+
 class ResidualStream:
     """The residual stream of a source on its calibration examples, and what a narrower one holds of it.
 
@@ -77,13 +118,18 @@ class ResidualStream:
         self.model, self.anatomy, self.examples, self.ridge = model, anatomy, examples, ridge
         self.norms = _norms(anatomy)
 
-    def narrowed(self, width: int, disable_progress: bool = False) -> StreamMap:
+    def narrowed(self, width: int, disable_progress: bool = False, seen: NormProducts | None = None) -> StreamMap:
         """What a stream of `width` holds.
 
         Pre-norm: principal directions. Post-norm: directions or entries, whichever leaves less on the examples.
+
+        Args:
+            width: of the narrower stream.
+            disable_progress: no progress bar.
+            seen: what norms were given in a pass that was made anyway; default: a pass is made for it.
         """
         rotates = rotates_residual_stream(self.anatomy)
-        statistics = self._products(width, rotates, disable_progress)
+        statistics = (seen or self._looked(disable_progress)).total(width).cpu()  # what follows is of the width alone
         if rotates:
             return StreamMap(None, stream_map(statistics, width, all(n.centred for n in self.norms)), False)
         coordinates = self._coordinates(statistics, width)
@@ -94,35 +140,25 @@ class ResidualStream:
         entries, directions = self._lost([picked, rotation])
         return StreamMap(coordinates, None, False) if entries <= directions else StreamMap(None, rotation, True)
 
-    def _products(self, width: int, before: bool, disable_progress: bool) -> Tensor:
-        """Mean product of the stream at every norm: normalised before it where it is to be turned, else as norms hand it on."""
-        moments, names = Moments(), [n.name for n in self.norms]
-        tokens = torch.zeros(len(names), dtype=torch.long)
+    def _looked(self, disable_progress: bool) -> NormProducts:
+        """What the norms are given, in a pass of its own."""
+        products = NormProducts(self.model, self.anatomy)
         with Runner(self.model, self.anatomy) as runner:
             for number, batch in enumerate(tqdm(self.examples.batches(), desc="looking", disable=disable_progress)):
-                shown = tokens_shown(batch)
-                found = runner.capture(number, batch, inputs=names if before else (), outputs=() if before else names)
-                for place, norm in enumerate(self.norms):
-                    for value in (found.inputs if before else found.outputs).get(norm.name, ()):
-                        if before:
-                            value = normalised(self.model.get_submodule(norm.name), value, norm.centred)
-                        rows = rows_of(value, shown)
-                        moments.add(rows)
-                        tokens[place] += len(rows)
-        if not moments.count:
-            raise CalibrationError("No norm of the model was reached by the calibration examples.")
-        enough(int(total(tokens).max()), width, "directions of the stream")
-        return moments.gram * moments.count
+                found = runner.capture(number, batch, *products.wanted(products.norms))
+                products.add(products.norms, found, tokens_shown(batch))
+        return products
 
     def _coordinates(self, statistics: Tensor, width: int) -> Tensor:
         """Entries of the stream that stay: those that what reads it can spare least, the rest made up for by the kept ones."""
-        reads = torch.zeros_like(statistics)
+        reads = torch.zeros_like(statistics, device=self.model.device)
         for info in _readers(self.anatomy):
             if len(info.dims) == 2 and info.dims[1].axis == HIDDEN and info.dims[1].parts == 1:
-                weight = self.model.get_parameter(info.name).detach().double().cpu()
+                weight = self.model.get_parameter(info.name).detach().double()
                 gram = weight.T @ weight
                 reads += gram / gram.diagonal().mean().clamp_min(1e-30)
         # the residual carries every entry on as it is
+        reads = reads.cpu()
         reads += torch.eye(len(reads), dtype=reads.dtype) * reads.diagonal().mean()
         factor = torch.linalg.cholesky(reads)
         return kept_units(statistics / statistics.diagonal().mean(), factor.T, width, ridge=self.ridge)
@@ -178,4 +214,4 @@ def _readers(anatomy: Anatomy) -> list[TensorInfo]:
     return [t for t in anatomy.tensors.values() if any(d.axis == HIDDEN and d.side == "in" for d in t.dims)]
 
 
-__all__ = ["ResidualStream", "StreamMap", "rotates_between_norms", "rotates_residual_stream"]
+__all__ = ["NormProducts", "ResidualStream", "StreamMap", "rotates_between_norms", "rotates_residual_stream"]

@@ -221,7 +221,7 @@ def value_map(values: Tensor, reader: Tensor, size: int) -> tuple[Tensor, Tensor
     root, inverse = _roots(values)
     u, _, _ = torch.linalg.svd(root @ reader.double().T, full_matrices=False)
     if u.shape[1] < size:
-        u = torch.linalg.qr(torch.cat([u, torch.eye(len(u), dtype=u.dtype)], 1)).Q
+        u = torch.linalg.qr(torch.cat([u, torch.eye(len(u), dtype=u.dtype, device=u.device)], 1)).Q
     return inverse @ u[:, :size], u[:, :size].T @ root
 
 
