@@ -143,7 +143,7 @@ def one(name: str) -> dict[str, Any]:
             return made(self)
 
     Examples._keep = kept  # type: ignore[method-assign]
-    clock.watch(calibrated, "layer_costs", "layers")
+    clock.watch(calibrated, "joined_layers", "layers")
     clock.watch(calibrated, "kept_layers", "layers")
     clock.watch(CalibratedSelection, "run", "selection")
     clock.watch(Refit, "run", "refit")

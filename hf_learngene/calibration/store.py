@@ -22,6 +22,8 @@ SHARE = 0.125  # of the memory that is free: a shrink keeps several stores, besi
 class Store:
     """Values by name, each a tensor or a nest of them. Both ways are copies: what is done to either later on is not kept.
 
+    What is given away (`own`) and what is lent (`lent`) is not copied: nobody may change it.
+
     It is a context manager; its folder goes when it is closed, and at the latest with the store itself.
 
     Args:
@@ -36,13 +38,13 @@ class Store:
         self._folder: Path | None = None
         self._remove: weakref.finalize | None = None
 
-    def put(self, name: str, value: Any) -> None:
-        """Keeps a value, in place of an earlier one of that name.
+    def put(self, name: str, value: Any, own: bool = False) -> None:
+        """Keeps a value, in place of an earlier one of that name; `own` says that nobody else holds it.
 
         Raises:
             CalibrationError: the disk is full, or the temporary folder cannot be written to.
         """
-        if self.offer(name, value):
+        if self.offer(name, value, own):
             return
         try:
             file = self._made() / name
@@ -54,7 +56,7 @@ class Store:
                 f"{str(error).splitlines()[0]}. Make room there, set TMPDIR to a folder that has some, or give fewer examples."
             ) from error
 
-    def offer(self, name: str, value: Any) -> bool:
+    def offer(self, name: str, value: Any, own: bool = False) -> bool:
         """Keeps a value, in place of an earlier one, if memory has room for it; whether it has."""
         self.drop(name)
         sizes = _sizes(value)
@@ -62,7 +64,7 @@ class Store:
             self._free[device] = room(device) if self._memory is None else self._memory
         if any(size > self._free[device] for device, size in sizes.items()):
             return False
-        self._held[name] = _copied(value)
+        self._held[name] = value if own else _copied(value)
         for device, size in sizes.items():
             self._free[device] -= size
         return True
@@ -77,8 +79,12 @@ class Store:
 
     def get(self, name: str) -> Any:
         """The value of a name."""
+        return _copied(self._held[name]) if name in self._held else self.lent(name)
+
+    def lent(self, name: str) -> Any:
+        """The value of a name, to look at."""
         if name in self._held:
-            return _copied(self._held[name])
+            return self._held[name]
         return torch.load(self._made() / name, mmap=True, weights_only=True)
 
     def close(self) -> None:

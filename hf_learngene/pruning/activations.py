@@ -125,8 +125,8 @@ class Runner:
         wanted_in, wanted_out = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
         wanted = {("in", n) for n in wanted_in} | {("out", n) for n in wanted_out}
         if wanted and wanted <= self._remembered:
-            found.inputs = {n: self._store.get(f"in_{n}_{number}") for n in wanted_in}
-            found.outputs = {n: self._store.get(f"out_{n}_{number}") for n in wanted_out}
+            found.inputs = {n: self._store.lent(f"in_{n}_{number}") for n in wanted_in}
+            found.outputs = {n: self._store.lent(f"out_{n}_{number}") for n in wanted_out}
             return found
         single = self.container is not None
         copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # by id: the tensor, its version, the copy
@@ -199,7 +199,7 @@ class Runner:
             if sum(t.nbytes for v in kept.values() for t in v) * len(batches) > ROOM:
                 return
             for name, values in kept.items():
-                self._store.put(name, values)
+                self._store.put(name, values, own=True)
         self._remembered = {("in", n) for n in inputs} | {("out", n) for n in outputs}
 
     def cache_prefix(self, layers: int, batches: Iterable[Mapping[str, Tensor]]) -> None:

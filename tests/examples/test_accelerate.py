@@ -68,7 +68,7 @@ def arguments(script: str, data: Path, output: Path, batch: int = 4, **more: obj
 
 def shrinking(data: Path, kind: str, output: Path) -> list[str]:
     """The command line of a shrink without training, in float64: two processes part by rounding alone."""
-    given = {"model_name_or_path": data / kind, "output_dir": output, "intermediate_size": 48, "dtype": "float64"}
+    given = {"model_name_or_path": data / kind, "output_dir": output, "intermediate_size": 24, "dtype": "float64"}
     return [*(f"--{name}={value}" for name, value in given.items()), "--use_cpu"]
 
 
@@ -139,7 +139,7 @@ def test_every_script_in_two_processes_is_the_script_in_one_and_resumes_what_ano
     for kind, auto in zip(("vit", "bert"), classes.values(), strict=True):
         one, two = (auto.from_pretrained(tmp_path / runs / kind, dtype="auto") for runs in ("one", "two"))
         assert one.dtype == torch.float64
-        assert one.config.intermediate_size == 48
+        assert one.config.intermediate_size == 24
         same(one.state_dict(), two.state_dict(), 1e-10)
 
 

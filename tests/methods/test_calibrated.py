@@ -314,7 +314,7 @@ def test_some_of_the_batches():
 
 
 def test_too_few_tokens_for_a_width_are_refused():
-    with pytest.raises(errors.CalibrationError, match="2 tokens .* 16 directions"):
+    with pytest.raises(errors.CalibrationError, match="2 tokens .* 27 ffn units"):
         resize(bert(), calibration=[{"input_ids": [5, 6]}], calibration_top_up=False, hidden_size=16)
 
 
