@@ -125,7 +125,7 @@ def test_one_example_makes_a_model_or_says_that_it_is_too_little():
     made = resize(source, calibration=examples(source, count=1), num_hidden_layers=1)
     unseen = examples(source, seed=7)
     assert float(outputs(made, unseen).pow(2).mean()) < 20 * float(outputs(source, unseen).pow(2).mean())
-    with pytest.raises(errors.CalibrationError, match="10 tokens .* at least 16"):
+    with pytest.raises(errors.CalibrationError, match="10 tokens .* at least 27"):
         resize(source, calibration=examples(source, count=1), calibration_top_up=False, hidden_size=16)
 
 
