@@ -1,4 +1,4 @@
-"""The width and depth in the source's proportions that a budget allows."""
+"""The width and depth in the source's proportions that a budget allows; where the width stays, the ffn and depth."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from hf_learngene.errors import InvalidSizeError
 
 Sizes = Mapping[str, Any]
 
+_PARTS = 16  # of an ffn
+
 
 def fit(
     anatomy: Anatomy,
@@ -24,7 +26,8 @@ def fit(
 
     Widths are multiples of the head size. Among sizes about as near to the budget, the one whose depth and width are most nearly
     in the source's proportion wins: the miss and the distortion are weighed 4 to 1 on a log scale. A source that shrinks becomes
-    neither wider nor deeper, and one that grows neither narrower nor shallower.
+    neither wider nor deeper, and one that grows neither narrower nor shallower. Where the caller keeps the width of a source that
+    shrinks, its ffn takes the place of the width, in sixteenths.
 
     Args:
         anatomy (`Anatomy`): the source.
@@ -44,15 +47,22 @@ def fit(
     depths = [n for n in range(1, (4 if grows else 1) * depth + 1) if not grows or n >= depth]
     if anatomy.shared_layers:
         depths = [depth]
-    widths, depths = (
-        [fixed.get("hidden_size")] if "hidden_size" in fixed else widths,
-        ([fixed["num_hidden_layers"]] if "num_hidden_layers" in fixed else depths),
-    )
+    across = "hidden_size"
+    if "hidden_size" in fixed:
+        widths = [fixed["hidden_size"]]
+        if meter.shrinks and (ffn := anatomy.sizes.get("intermediate_size")) and "intermediate_size" not in fixed:
+            across, width, widths = (
+                "intermediate_size",
+                ffn,
+                sorted({max(1, ffn * n // _PARTS) for n in range(1, _PARTS + 1)}),
+            )
+    if "num_hidden_layers" in fixed:
+        depths = [fixed["num_hidden_layers"]]
     found: dict[tuple[int, int], tuple[float, Sizes]] = {}
     refusal: InvalidSizeError | None = None
     for w in widths:
         try:
-            at_width = whole({"hidden_size": w, **fixed})
+            at_width = whole({across: w, **fixed})
         except InvalidSizeError as error:
             refusal = error
             continue
@@ -76,7 +86,7 @@ def fit(
             continue
         reached = meter.exact(sizes)
         if reached <= meter.ceiling:
-            return {"hidden_size": size[0], "num_hidden_layers": size[1]}
+            return {across: size[0], "num_hidden_layers": size[1]}
         off = max(off, reached / amount)
     reached = most if most < meter.ceiling else least * off
     raise InvalidSizeError(

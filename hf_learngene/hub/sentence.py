@@ -135,6 +135,13 @@ def embeds_sentences(model_class: type[PreTrainedModel]) -> bool:
     return model_class.main_input_name == "input_ids" and "For" not in model_class.__name__
 
 
+def holds_width(
+    source: str | os.PathLike[str], loading: Mapping[str, Any], model_class: type[PreTrainedModel]
+) -> bool:
+    """Whether a checkpoint is a sentence encoder, whose vectors others have stored: a budget leaves it its width."""
+    return embeds_sentences(model_class) and bool(source_files(source, (MODULES,), loading))
+
+
 def check_modules(
     source: str | os.PathLike[str],
     loading: Mapping[str, Any],
@@ -216,4 +223,12 @@ def _without_pickle(file: Path, target: Path) -> None:
         raise CheckpointError(f"{file.name} of the module in {file.parent.name} cannot be read: {error}") from error
 
 
-__all__ = ["MODULES", "SentenceModules", "check_modules", "embeds_sentences", "module_folders", "read_modules"]
+__all__ = [
+    "MODULES",
+    "SentenceModules",
+    "check_modules",
+    "embeds_sentences",
+    "holds_width",
+    "module_folders",
+    "read_modules",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_no_learngene
+from hf_learngene.anatomy.config_fields import native_name
 from hf_learngene.errors import CheckpointError, UnsupportedSourceError
 from hf_learngene.hub.load import load_config, load_source, native_class, pinned
+from hf_learngene.hub.sentence import holds_width
 from hf_learngene.hub.tasks import class_of_checkpoint
 from hf_learngene.resizing.calibrating import carry_out
 from hf_learngene.resizing.execute import check_source
@@ -29,6 +32,8 @@ def plan_checkpoint(
     choose_class: ChooseClass = class_of_checkpoint,
 ) -> tuple[Plan, Mapping[str, Any]]:
     """The plan for a checkpoint on disk or on the Hub, and the loading keywords with the revision pinned to a commit.
+
+    A budget leaves a sentence encoder its width, unless that is asked for: vectors that are stored stay comparable in size.
 
     Args:
         source: a Hub id or a folder.
@@ -57,7 +62,12 @@ def plan_checkpoint(
         raise CheckpointError(
             f"`{source}` is a `{config.model_type}` checkpoint, and {cls.__name__} loads `{wanted.model_type}` ones."
         )
-    return make_plan(config, native or native_class(cls), spec), loading
+    cls = native or native_class(cls)
+    width = native_name(config, "hidden_size")
+    open_ = spec.budget is not None and width is not None and not {width, "hidden_size"} & spec.sizes.keys()
+    if open_ and holds_width(source, loading, cls):
+        spec = dataclasses.replace(spec, sizes={**spec.sizes, str(width): getattr(config, str(width))})
+    return make_plan(config, cls, spec), loading
 
 
 def load_resized(

@@ -131,3 +131,23 @@ def test_what_is_fitted_adds_up():
     assert told({"depth": 8}) == pytest.approx(26.0, rel=1e-6)
     falling = timing.fitted([({"depth": 1}, 3.0), ({"depth": 2}, 2.0)], lambda at: (1.0, at["depth"]))
     assert falling({"depth": 100}) > 0  # no time is negative
+
+
+@pytest.mark.parametrize(
+    ("kind", "class_name"), [f for f in FAMILIES if f[0] != "dinov2"]
+)  # its ffn is a ratio of the width
+def test_where_the_width_stays_the_ffn_takes_its_place(kind, class_name):
+    config, cls = tiny_config(kind), getattr(transformers, class_name)
+    width = anatomy_of(config, cls).sizes["hidden_size"]
+    made = plan(config, model_class=cls, params=0.9, hidden_size=width, calibration=None)
+    assert made.target.sizes["hidden_size"] == width
+    assert made.target.sizes["intermediate_size"] < made.source.sizes["intermediate_size"]
+    assert 0.7 * made.source_parameters < made.num_parameters <= 0.9 * made.source_parameters
+    kept = plan(
+        config,
+        model_class=cls,
+        params=0.9,
+        hidden_size=width,
+        intermediate_size=made.source.sizes["intermediate_size"],
+    )
+    assert kept.target.sizes["intermediate_size"] == made.source.sizes["intermediate_size"]

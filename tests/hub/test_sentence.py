@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForSequenceClassification, BertModel
 from typer.testing import CliRunner
 
-from hf_learngene import push_resized, resize
+from hf_learngene import AutoModel, plan, push_resized, resize
 from hf_learngene.cli import app
 from hf_learngene.errors import CheckpointError, InvalidSizeError, OutputError
 from hf_learngene.hub.card import model_card
@@ -102,6 +102,18 @@ def test_pooling_and_the_longest_text_follow_the_model(encoder, tmp_path):
     put(encoder / "1_Pooling" / "config.json", {"embedding_dimension": 24, "pooling_mode": "cls"})
     again = save_resized(model, tmp_path / "again", source=encoder)
     assert get(again / "1_Pooling" / "config.json") == {"embedding_dimension": 16, "pooling_mode": "cls"}
+
+
+@pytest.mark.parametrize("options", [{}, {"calibration": "synthetic"}])
+def test_a_budget_leaves_a_sentence_encoder_its_width(encoder, options):
+    whole = BertModel.from_pretrained(encoder).num_parameters()
+    small = AutoModel.from_pretrained_resized(encoder, params=0.8, **options)
+    assert small.config.hidden_size == BertModel.from_pretrained(encoder).config.hidden_size
+    assert 0.6 * whole < small.num_parameters() <= 0.8 * whole
+    narrow = plan(encoder, params=0.8, hidden_size=16, num_attention_heads=2)
+    assert narrow.target_config.hidden_size == 16
+    (encoder / "modules.json").unlink()
+    assert plan(encoder, params=0.5).target_config.hidden_size < 24
 
 
 def test_it_comes_from_the_hub_too(encoder, tmp_path):
