@@ -179,7 +179,7 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
         "",
         "Accuracy in % without any training at the same share of the encoder's parameters, mean ± standard deviation over",
         f"calibration sets. {' and '.join(LABELLED)} look at labels too. *kept*: share of the source's gap over chance, by",
-        "`calibrated` and by the best rival.",
+        f"`calibrated` and by the best rival. Those of `calibrated` are `calibrated_{head['task']}.json`'s where it has them.",
         "",
         "| share | " + " | ".join(shown) + " | kept | best rival |",
         "| ---: |" + " --- |" * len(shown) + " ---: | ---: |",
