@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -25,7 +25,10 @@ from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
 from hf_learngene.state import exclusive
 
 
+_T = TypeVar("_T")
 _CACHE: OrderedDict[tuple[Any, ...], Anatomy] = OrderedDict()
+# with the known one each, for an id is only one while what has it is kept
+_LIKE: OrderedDict[tuple[Any, ...], tuple[Anatomy, Anatomy]] = OrderedDict()
 _CACHE_SIZE = 64
 
 
@@ -54,9 +57,12 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
     """
     declared = declaration_of(config.model_type)
     check_bounds(vars(config))
-    key = (model_class, config.to_json_string(use_diff=False), config.num_labels, declared)
     with exclusive():
-        return _cached(key, config, model_class, declared)
+        return _cached(_key(config, model_class, declared), config, model_class, declared)
+
+
+def _key(config: PreTrainedConfig, *more: Any) -> tuple[Any, ...]:
+    return (config.to_json_string(use_diff=False), config.num_labels, *more)
 
 
 def _cached(
@@ -73,10 +79,15 @@ def _cached(
             raise UnsupportedFamilyError(
                 f"{model_class.__name__} cannot be built and probed from its config alone: {error or type(error).__name__}"
             ) from error
-        while len(_CACHE) > _CACHE_SIZE:
-            _CACHE.popitem(last=False)
-    _CACHE.move_to_end(key)
-    return _CACHE[key]
+    return _used(_CACHE, key)
+
+
+def _used(cache: OrderedDict[tuple[Any, ...], _T], key: tuple[Any, ...]) -> _T:
+    """What a cache holds, as what was used last; those used longest ago make room."""
+    cache.move_to_end(key)
+    while len(cache) > _CACHE_SIZE:
+        cache.popitem(last=False)
+    return cache[key]
 
 
 def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration) -> Anatomy:
@@ -226,7 +237,7 @@ def _norms(
 
 
 def anatomy_like(known: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Anatomy:
-    """The anatomy of another size of a model whose anatomy is known: one build, no probes.
+    """The anatomy of another size of a model whose anatomy is known: one build, no probes. Cached: what is planned is made next.
 
     Falls back to probing where the other size has tensors that the known one lacks (ELECTRA's `embeddings_project`).
 
@@ -234,11 +245,15 @@ def anatomy_like(known: Anatomy, config: PreTrainedConfig, model_class: type[Pre
         InvalidSizeError: a size that the family can build, but not save, load or run.
         Exception: what the family's own constructor raises at a size that it refuses.
     """
-    with exclusive(), torch.device("cpu"):
-        full = build(model_class, config)
-        like = _like(known, config, model_class, full)
-        check_target(like, known, config, model_class)
-    return like
+    key = _key(config, model_class, declaration_of(config.model_type), id(known))
+    with exclusive():
+        if key not in _LIKE:
+            with torch.device("cpu"):
+                full = build(model_class, config)
+                like = _like(known, config, model_class, full)
+                check_target(like, known, config, model_class)
+            _LIKE[key] = known, like
+        return _used(_LIKE, key)[1]
 
 
 def _like(

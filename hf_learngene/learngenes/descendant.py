@@ -19,7 +19,8 @@ def assemble(
     learngene: LearngeneLike, target: Target, state: dict[str, Tensor], own: Mapping[str, Any], seed: int
 ) -> PreTrainedModel:
     """Builds a plain model from the weights made for it, with its record in the config."""
-    model = build_model(learngene.base_class, target.config, state, cast(PreTrainedModel, learngene), seed=seed)
+    like = cast(PreTrainedModel, learngene)
+    model = build_model(learngene.base_class, target.config, state, like, anatomy=target.anatomy, seed=seed)
     config = learngene.config
     source, commit = config._name_or_path, getattr(config, "_commit_hash", None)
     # the name of a folder says nothing to others; its ancestry's, with the commit, does

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy import Anatomy, anatomy_of
+from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.config_fields import changed
 from hf_learngene.state import quiet, seeded
 
@@ -20,6 +20,7 @@ def build_model(
     weights: Mapping[str, Tensor],
     like: PreTrainedModel,
     *,
+    anatomy: Anatomy,
     seed: int = 0,
 ) -> PreTrainedModel:
     """A plain transformers model of given weights; tensors that are not among them are drawn anew.
@@ -29,12 +30,12 @@ def build_model(
         config: of the model.
         weights: parameter name in memory -> tensor, tied ones once.
         like: the model whose dtype, device, attention implementation and name it takes.
+        anatomy: of the model, as whoever made the weights knows it.
         seed: for what is drawn anew.
 
     Returns:
         The model in eval mode. It is saved under the key names that the family's own `save_pretrained` of a fresh model has.
     """
-    anatomy = anatomy_of(config, model_class)
     with torch.no_grad():
         state = {**weights, **drawn(model_class, config, anatomy, anatomy.tensors.keys() - weights.keys(), seed)}
         state = {name: tensor.to(like.dtype) for name, tensor in state.items()}

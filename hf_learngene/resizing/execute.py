@@ -69,7 +69,9 @@ def execute(
             step.config.learngene = plan.record(source, commit)
         # what is refitted is compared with its source, and must not be it
         transfer = Transfer(current, step, share=(own or number > 0) and not step.method.refits)
-        made = build_model(step.model_class, step.config, transfer.weights(), current, seed=plan.seed)
+        made = build_model(
+            step.model_class, step.config, transfer.weights(), current, anatomy=step.task.target, seed=plan.seed
+        )
         transfer.carry_buffers(made)
         fits += step.method.refine(step.task, current, made, examples, disable_progress)
         if seen is not None and step.method.refits:
