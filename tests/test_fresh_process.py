@@ -98,7 +98,7 @@ def found(folder, wanted):
     """What one such process saw: to start it costs more than all that it does."""
     package = Path(hf_learngene.__file__).parent.parent
     command = [sys.executable, "-c", SCRIPT, str(folder), str(package)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

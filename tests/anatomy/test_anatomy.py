@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import copy
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification
+from transformers import BertForMaskedLM, ViTForImageClassification
 
 from hf_learngene import resize, verify
-from hf_learngene.anatomy import anatomy_like, anatomy_of, register_anatomy, registry
+from hf_learngene.anatomy import anatomy_like, anatomy_of, infer, register_anatomy, registry
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
 from testing.families import case_id, listed, model_class, tiny_config, tiny_model
@@ -106,14 +106,14 @@ def test_the_anatomy_of_another_size_follows_from_a_known_one():
     )
 
 
-def test_probing_is_fast_and_cached():
-    started = time.perf_counter()
-    anatomy_of(ViTConfig(), ViTForImageClassification)
-    anatomy_of(BertConfig(), BertForMaskedLM)
-    first = time.perf_counter() - started
-    started = time.perf_counter()
-    assert anatomy_of(ViTConfig(), ViTForImageClassification) is anatomy_of(ViTConfig(), ViTForImageClassification)
-    assert time.perf_counter() - started < first / 2
+def test_what_was_found_is_not_looked_for_again(monkeypatch):
+    config = tiny_config("vit", "pixel_values")
+    known = anatomy_of(config, ViTForImageClassification)
+    other = tiny_config("vit", "pixel_values", hidden_size=48, num_hidden_layers=7)
+    like = anatomy_like(known, other, ViTForImageClassification)
+    monkeypatch.setattr(infer, "build", lambda *given: pytest.fail("a model was built"))
+    assert anatomy_of(tiny_config("vit", "pixel_values"), ViTForImageClassification) is known
+    assert anatomy_like(known, copy.deepcopy(other), ViTForImageClassification) is like
 
 
 class TestRegisterAnatomy:

@@ -84,7 +84,7 @@ def launch(jobs: list, folder: Path) -> None:
     }
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [sys.executable, "-m", *launcher, "-m", "testing.launched", str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-5000:]
 
 

@@ -129,6 +129,10 @@ def listed() -> list[tuple[str, dict[str, Any], str]]:
     return [*((kind, {}, name) for kind, names in {**VISION, **TEXT}.items() for name in names), *VARIANTS]
 
 
+# Heads stand on the encoder of a family's first class: what is tried many times is tried on these, and once or twice on others.
+FIRST = {names[0] for names in {**VISION, **TEXT}.values()} | {name for _, _, name in VARIANTS}
+
+
 def case_id(case: tuple[str, dict[str, Any], str]) -> str:
     kind, extra, name = case
     return "-".join([name, *(f"{k}={v}" for k, v in extra.items())]) or kind

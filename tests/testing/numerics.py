@@ -13,7 +13,8 @@ from torch import Tensor
 
 
 # Relative to the largest entry: about 1e6 roundings in float64, 100 in float32, one or two in half precision.
-RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+EXACT = 1e-10
+RELATIVE = {torch.float64: EXACT, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
 def assert_close_for(
