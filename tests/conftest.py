@@ -15,7 +15,7 @@ import torch
 from hypothesis import settings
 from transformers.utils import logging
 
-from testing.families import tiny_model
+from testing.families import FIRST, tiny_model
 
 
 # Derandomised: a failure shows up in every run, not in one of ten.
@@ -32,6 +32,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name in NUMERIC and item.path.parent.parent == Path(__file__).parent:
             item.add_marker("numeric")
+        if item.get_closest_marker("every_family") and item.callspec.params["case"][2] not in FIRST:
+            item.add_marker("every_head")
 
 
 def save_tiny(folder, model_type, class_name, dtype=torch.float32, **extra):
