@@ -102,12 +102,12 @@ def test_amounts_with_their_units():
     assert Budget("latency", 0.5).ceiling(3.0) == 1.5
     for quantity, amount, hint in (("flops", "20ms", "'4G'"), ("latency", "4G", "'20ms'"), ("latency", -1, "a share")):
         with pytest.raises(errors.InvalidSizeError, match=f"{quantity} is a number such as .*{hint}"):
-            plan(transformers.ViTConfig(), **{quantity: amount})
+            plan(tiny_config("vit"), **{quantity: amount})
 
 
 def test_one_budget_at_a_time():
     with pytest.raises(errors.UnknownOptionError, match="params and latency are budgets"):
-        plan(transformers.ViTConfig(), params=0.5, latency=0.5)
+        plan(tiny_config("vit"), params=0.5, latency=0.5)
     with pytest.raises(errors.InvalidSizeError, match="allocate spends a budget"):
         allocate(tiny_model("vit", "ViTModel"))
 

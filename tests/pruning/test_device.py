@@ -46,7 +46,8 @@ def test_only_choices_come_back_to_the_cpu(kind, sizes):
         step = plan(model, method="calibrated", calibration=[], **sizes).passes[0]
         alone = step.method.select(step.task, model, examples, True)
         chosen = step.keeping(alone)
-        before = build_model(type(model), chosen.config, Transfer(model, chosen, share=False).weights(), model)
+        weights = Transfer(model, chosen, share=False).weights()
+        before = build_model(type(model), chosen.config, weights, model, anatomy=chosen.task.target)
         here = copy.deepcopy(before)
         fitted = step.method.refine(chosen.task, model, here, examples, True)
         there, target = copy.deepcopy(model), copy.deepcopy(before)
