@@ -14,7 +14,7 @@ VIT := $(DEMO)/checkpoints/vit-small
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-all test-numeric demo quality style bench families tables docs constraints clean
+.PHONY: help venv test test-numeric demo quality style bench families tables docs constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,11 +37,8 @@ $(WEIGHTS): $(STAMP)
 # Two workers of one thread each: torch's own threads would fight over the cores.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules hf_learngene tests
 
-test: $(WEIGHTS)  ## Run the tests and the doctests but the slowest (ARGS="-k name")
-	$(PYTEST) -m "not slow and not every_head" $(ARGS)
-
-test-all: $(WEIGHTS)  ## Run every test, as CI does
-	$(PYTEST) $(ARGS)
+test: $(WEIGHTS)  ## Run the tests and the doctests but the slowest (ALL=1: these too; ARGS="-k name")
+	$(PYTEST) $(if $(ALL),,-m "not slow and not every_head") $(ARGS)
 
 # As a processor without AVX computes, and in two threads: other kernels, which add up in another order. What is said of every
 # family is left out here.
