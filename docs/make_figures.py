@@ -18,15 +18,17 @@ from typing import Any
 
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = ROOT / "docs" / "images"
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import matplotlib  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from canvas import DIVERGING, GONE, INK, KEPT, OTHER, STYLE, THIRD, WIDTH, box, canvas, matrix, save  # noqa: E402
 from learngene_task import DATA, TASKS, teacher_of  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
 
 from hf_learngene import AutoLearngene, resize  # noqa: E402
 from hf_learngene.anatomy import anatomy_of  # noqa: E402
@@ -36,49 +38,8 @@ from hf_learngene.methods import Layers, WeightSelection, make_method  # noqa: E
 from hf_learngene.pruning.criteria import Scores  # noqa: E402
 
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Rectangle  # noqa: E402
-
-
-KEPT, OTHER, THIRD, GONE, INK = "#0072B2", "#E69F00", "#009E73", "#CCCCCC", "#222222"  # told apart by all eyes
-DIVERGING = "PuOr"
-WIDTH, DPI = 6.0, 150  # 900 pixels
-STYLE = {
-    "font.size": 9.5,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "white",
-    "figure.edgecolor": "#BBBBBB",
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.08,
-}
 LAYER = 5  # of the ViT, whose units and heads are shown
 HALF = {"units": 768, "heads": 3, "width": 192, "layers": 6}
-
-
-def canvas(height: float, **grid: Any) -> tuple[Figure, Any]:
-    figure, axes = plt.subplots(figsize=(WIDTH, height), linewidth=2, **grid)
-    return figure, axes
-
-
-def save(figure: Figure, name: str) -> None:
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    path = IMAGES / f"method_{name}.png"
-    figure.savefig(path, dpi=DPI, edgecolor=figure.get_edgecolor(), metadata={"Software": None})
-    plt.close(figure)
-    print(path.relative_to(ROOT))
 
 
 def tiny(width: int, heads: int, ffn: int, layers: int = 2) -> transformers.ViTForImageClassification:
@@ -94,23 +55,6 @@ def number(*biases: torch.Tensor) -> None:
     with torch.no_grad():
         for bias in biases:
             bias.copy_(torch.arange(len(bias)))
-
-
-def matrix(axis: Axes, values: torch.Tensor, title: str, across: str, down: str, limit: float) -> None:
-    axis.imshow(values.numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit)
-    axis.set_title(title)
-    axis.set_xlabel(across)
-    axis.set_ylabel(down)
-    axis.set_xticks(range(values.shape[1]))
-    axis.set_yticks(range(values.shape[0]))
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-
-
-def box(axis: Axes, column: float, row: float, width: float = 1, height: float = 1, **given: Any) -> None:
-    axis.add_patch(
-        Rectangle((column - 0.5, row - 0.5), width, height, **{"fill": False, "ec": INK, "lw": 1.2, **given})
-    )
 
 
 # ---- methods that look at nothing
