@@ -36,8 +36,8 @@ SHORTER = {
 }
 # Commands about the checkout itself: the first are CI's own steps, benchmarks are run by hand, and examples have their own tests.
 ELSEWHERE = ("make ", "pip install ", "python benchmarks/", "python docs/", "python examples/")
-# Made-up examples a shrink: five times fewer than by default, and still more tokens than the widest matrix here has inputs.
-FEW = 96
+# Made-up examples a shrink: a third of the default, and still more tokens than the widest matrix here has inputs (3,072).
+FEW = 192
 VIT, BERT = "google/vit-base-patch16-224", "google-bert/bert-base-uncased"
 
 
