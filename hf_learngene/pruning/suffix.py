@@ -142,7 +142,7 @@ def _in_form(given: Tensor, result: Any) -> Any:
 
 def _handed_on(given: Tensor, result: Any, norm: nn.Module | None) -> Any:
     """What a layer that has left hands on, in the form of what it gave."""
-    return _in_form(given if norm is None else norm(given), result)
+    return _in_form(given if norm is None else next(tensors_in(norm(given))), result)
 
 
 __all__ = ["Suffixes"]
