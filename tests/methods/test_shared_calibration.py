@@ -56,6 +56,13 @@ class Processes:
             return list(pool.map(started, range(self.num_processes)))
 
 
+def made(given, model):
+    """Examples whose batches are made: threads that share them would make them all at once."""
+    examples = Examples(given, model)
+    assert examples.num_batches
+    return examples
+
+
 @pytest.fixture
 def processes(monkeypatch):
     def started(count: int) -> Processes:
@@ -123,7 +130,7 @@ def test_processes_give_the_model_of_one(processes, kind, count, sizes, number):
 def test_a_share_is_a_part_of_the_whole_and_all_shares_are_the_whole(processes):
     for number in (2, 5):
         running = processes(number)
-        with Examples(examples_of("bert", 80), model_of("bert")) as examples:
+        with made(examples_of("bert", 80), model_of("bert")) as examples:
             wanted = [row.tolist() for batch in examples.batches() for row in batch["input_ids"]]
 
             def work(examples=examples):
@@ -144,7 +151,7 @@ def test_sums_of_processes_are_those_of_all_tokens_wherever_each_began(processes
     whole = Moments()
     whole.add(x, y)
     running = processes(3)
-    with Examples(examples_of("vit", 70), model_of("vit")) as examples:
+    with made(examples_of("vit", 70), model_of("vit")) as examples:
 
         def work():
             with shares.shared(examples):
@@ -163,7 +170,7 @@ def test_sums_of_processes_are_those_of_all_tokens_wherever_each_began(processes
 
 def test_a_process_without_tokens_is_refused_in_all_of_them(processes):
     running = processes(2)
-    with Examples(examples_of("vit", 40), model_of("vit")) as examples:
+    with made(examples_of("vit", 40), model_of("vit")) as examples:
 
         def work():
             with shares.shared(examples):
@@ -179,7 +186,7 @@ def test_a_process_without_tokens_is_refused_in_all_of_them(processes):
 
 def test_fewer_examples_than_processes_are_not_shared(processes):
     running = processes(4)
-    with Examples(examples_of("vit", 3), model_of("vit")) as examples:
+    with made(examples_of("vit", 3), model_of("vit")) as examples:
 
         def work():
             with shares.shared(examples) as mine:
