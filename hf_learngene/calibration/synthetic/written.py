@@ -50,6 +50,9 @@ def written(
         mask: id of the mask token.
         vocabulary: what may be drawn, and what frames a text.
         seed: for every random number; text `i` depends on it and on `i`.
+
+    Returns:
+        Token ids of every text, in the order and of the lengths that were given, without padding.
     """
     found = list(columns["input_ids"])
     texts = [i for i in range(len(found)) if not of_any_tokens(i)]
