@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         verify,
     )
     from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
-    from hf_learngene.vocabulary.trimming import trim_tokenizer
+    from hf_learngene.vocabulary.trim_tokenizer import trim_tokenizer
 
 # Imported on first use, as transformers does it: torch and the modelling code take seconds.
 _HOME = {
@@ -52,7 +52,7 @@ _HOME = {
     "resize": "resizing",
     "save_resized": "hub",
     "synthetic_examples": "calibration.synthetic",
-    "trim_tokenizer": "vocabulary.trimming",
+    "trim_tokenizer": "vocabulary.trim_tokenizer",
     "verify": "resizing",
 }
 

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_learngene.calibration.chosen import check_size, chosen, has_places
 from hf_learngene.calibration.columns import LABELS, RAW, Wanted, raw_columns
 from hf_learngene.calibration.input_bounds import InputBounds
 from hf_learngene.calibration.processing import kind_of, resolved_processor
@@ -22,6 +21,7 @@ from hf_learngene.calibration.raw import RawInputs, is_blank
 from hf_learngene.calibration.reading import read_examples
 from hf_learngene.calibration.stacking import count_tokens, stacked, tensor_of
 from hf_learngene.calibration.store import Store
+from hf_learngene.calibration.subset import check_size, chosen, has_places
 from hf_learngene.calibration.trial import check_image_size
 from hf_learngene.errors import CalibrationError
 

@@ -282,7 +282,7 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
 
     from hf_learngene.hub.files import hub_keywords
     from hf_learngene.hub.load import load_config
-    from hf_learngene.vocabulary.trimming import trim_tokenizer
+    from hf_learngene.vocabulary.trim_tokenizer import trim_tokenizer
 
     loading = hub_keywords(given)
     config = load_config(source, loading)

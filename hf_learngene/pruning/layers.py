@@ -14,7 +14,7 @@ from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.shares import decided, mine, total, whole
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.merging import side_by_side
-from hf_learngene.pruning.suffix import Suffixes
+from hf_learngene.pruning.without_layer import Suffixes
 from hf_learngene.state import without_autocast
 
 

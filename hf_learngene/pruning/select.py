@@ -17,8 +17,9 @@ from hf_learngene.maps.selection import HeadMaps, Selection, beside
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.moments import RIDGE, Moments, enough
+from hf_learngene.pruning.optimal_brain_surgeon import kept_heads, kept_units
+from hf_learngene.pruning.rotations import head_maps, value_map
 from hf_learngene.pruning.stream import NormProducts, ResidualStream, StreamMap
-from hf_learngene.pruning.surgeon import head_maps, kept_heads, kept_units, value_map
 from hf_learngene.pruning.targets import AxisTargets, writer
 from hf_learngene.state import without_autocast
 

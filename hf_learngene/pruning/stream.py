@@ -19,7 +19,8 @@ from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.gains import Lines
 from hf_learngene.pruning.moments import RIDGE, Moments, enough, normalised
-from hf_learngene.pruning.surgeon import kept_units, mixed_map, stream_map
+from hf_learngene.pruning.optimal_brain_surgeon import kept_units
+from hf_learngene.pruning.rotations import mixed_map, stream_map
 
 
 TINY = 1e-6  # ridge of fits that are only measured

@@ -8,7 +8,7 @@ from hf_learngene.vocabulary.rows import (
     read_vocabulary,
     renumbered,
 )
-from hf_learngene.vocabulary.trimming import trim_tokenizer
+from hf_learngene.vocabulary.trim_tokenizer import trim_tokenizer
 
 
 __all__ = [

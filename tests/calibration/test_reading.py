@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from hf_learngene import errors, resize
-from hf_learngene.calibration.chosen import SIZE, spread
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.processing import processor_for
 from hf_learngene.calibration.reading import read_examples
+from hf_learngene.calibration.subset import SIZE, spread
 
 
 TINY = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 1}
@@ -267,7 +267,7 @@ def test_no_processor_is_looked_for_where_none_is_needed(monkeypatch):
 
 def test_a_larger_set_is_cut_and_says_so(monkeypatch):
     told = []
-    monkeypatch.setattr("hf_learngene.calibration.chosen.logger.warning", told.append)
+    monkeypatch.setattr("hf_learngene.calibration.subset.logger.warning", told.append)
     rows = [{"input_ids": [5 + i % 40, 4 + i // 40]} for i in range(1500)]
     found = Examples(rows, bert())
     assert found.given_count == SIZE
@@ -291,7 +291,7 @@ def test_places_are_spread(count, size):
 
 def test_a_stream_is_read_to_the_cap_and_no_further(monkeypatch):
     told, read = [], []
-    monkeypatch.setattr("hf_learngene.calibration.chosen.logger.warning", told.append)
+    monkeypatch.setattr("hf_learngene.calibration.subset.logger.warning", told.append)
 
     def stream():
         for i in itertools.count():

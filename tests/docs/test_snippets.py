@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 # What pages import, once for all: each page is a fork of the process that has loaded this module.
 from hf_learngene import AutoLearngene, LearngeneTrainer, compare, plan, resize  # noqa: F401
-from hf_learngene.calibration.synthetic import number as synthetic_number
+from hf_learngene.calibration.synthetic import count as synthetic_count
 from hf_learngene.cli import app
 from testing import ROOT
 from testing.hub import OWNER, Hub
@@ -61,7 +61,7 @@ def run_page(found: list[tuple[str, str]], folder: str) -> list[str]:
     """Runs in a process of its own; what it printed, piece by piece."""
     signal.alarm(900)  # models of real sizes
     os.chdir(folder)
-    synthetic_number.MOST = FEW
+    synthetic_count.MOST = FEW
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed = []
     for kind, text in found:

@@ -13,7 +13,8 @@ from hf_learngene.calibration.examples import Examples
 from hf_learngene.methods import Calibrated
 from hf_learngene.pruning.activations import Runner, execution_order
 from hf_learngene.pruning.moments import Moments
-from hf_learngene.pruning.surgeon import head_maps, kept_units, stream_map, value_map, without_ones
+from hf_learngene.pruning.optimal_brain_surgeon import kept_units
+from hf_learngene.pruning.rotations import head_maps, stream_map, value_map, without_ones
 from hf_learngene.resizing.table import fit_table
 from testing.examples import examples_for
 from testing.families import exact_deberta, tiny_model

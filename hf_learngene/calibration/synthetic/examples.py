@@ -11,11 +11,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import section, section_name
 from hf_learngene.calibration.input_bounds import InputBounds
+from hf_learngene.calibration.synthetic.count import examples_needed
 from hf_learngene.calibration.synthetic.limits import why_not
-from hf_learngene.calibration.synthetic.number import examples_needed
+from hf_learngene.calibration.synthetic.masked_lm import LONGEST_WRITTEN, mask_of, written
 from hf_learngene.calibration.synthetic.pixels import pixel_columns, size_for
 from hf_learngene.calibration.synthetic.texts import LONGEST, token_columns, vocabulary_of
-from hf_learngene.calibration.synthetic.written import LONGEST_WRITTEN, mask_of, written
 from hf_learngene.errors import CalibrationError
 
 

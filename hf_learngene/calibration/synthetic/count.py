@@ -8,9 +8,9 @@ from typing import Any
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, native_name, section, section_name
+from hf_learngene.calibration.synthetic.masked_lm import LONGEST_WRITTEN, mask_of
 from hf_learngene.calibration.synthetic.pixels import image_processor, read_size, size_for
 from hf_learngene.calibration.synthetic.texts import LONGEST, lengths
-from hf_learngene.calibration.synthetic.written import LONGEST_WRITTEN, mask_of
 
 
 TOKENS_PER_RANK = 6

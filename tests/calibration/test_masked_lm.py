@@ -8,8 +8,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from hf_learngene.calibration.synthetic import examples_needed, synthetic_examples
+from hf_learngene.calibration.synthetic.masked_lm import LONGEST_WRITTEN, ROUNDS
 from hf_learngene.calibration.synthetic.texts import UNIFORM
-from hf_learngene.calibration.synthetic.written import LONGEST_WRITTEN, ROUNDS
 from testing import trained_tokenizers
 from testing.families import TEXT, tiny_model
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTo
 from hf_learngene.disk import scratch
 from hf_learngene.errors import VocabularyError
 from hf_learngene.vocabulary.rows import named_tokens
-from hf_learngene.vocabulary.tokenizer_models import KINDS, Pieces
+from hf_learngene.vocabulary.subwords import KINDS, Pieces
 
 
 _BATCH = 1024  # texts that are split at a time

@@ -1,0 +1,114 @@
+"""Optimal brain surgeon: the units, heads and entries of the residual stream whose loss the others can make up for least."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_learngene.pruning.moments import RIDGE, damp
+
+
+UNIT_RIDGE = 10.0  # times the ridge of the refit: fewer tokens speak for a choice than for a fit
+FLOOR = 1e-7  # exact copies leave the matrix without an inverse
+PORTION = 64  # of the units, one share in so many is pruned between two corrections
+
+
+def kept_units(
+    gram: Tensor, weight: Tensor, keep: int, size: int = 1, ridge: float = RIDGE, group: int = 0, least: int = 0
+) -> Tensor:
+    """Indices of the units whose loss the others can make up for least: optimal brain surgeon on one layer's least squares.
+
+    A unit (or block of `size` inputs, a head) costs tr(W_q ([G^-1]_qq)^-1 W_q^T) once the remaining inputs have been
+    refitted. The cheapest are pruned a few at a time; after each removal the others take over what they can.
+
+    Args:
+        gram: mean product of the inputs, (inputs, inputs), float64.
+        weight: the matrix that reads them, (outputs, inputs).
+        keep: how many units (or blocks) are kept.
+        size: inputs of one block.
+        ridge: the ridge of the refit that follows.
+        group: if given, of each `group` units (or blocks) that follow one another, `least` are kept.
+        least: see `group`.
+
+    Returns:
+        Indices of the kept units (or blocks), ascending.
+
+    Source: Hassibi & Stork 1993 (optimal brain surgeon), in blocks as Kurtic et al. 2023 (arXiv 2302.04089, section 3).
+
+    Example:
+        >>> gram = torch.eye(3, dtype=torch.float64)
+        >>> kept_units(gram, torch.tensor([[3.0, 0.1, 2.0]]), keep=2).tolist()
+        [0, 2]
+    """
+    blocks, place = len(gram) // size, gram.device
+    inside, numbers = torch.arange(size, device=place), torch.arange(blocks, device=place)
+    columns = weight.to(place, torch.float64).T.clone()  # (inputs, outputs)
+    inverse = _inverse(damp(gram, max(UNIT_RIDGE * ridge, FLOOR)))
+    squares = inverse.reshape(blocks, size, blocks, size)[numbers, :, numbers].clone()  # (blocks, size, size)
+    # [G^-1] of what is left is [G^-1] - F F^T: only what is read of it is worked out
+    factors = torch.empty(len(gram), (blocks - keep) * size, dtype=torch.float64, device=place)
+    alive = torch.ones(blocks, dtype=torch.bool, device=place)
+    portion = max(1, blocks // PORTION) if size == 1 else 1
+    for first in range(0, blocks - keep, portion):
+        costs = torch.where(alive, _costs(columns, squares), torch.inf)
+        if group:
+            full = alive.reshape(-1, group).sum(1) > least
+            costs = torch.where(full[numbers // group], costs, torch.inf)
+        leave = costs.argsort()[: min(portion, blocks - keep - first)]
+        alive[leave] = False
+        gone = (leave[:, None] * size + inside).flatten()
+        before = factors[:, : first * size]
+        cross = inverse[:, gone] - before @ before[gone].T
+        root = torch.linalg.cholesky(cross[gone])
+        cross = torch.linalg.solve_triangular(root, cross.T, upper=False).T
+        factors[:, first * size : first * size + len(gone)] = cross
+        columns -= cross @ torch.linalg.solve_triangular(root, columns[gone], upper=False)
+        opened = cross.reshape(blocks, size, -1)
+        squares -= opened @ opened.mT
+        squares[leave] = torch.eye(size, dtype=torch.float64, device=place)  # nothing is left of them to solve with
+    return alive.nonzero().flatten().cpu()
+
+
+def _inverse(gram: Tensor) -> Tensor:
+    """The inverse of a positive definite matrix."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(gram))
+
+
+def kept_heads(
+    gram: Tensor,
+    weight: Tensor,
+    size: int,
+    groups: tuple[tuple[int, int], tuple[int, int]],
+    ridge: float = RIDGE,
+) -> Tensor:
+    """Indices of the query heads whose loss the others can make up for least.
+
+    Whole groups that share keys and values are pruned first, then heads of each group.
+
+    Args:
+        gram: mean product of what the output matrix reads, (heads x head size, heads x head size), float64.
+        weight: the output matrix.
+        size: the head size.
+        groups: ((groups, query heads of each) of the source, the same of the target).
+        ridge: the ridge of the refit that follows.
+
+    Returns:
+        Indices of the kept heads, ascending.
+    """
+    (_, each), (keep, most) = groups
+    kept = kept_units(gram, weight, keep, each * size, ridge)
+    heads = (kept[:, None] * each + torch.arange(each)).flatten()
+    if most == each:
+        return heads
+    entries = (heads[:, None] * size + torch.arange(size)).flatten()
+    inner = kept_units(gram[entries][:, entries], weight[:, entries], keep * most, size, ridge, each, most)
+    return heads[inner]
+
+
+def _costs(columns: Tensor, squares: Tensor) -> Tensor:
+    """What each block costs, from the columns of the weight, (inputs, outputs), and its block of [G^-1]."""
+    blocks, size, _ = squares.shape
+    if size == 1:
+        return columns.pow(2).sum(1) / squares.flatten().clamp_min(1e-30)
+    parts = columns.reshape(blocks, size, -1)
+    return (parts * torch.linalg.solve(squares, parts)).sum((1, 2))
