@@ -1,1 +1,1 @@
-"""Parameter budgets: counting parameters at any sizes, and spending a budget on sizes."""
+"""Budgets of parameters, FLOPs or latency: what counts against one at any sizes, and the sizes that it is spent on."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
 from hf_learngene.budget.meter import Meter
+from hf_learngene.budget.spend import metered, spent
 from hf_learngene.hub import provenance
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
 from hf_learngene.resizing.route import examples_origin, route_of, spends_by_error
-from hf_learngene.resizing.sizes import check_names, complete, describe, raw_sizes
+from hf_learngene.resizing.sizes import check_names, complete, config_at, describe, raw_sizes
 from hf_learngene.resizing.spec import GIVEN, SYNTHETIC, ResizeSpec
-from hf_learngene.resizing.spending import metered, spent
 from hf_learngene.resizing.table import origin_table
 from hf_learngene.vocabulary.rows import Vocabulary, read_vocabulary
 
@@ -176,13 +176,14 @@ def make_plan(
     vocabulary = read_vocabulary(spec.kept_tokens, spec.pad_to_multiple_of, source, config, model_class)
     if vocabulary is not None:
         asked = sizes = {**sizes, "vocab_size": vocabulary.agreed(sizes.get("vocab_size"))}
-    meter = None if spec.budget is None else metered(spec.budget, source, config, model_class, sizes)
+    whole, at = partial(complete, source, config), partial(config_at, config, source)
+    meter = None if spec.budget is None else metered(spec.budget, source, config, model_class, sizes, whole, at)
     waits = meter is not None and origin is not None and spends_by_error(spec, meter, source, sizes)
     if meter is not None and not waits:
-        sizes = spent(meter, source, config, sizes)
+        sizes = spent(meter, source, sizes, whole)
     if method is not None:
         sizes = {**method.implied_sizes(source.sizes), **sizes}
-    sizes = complete(source, config, sizes)
+    sizes = whole(sizes)
     if vocabulary is not None and vocabulary.shift and "max_position_embeddings" not in asked:
         sizes["max_position_embeddings"] -= vocabulary.shift  # as many positions behind the first as before
     route = route_of(spec, source, sizes, examples=origin is not None, waits=waits, vocabulary=vocabulary)

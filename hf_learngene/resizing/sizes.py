@@ -276,6 +276,18 @@ def target_config(
     return target
 
 
+def config_at(config: PreTrainedConfig, anatomy: Anatomy, wanted: Mapping[str, Any]) -> PreTrainedConfig:
+    """The config at given sizes, whatever the method that makes the weights.
+
+    Raises:
+        InvalidSizeError: sizes that do not divide, or that the config refuses.
+    """
+    sizes = complete(anatomy, config, wanted)
+    depth = sizes["num_hidden_layers"]
+    spread = LayerMap.spread if depth <= anatomy.num_layers else LayerMap.insert
+    return target_config(config, anatomy, sizes, spread(anatomy.num_layers, depth), {})
+
+
 def _spelled_as(current: Any, value: Any) -> Any:
     """A size as the config has it: one number or a pair. Many families take only one of the two."""
     if isinstance(current, (list, tuple)) and isinstance(value, int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from hf_learngene.budget import search
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.meter import Budget
 from hf_learngene.budget.search import _between, _different, _Fitting, _split, allocated
+from hf_learngene.budget.spend import metered
 from hf_learngene.calibration.examples import Examples
-from hf_learngene.resizing.spending import metered
+from hf_learngene.resizing.sizes import complete, config_at
 from testing.families import tiny_model
 from testing.numerics import assert_close_for
 
@@ -175,7 +177,8 @@ def test_what_is_given_by_name_counts_once(monkeypatch, units):
     monkeypatch.setattr(search, "TRIED", 1)
     monkeypatch.setattr(search, "_distance", lambda found, wanted: error_of(made[-1]))
     fixed = {"intermediate_size": units, "num_attention_heads": 3}
-    meter = metered(Budget("params", 0.5), anatomy, model.config, type(model), fixed)
+    whole, at = partial(complete, anatomy, model.config), partial(config_at, model.config, anatomy)
+    meter = metered(Budget("params", 0.5), anatomy, model.config, type(model), fixed, whole, at)
     found = allocated(model, anatomy, meter, Examples(pictures(model, 4), model), fixed, shrink)
     assert totals == [len(made)]
     assert (made[0] == {**{n: anatomy.sizes[n] for n in made[0]}, **fixed}) == (units < 40)

@@ -14,8 +14,6 @@ from hf_learngene.budget.flops import flop_count, flops
 from hf_learngene.budget.latency import MARGIN, fitted, stopwatch
 from hf_learngene.budget.meter import Budget, Meter
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.maps import LayerMap
-from hf_learngene.resizing.sizes import complete, target_config
 
 
 Sizes = Mapping[str, Any]
@@ -24,7 +22,13 @@ _IMAGES = ("image_size", "patch_size")
 
 
 def metered(
-    budget: Budget, source: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel], given: Sizes
+    budget: Budget,
+    source: Anatomy,
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    given: Sizes,
+    whole: Callable[[Sizes], Sizes],
+    config_at: Callable[[Sizes], PreTrainedConfig],
 ) -> Meter:
     """What a budget counts. What is counted over patches is counted at the image and patch size that the caller gave.
 
@@ -34,6 +38,8 @@ def metered(
         config: its config.
         model_class: of source and target.
         given: sizes given by name, canonical.
+        whole: sizes -> the same with all that follow from them; refuses those that do not divide.
+        config_at: sizes -> the config of a model that has them.
 
     Raises:
         InvalidSizeError: a budget that is no number.
@@ -42,23 +48,23 @@ def metered(
     images = {n: v for n, v in given.items() if n in _IMAGES}
     base, base_config = source, config
     if images:
-        base_config = _config_at(images, source, config)
+        base_config = config_at(images)
         base = anatomy_like(source, base_config, model_class)
 
-    def config_at(sizes: Sizes) -> PreTrainedConfig:
-        return _config_at({**images, **sizes}, source, config)
+    def config_of(sizes: Sizes) -> PreTrainedConfig:
+        return config_at({**images, **sizes})
 
     if budget.quantity == "params":
         amount: float = source.num_parameters
         estimate: Callable[[Sizes], float] = parameter_count(base)
 
         def exact(sizes: Sizes) -> float:
-            return anatomy_like(source, config_at(sizes), model_class).num_parameters
+            return anatomy_like(source, config_of(sizes), model_class).num_parameters
     elif budget.quantity == "flops":
         amount, estimate = flops(config, model_class), flop_count(base, base_config, model_class)
 
         def exact(sizes: Sizes) -> float:
-            return flops(config_at(sizes), model_class)
+            return flops(config_of(sizes), model_class)
     else:
         watch = stopwatch(config, model_class)
         amount = watch.seconds
@@ -66,28 +72,28 @@ def metered(
         work, depth = flop_count(base, base_config, model_class), source.num_layers
 
         def exact(sizes: Sizes) -> float:
-            return watch.time(config_at(sizes)) * MARGIN
+            return watch.time(config_of(sizes)) * MARGIN
 
         probes = [*_probes(source), *([{}] if images else [])]
         known: list[tuple[Sizes, float]] = [] if images else [({}, amount)]
-        known += [(s, exact(s)) for s in (_whole(p, source, config) for p in probes) if s is not None]
+        known += [(s, exact(s)) for s in (_divided(p, whole) for p in probes) if s is not None]
         estimate = fitted(known, lambda at: (1.0, float(at.get("num_hidden_layers", depth)), float(work(_plain(at)))))
     return Meter(budget, budget.ceiling(amount), amount, lambda at: estimate(_plain(at)), exact)
 
 
-def spent(meter: Meter, source: Anatomy, config: PreTrainedConfig, given: Sizes) -> dict[str, Any]:
+def spent(meter: Meter, source: Anatomy, given: Sizes, whole: Callable[[Sizes], Sizes]) -> dict[str, Any]:
     """The sizes that were given, with a width and a depth in the source's proportions that a budget allows.
 
     Args:
         meter: the budget.
         source: the source's anatomy.
-        config: its config.
         given: sizes given by name, canonical; they are kept.
+        whole: as `metered` takes it.
 
     Raises:
         InvalidSizeError: no size is that small, or that large.
     """
-    return {**fit(source, meter, given, lambda sizes: complete(source, config, sizes)), **given}
+    return {**fit(source, meter, given, whole), **given}
 
 
 def _probes(source: Anatomy) -> list[dict[str, Any]]:
@@ -103,19 +109,12 @@ def _plain(sizes: Sizes) -> Sizes:
     return {n: v for n, v in sizes.items() if n not in _IMAGES}
 
 
-def _whole(sizes: Sizes, source: Anatomy, config: PreTrainedConfig) -> Sizes | None:
+def _divided(sizes: Sizes, whole: Callable[[Sizes], Sizes]) -> Sizes | None:
+    """All sizes, where these divide."""
     try:
-        return complete(source, config, sizes)
+        return whole(sizes)
     except InvalidSizeError:
         return None
-
-
-def _config_at(sizes: Sizes, source: Anatomy, config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config at given sizes, whatever the method that makes the weights."""
-    whole = complete(source, config, sizes)
-    depth = whole["num_hidden_layers"]
-    spread = LayerMap.spread if depth <= source.num_layers else LayerMap.insert
-    return target_config(config, source, whole, spread(source.num_layers, depth), {})
 
 
 __all__ = ["metered", "spent"]
