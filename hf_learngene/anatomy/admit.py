@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import (
 
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.config_fields import native_name
+from hf_learngene.anatomy.registry import declaration_of
 from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
 from hf_learngene.errors import UnsupportedFamilyError, UnsupportedSourceError
 
@@ -99,6 +100,7 @@ def admit_tensors(anatomy: Anatomy) -> None:
         raise UnsupportedFamilyError(
             f"`{anatomy.model_type}`: no size field explains {len(unknown)} tensor(s): {shown}. Declare their axes with "
             f"register_anatomy({anatomy.model_type!r}, axes={{r'<name>$': ('hidden', ...)}})."
+            f"{_unmatched(anatomy)}"
         )
     has_heads = any(d.axis == HEADS for t in anatomy.tensors.values() for d in t.dims)
     roles = {t.role for t in anatomy.tensors.values()}
@@ -106,7 +108,20 @@ def admit_tensors(anatomy: Anatomy) -> None:
         raise UnsupportedFamilyError(
             f"`{anatomy.model_type}`: the attention projections were not found (found roles: "
             f"{', '.join(sorted(filter(None, roles))) or 'none'}; needed: q, k, v or qkv, and o). Declare them with "
-            f"register_anatomy({anatomy.model_type!r}, roles={{r'<name>$': 'q', ...}})."
+            f"register_anatomy({anatomy.model_type!r}, roles={{r'<name>\\.(weight|bias)$': 'q', ...}}). {_matrices(anatomy)}"
+            f"{_unmatched(anatomy)}"
         )
     if not any(n.axis == HIDDEN for n in anatomy.norms):
         raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over its width. {_ALLOWED}")
+
+
+def _matrices(anatomy: Anatomy) -> str:
+    """The matrices of a layer, with the role that was found of each."""
+    found = [t for t in anatomy.templates.values() if t.layer is not None and t.kind == "linear"]
+    told = [f"{t.template} ({t.role or 'none'})" for t in found]
+    return f"A layer's matrices: {', '.join(told) or 'none'}."
+
+
+def _unmatched(anatomy: Anatomy) -> str:
+    patterns = declaration_of(anatomy.model_type).unmatched(anatomy.tensors)
+    return f" Declared, but no parameter's name: {', '.join(map(repr, patterns))}." if patterns else ""

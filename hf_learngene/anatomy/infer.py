@@ -118,7 +118,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         info = TensorInfo(name, dims, *layer_of(name, containers), module=name.rpartition(".")[0])
         tensors[name] = info
     sizes = _sizes(part, prober)
-    tensors = settle(tensors, short, flow, sizes, declared, honoured := _honours_head_dim(prober))
+    tensors = settle(tensors, short, flow, declared, honoured := _honours_head_dim(prober))
     ties = dict(short.all_tied_weights_keys)
     norms = _every_layer(_norms(short, flow, containers, tensors, eps_followers), full, containers)
     by_template: dict[str, TensorInfo] = {}

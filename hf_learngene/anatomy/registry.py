@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hf_learngene.errors import UnknownOptionError
@@ -25,6 +25,11 @@ class Declaration:
     def axes_of(self, name: str) -> tuple[str | None, ...] | None:
         return next((axes for pattern, axes in self.axes.items() if re.search(pattern, name)), None)
 
+    def unmatched(self, names: Iterable[str]) -> list[str]:
+        """Patterns that none of the names matches."""
+        found = list(names)
+        return [p for p in (*self.roles, *self.axes) if not any(re.search(p, name) for name in found)]
+
 
 _NOTHING = Declaration()
 _DECLARED: dict[str, Declaration] = {}
@@ -42,8 +47,8 @@ def register_anatomy(
 
     Args:
         model_type (`str`): the config's `model_type`.
-        roles (`Mapping[str, str]`, *optional*): regular expression over parameter names -> `q`, `k`, `v`, `qkv`, `o`,
-            `ffn_in`, `ffn_out` or `""` (none).
+        roles (`Mapping[str, str]`, *optional*): regular expression over whole parameter names, `.weight` and `.bias` included ->
+            `q`, `k`, `v`, `qkv`, `o`, `ffn_in`, `ffn_out` or `""` (none).
         axes (`Mapping[str, tuple]`, *optional*): regular expression over parameter names -> one axis name per dimension
             (`hidden`, `heads`, `ffn`, `vocab`, `positions`, `labels`, `fixed`, ...); None keeps what was found.
 
@@ -51,7 +56,9 @@ def register_anatomy(
         UnknownOptionError: a role that does not exist, or a pattern that is no regular expression.
 
     Example:
-        >>> register_anatomy("my_vit", roles={r"attn\.first$": "q"}, axes={r"gate\.weight$": ("fixed", "hidden")})
+        >>> register_anatomy(
+        ...     "my_vit", roles={r"attn\.first\.(weight|bias)$": "q"}, axes={r"gate\.weight$": ("fixed", "hidden")}
+        ... )
     """
     for role in (roles or {}).values():
         if role not in _ROLES:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.registry import Declaration
 from hf_learngene.anatomy.rules import fused_inside_heads, role_of
 from hf_learngene.anatomy.trace import Node, Trace, is_norm
-from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LABELS, Dim, TensorInfo
+from hf_learngene.anatomy.types import AXES, FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LABELS, Dim, TensorInfo
+from hf_learngene.errors import UnknownOptionError, nearest
 
 
 _WRITERS = ("linear", "conv", "embedding")
@@ -119,7 +121,6 @@ def settle(
     tensors: dict[str, TensorInfo],
     model: nn.Module,
     flow: Flow,
-    sizes: Mapping[str, int],
     declared: Declaration,
     honoured: bool,
 ) -> dict[str, TensorInfo]:
@@ -128,6 +129,7 @@ def settle(
     ffn_width = min((d.size for t in tensors.values() for d in t.dims if d.axis == FFN), default=1)
     fixed_parameters = {n for n, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
     first = {t.template: n for n, t in reversed(tensors.items())}
+    known_axes = {*AXES, *(d.axis for t in tensors.values() for d in t.dims)} - {UNKNOWN}
     settled: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
         module = model.get_submodule(info.module)
@@ -146,7 +148,7 @@ def settle(
             dims = tuple(dataclasses.replace(d, by_head=True) if d.axis == HEADS and d.parts > 1 else d for d in dims)
         axes = declared.axes_of(name)
         if axes is not None:
-            dims = tuple(d if a is None else dataclasses.replace(d, axis=a) for d, a in zip(dims, axes, strict=True))
+            dims = _declared_axes(name, dims, axes, known_axes)
         if not role:
             role = "ffn_in" if dims[0].axis == FFN and dims[0].side == "out" else ""
             role = "ffn_out" if len(dims) > 1 and dims[1].axis == FFN else role
@@ -165,6 +167,26 @@ def settle(
             computed=name in fixed_parameters and any(d.axis == HEAD_DIM for d in dims),
         )
     return settled
+
+
+def _declared_axes(name: str, dims: tuple[Dim, ...], axes: tuple[str | None, ...], known: set[str]) -> tuple[Dim, ...]:
+    """The dimensions with the axes that were declared for them.
+
+    Raises:
+        UnknownOptionError: another number of axes, or one that the family does not have.
+    """
+    if len(axes) != len(dims):
+        raise UnknownOptionError(
+            f"register_anatomy names {len(axes)} axes {axes!r} for `{name}`, which has {len(dims)} dimensions "
+            f"{tuple(d.size for d in dims)}. Give one for each; None keeps what was found."
+        )
+    for axis in axes:
+        if axis is not None and axis not in known:
+            raise UnknownOptionError(
+                f"register_anatomy gives `{name}` the axis {axis!r}, which is none of {', '.join(sorted(known))}."
+                f"{nearest(axis, sorted(known))}"
+            )
+    return tuple(d if a is None else dataclasses.replace(d, axis=a) for d, a in zip(dims, axes, strict=True))
 
 
 def _kind(info: TensorInfo, module: nn.Module, name: str, flow: Flow) -> str:

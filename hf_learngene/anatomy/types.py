@@ -21,6 +21,10 @@ VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED = (
     "labels",
     "fixed",
 )
+AXES = (
+    HIDDEN, HEADS, FFN, RELATIVE_LINE, HEAD_COUNT, HEAD_DIM, KV_HEADS,
+    VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.ops import Context, Op
 
 
@@ -60,6 +61,9 @@ def apply(
     Yields:
         (name, tensor) in the source's dtype, on the source's device.
 
+    Raises:
+        InvalidSizeError: a recipe makes another shape than its target tensor has.
+
     Example:
         >>> dict(apply({"w": torch.ones(2)}, [TensorRecipe("w", (2,), (("w", 1.0),))]))
         {'w': tensor([1., 1.])}
@@ -73,6 +77,7 @@ def apply(
             # a tensor made under inference_mode could never be trained: a copy of it can
             once = share and recipe.sources[0][0] not in shared and not first.is_inference()
             shared.add(recipe.sources[0][0])
+            _check_shape(recipe, first)
             yield recipe.name, first.detach() if once else first.detach().clone()
             continue
         dtype = compute_dtype(first.dtype)
@@ -80,7 +85,16 @@ def apply(
         tensor = _mixed(source, recipe.sources, dtype)
         for op in recipe.ops:
             tensor = op(tensor, context)
+        _check_shape(recipe, tensor)
         yield recipe.name, tensor.to(first.dtype).contiguous()
+
+
+def _check_shape(recipe: TensorRecipe, made: Tensor) -> None:
+    if tuple(made.shape) != tuple(recipe.shape):
+        raise InvalidSizeError(
+            f"The recipe of `{recipe.name}` ({recipe.origin}) makes {tuple(made.shape)}, and the model has "
+            f"{tuple(recipe.shape)}. A method's `ops` gives an op for each of `task.width_changes(tensor)`."
+        )
 
 
 def _mixed(source: Mapping[str, Tensor], sources: tuple[tuple[str, float], ...], dtype: torch.dtype) -> Tensor:

@@ -132,6 +132,23 @@ class TestRegisterAnatomy:
         with pytest.raises(UnsupportedFamilyError, match="found roles: .*needed: q, k, v"):
             anatomy_of(tiny_config("vit", "pixel_values"), ViTForImageClassification)
 
+    def test_what_was_found_and_what_matches_nothing_is_told(self):
+        register_anatomy("vit", roles={r"k_proj\.(weight|bias)$": "v", r"attn\.first$": "q"})
+        with pytest.raises(UnsupportedFamilyError, match=r"k_proj\.weight \(v\).*no parameter's name: 'attn"):
+            anatomy_of(tiny_config("vit", "pixel_values"), ViTForImageClassification)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (("labels", "hiden"), "the axis 'hiden'.*Did you mean 'hidden'"),
+            (("labels",), r"names 1 axes.*has 2 dimensions \(2, 24\)"),
+        ],
+    )
+    def test_axes_that_do_not_fit(self, given, message):
+        register_anatomy("vit", axes={r"^classifier\.weight$": given})
+        with pytest.raises(UnknownOptionError, match=message):
+            anatomy_of(tiny_config("vit", "pixel_values"), ViTForImageClassification)
+
     def test_a_renamed_family_grows_exactly_with_a_declaration(self):
         register_anatomy("vit", roles={r"q_proj\.(weight|bias)$": "q", r"k_proj\.(weight|bias)$": "k"})
         model = tiny_model("vit", "ViTForImageClassification")

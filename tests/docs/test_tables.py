@@ -45,8 +45,9 @@ def test_every_method_is_listed_with_its_own_page(tables):
 
 
 def test_every_learngene_is_listed():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in ours(registered_learngenes()) if f"| `{name}` |" not in text] == []
+    for page in (ROOT / "README.md", ROOT / "docs" / "learngenes.md"):
+        text = page.read_text(encoding="utf-8")
+        assert [name for name in ours(registered_learngenes()) if f"| `{name}` |" not in text] == [], page.name
 
 
 def test_a_stale_table_is_found(tables):

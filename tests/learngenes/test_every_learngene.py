@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hf_learngene.learngenes import Learngene, LearngeneConfig, registered_learngenes
+from hf_learngene.learngenes.registry import LEARNGENE_MAPPING
 from testing.learngene_tester import LearngeneTester
 from testing.learngenes import KINDS
 
@@ -32,6 +34,19 @@ def tester(kind, family, name):
 def test_the_descendant_is_the_auxiliary_model(tester):
     tester.check_the_descendant_is_the_auxiliary_model()
     tester.check_every_depth_runs(1, 2, 5)
+
+
+@every_kind
+def test_it_is_described(kind):
+    config = registered_learngenes()[kind]
+    model = LEARNGENE_MAPPING[config]
+    assert config.learngene_type == kind
+    assert {config.__module__, model.__module__} == {
+        f"hf_learngene.learngenes.{kind}.{n}" for n in ("config", "model")
+    }
+    assert config.summary
+    assert config.__doc__ != LearngeneConfig.__doc__
+    assert model.__doc__ != Learngene.__doc__
 
 
 @every_kind

@@ -53,6 +53,10 @@ def test_examples_are_asked_for_or_refused(tester):
     tester.check_examples_are_asked_for_or_refused()
 
 
+def test_what_a_ranking_does_not_refuse_it_ranks(tester):
+    tester.check_what_a_ranking_does_not_refuse_it_ranks()
+
+
 def test_half_precision_is_rounded_once(tester):
     tester.check_half_precision_is_rounded_once()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_learngene import plan, resize, verify
-from hf_learngene.errors import UnknownOptionError
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.methods import (
     METHODS,
     Front,
@@ -137,6 +137,17 @@ def test_a_method_of_ones_own():
     finally:
         METHODS.pop("halves_of_mine")
     assert "halves_of_mine" not in registered_methods()
+
+
+def test_a_method_that_forgets_a_width_is_told_which():
+    class Forgetful(Method):
+        name = "forgetful"
+        shrinks = True
+
+    with pytest.raises(
+        InvalidSizeError, match=r"cls_token` \(kept\) makes \(1, 1, 24\), and the model has \(1, 1, 16\)"
+    ):
+        resize(tiny_model("vit", "ViTForImageClassification"), method=Forgetful(), hidden_size=16)
 
 
 @pytest.mark.parametrize("name", ["", "auto", "My method", "Lemon", "lemon-2", "2nd"])

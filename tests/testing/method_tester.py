@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.calibration.examples import Examples
 from hf_learngene.errors import CalibrationError, DirectionError, InvalidSizeError, UnknownOptionError
-from hf_learngene.methods import METHODS
+from hf_learngene.methods import METHODS, PruningMethod
 from testing.examples import examples_for
 from testing.families import inputs_for, plan_of
 from testing.numerics import RELATIVE, assert_close_for
@@ -26,6 +27,8 @@ from testing.numerics import RELATIVE, assert_close_for
 # What is asked for, the first that the method does not refuse: most make widths and depth, some depth alone.
 SMALLER = ({"hidden_size": 16, "num_hidden_layers": 2}, {"num_hidden_layers": 2}, {"hidden_size": 16}, {})
 LARGER = ({"hidden_size": 48, "num_hidden_layers": 5}, {"num_hidden_layers": 5}, {})
+# of three heads as large, where a family lets them part from the width
+FEWER_HEADS = {"num_attention_heads": 2, "head_dim": 8, "hidden_size": 24}
 # Options without a default: (smaller, larger) of a model with three layers.
 NEEDED = {"layers": ({"layer_map": [0, 2]}, {"layer_map": [0, 1, 1, 2]})}
 
@@ -159,6 +162,28 @@ class MethodTester:
         else:
             found, wanted = (resize(self.model, **request, calibration=given) for given in (without, self.examples))
             assert same_bits(found.state_dict(), wanted.state_dict())
+
+    def check_what_a_ranking_does_not_refuse_it_ranks(self) -> None:
+        method = self.method
+        if not issubclass(method, PruningMethod) or method.score is PruningMethod.score:
+            return
+        anatomy = anatomy_of(self.model.config, type(self.model))
+        with Examples(self.examples, self.model, labels=method.needs_labels) as examples:
+            found = method().score(self.model, anatomy, examples, disable_progress=True)
+        scores = {
+            "num_hidden_layers": [found.layers],
+            "hidden_size": [found.stream],
+            "intermediate_size": list(found.units.values()),
+            "num_attention_heads": list(found.heads.values()),
+        }
+        asked = [{"num_hidden_layers": 2}, {"hidden_size": 16}, {"intermediate_size": 20}, FEWER_HEADS]
+        for (size, given), sizes in zip(scores.items(), asked, strict=True):
+            try:
+                plan(self.model, method=method.name, **sizes)
+            except (DirectionError, InvalidSizeError, UnknownOptionError):
+                continue
+            assert given, f"{method.name} scores no {size}, and check lets {sizes} through"
+            assert all(score.unique().numel() > 1 for score in given), f"{method.name} scores every {size} alike"
 
     def check_half_precision_is_rounded_once(self) -> None:
         half = type(self.model)(self.model.config).to(torch.bfloat16).eval()
