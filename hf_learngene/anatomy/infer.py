@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -117,7 +117,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         dims = axes_of(name, parameter, prober, short, flow.product_kind(name))
         info = TensorInfo(name, dims, *layer_of(name, containers), module=name.rpartition(".")[0])
         tensors[name] = info
-    sizes = _sizes(part, prober)
+    sizes = _sizes(part, prober.fields)
     tensors = settle(tensors, short, flow, declared, honoured := _honours_head_dim(prober))
     ties = dict(short.all_tied_weights_keys)
     norms = _every_layer(_norms(short, flow, containers, tensors, eps_followers), full, containers)
@@ -125,7 +125,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     for info in tensors.values():
         scale = layer_of(info.scaled_by, containers)[1] if info.scaled_by else ""
         by_template.setdefault(info.template, dataclasses.replace(info, scaled_by=scale))
-    whole = _spread(full, containers, by_template, ties)
+    whole = _spread(full, containers, by_template)
     anatomy = Anatomy(
         model_type=config.model_type,
         model_class=model_class.__name__,
@@ -170,8 +170,8 @@ def _templates(model: nn.Module, containers: Iterable[str]) -> set[str]:
     return {layer_of(n, containers)[1] for n, _ in model.named_parameters(remove_duplicate=False)}
 
 
-def _sizes(part: PreTrainedConfig, prober: Prober) -> dict[str, int]:
-    sizes = {c: v for c, n in prober.fields.items() if isinstance(v := getattr(part, n), int)}
+def _sizes(part: PreTrainedConfig, fields: Mapping[str, str]) -> dict[str, int]:
+    sizes = {c: v for c, n in fields.items() if isinstance(v := getattr(part, n, None), int)}
     heads = sizes.get("num_attention_heads")
     if heads:
         sizes.setdefault("head_dim", sizes["hidden_size"] // heads)
@@ -261,33 +261,25 @@ def _like(
 ) -> Anatomy:
     part = section(config, known.section)
     depth = getattr(part, _native_depth(part))
-    containers = _known_containers(known, full)
-    tied = _full_ties(full)
     tensors = {}
-    for name, parameter in full.named_parameters(remove_duplicate=False):
-        if name in tied:
-            continue
-        layer, template = layer_of(name, containers)
+    for name, parameter, layer, template in _placed(full, _known_containers(known, full)):
         like = known.templates.get(template)
         if like is None or len(like.dims) != parameter.dim():
             return anatomy_of(config, model_class)
         dims = tuple(dataclasses.replace(d, size=int(n)) for d, n in zip(like.dims, parameter.shape, strict=True))
         tensors[name] = dataclasses.replace(like, name=name, dims=dims, layer=layer, module=name.rpartition(".")[0])
-    sizes = {c: v for c, n in known.fields.items() if isinstance(v := getattr(part, n, None), int)}
-    if sizes.get("num_attention_heads"):
-        sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
     return dataclasses.replace(
         known,
         tensors=tensors,
-        ties=tied,
-        sizes={**sizes, "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
+        ties=_full_ties(full),
+        sizes={**_sizes(part, known.fields), "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
         grid=_grid(part),
     )
 
 
 def _known_containers(known: Anatomy, model: nn.Module) -> list[str]:
-    prefixes = {t.partition(".{}.")[0] for t in known.templates if ".{}." in t}
-    return [p for p in prefixes if isinstance(dict(model.named_modules()).get(p), nn.ModuleList)]
+    modules = dict(model.named_modules())
+    return [name for name in known.containers if isinstance(modules.get(name), nn.ModuleList)]
 
 
 def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) -> list[NormInfo]:
@@ -310,16 +302,10 @@ def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) 
     return [*before, *middle, *after]
 
 
-def _spread(
-    full: PreTrainedModel, containers: list[str], known: dict[str, TensorInfo], ties: dict[str, str]
-) -> dict[str, TensorInfo]:
+def _spread(full: PreTrainedModel, containers: list[str], known: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     """What was found at the short depth, for every layer of the whole depth."""
     tensors = {}
-    tied = set(_full_ties(full))
-    for name, parameter in full.named_parameters(remove_duplicate=False):
-        if name in tied:
-            continue
-        layer, template = layer_of(name, containers)
+    for name, parameter, layer, template in _placed(full, containers):
         info = known[template]
         if tuple(parameter.shape) != info.shape:
             raise UnsupportedFamilyError(
@@ -328,6 +314,14 @@ def _spread(
             )
         tensors[name] = dataclasses.replace(info, name=name, layer=layer, module=name.rpartition(".")[0])
     return tensors
+
+
+def _placed(model: PreTrainedModel, containers: Sequence[str]) -> Iterator[tuple[str, nn.Parameter, int | None, str]]:
+    """Name, parameter, layer and template of each parameter; tied ones under their first name alone."""
+    tied = _full_ties(model)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name not in tied:
+            yield name, parameter, *layer_of(name, containers)
 
 
 def _full_ties(model: PreTrainedModel) -> dict[str, str]:

@@ -169,6 +169,11 @@ class Anatomy:
         return found
 
     @cached_property
+    def containers(self) -> tuple[str, ...]:
+        """Names of the module lists that hold the layers; none where all layers share one set of weights."""
+        return tuple(dict.fromkeys(t.partition(".{}.")[0] for t in self.templates if ".{}." in t))
+
+    @cached_property
     def num_parameters(self) -> int:
         """Parameters, tied ones counted once."""
         return sum(info.numel for info in self.tensors.values())

@@ -49,14 +49,13 @@ def flop_count(
     weights = {t.module: t for t in anatomy.tensors.values() if len(t.dims) > 1}
     for other, first in anatomy.ties.items():  # a tied decoder multiplies by the table that it shares
         weights.setdefault(other.rpartition(".")[0], anatomy.tensors[first])
-    layers = {t.partition(".{}.")[0] + "." for t in anatomy.templates if ".{}." in t}
     amounts: Amounts = {}
     own = dict(counted)
     for name, total in counted.items():
         if name:
             own[_holder(name, counted)] -= total
     for name, total in own.items():
-        layered = any(name.startswith(prefix) for prefix in layers)
+        layered = any(name.startswith(f"{container}.") for container in anatomy.containers)
         weight = weights.get(name)
         # what is not multiplied by a weight is attention: token by token over all heads
         axes = tuple(sorted(d.axis for d in weight.dims)) if weight is not None else (HEADS,) if layered else ()

@@ -68,10 +68,9 @@ class Runner:
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
         self.model = model
-        containers = {t.partition(".{}.")[0] for t in anatomy.templates if ".{}." in t}
         # something that reads an early layer later on would get what stands in for it
-        plain = len(containers) == 1 and not anatomy.layers_read_from_outside
-        self.container = next(iter(containers)) if plain else None
+        plain = len(anatomy.containers) == 1 and not anatomy.layers_read_from_outside
+        self.container = anatomy.containers[0] if plain else None
         self.done = 0  # layers whose outputs are kept
         self.early = self._beside_the_way()
         self._remembered: set[tuple[str, str]] = set()

@@ -17,7 +17,7 @@ from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, in_stream
 from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.moments import check_finite
-from hf_learngene.pruning.targets import AxisTargets, layer_container, writer
+from hf_learngene.pruning.targets import AxisTargets, writer
 
 
 @dataclass
@@ -136,12 +136,10 @@ def activation_scores(
             info = writer(anatomy, layer, role)
             if info is not None:
                 writers[info.module] = role, layer
-    container = None if anatomy.shared_layers else layer_container(anatomy)
-    blocks = [f"{container}.{i}" for i in range(depth)] if container else []
+    blocks = [f"{container}.{i}" for container in anatomy.containers[:1] for i in range(depth)]
     squares: dict[str, Tensor] = {}
     turns = torch.zeros(depth, dtype=torch.float64)
-    runner = Runner(model, anatomy)
-    try:
+    with Runner(model, anatomy) as runner:
         for number, batch in enumerate(tqdm(examples.batches(), desc="scoring", disable=disable_progress)):
             shown = tokens_shown(batch)
             seen = runner.capture(number, batch, inputs=[*writers, *blocks], outputs=[*norms, *blocks])
@@ -153,8 +151,6 @@ def activation_scores(
                 cosine = torch.cosine_similarity(seen.inputs[name][0].double(), seen.outputs[name][0].double(), dim=-1)
                 mask = torch.ones_like(cosine) if shown is None else shown.to(cosine.device).to(cosine.dtype)
                 turns[layer] += ((1 - cosine) * mask).sum().cpu()
-    finally:
-        runner.close()
     check_finite(turns, *squares.values())
     width = anatomy.sizes["hidden_size"]
     # modelopt sums over the norms inside the layers; here the final one and BERT's behind the embeddings count too

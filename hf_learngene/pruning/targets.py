@@ -56,11 +56,6 @@ def check_head_size(anatomy: Anatomy, group: int, old: int, new: int) -> None:
         )
 
 
-def layer_container(anatomy: Anatomy) -> str:
-    """Name of the module list that holds the layers."""
-    return next(t.partition(".{}.")[0] for t in anatomy.templates if ".{}." in t)
-
-
 def writer(anatomy: Anatomy, layer: int, role: str) -> TensorInfo | None:
     """The matrix of a layer that has a role, `o` or `ffn_out`."""
     return next(

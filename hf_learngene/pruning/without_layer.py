@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.store import Store, tensors_in
 from hf_learngene.pruning.activations import Done, Runner, output_of, replaced
-from hf_learngene.pruning.targets import layer_container
 
 
 class Suffixes:
@@ -30,7 +29,7 @@ class Suffixes:
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, batches: Sequence[Mapping[str, Tensor]]) -> None:
         self.model, self.batches, self.depth = model, batches, anatomy.num_layers
-        self.container = layer_container(anatomy)
+        self.container = anatomy.containers[0]
         with Runner(model, anatomy) as runner:
             self.early, self.apart = runner.early, runner.container is not None
         self.norms = {n.layer: n.name for n in anatomy.norms if n.closes_layer and n.layer is not None}

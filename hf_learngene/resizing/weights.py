@@ -63,10 +63,8 @@ class Transfer:
         if not self.step.method.keeps_buffers:
             return
         buffers = dict(self.source.named_buffers())
-        tensors = self.step.task.source.tensors.values()
-        containers = {t.template.partition(".{}.")[0] for t in tensors if t.layer is not None}
         for name in target.state_dict().keys() & dict(target.named_buffers()).keys():
-            layer, template = layer_of(name, containers)
+            layer, template = layer_of(name, self.step.task.source.containers)
             origin = name if layer is None else template.format(self.step.task.layer_map[layer].index)
             module, _, leaf = name.rpartition(".")
             if origin in buffers and buffers[origin].shape == target.get_buffer(name).shape:

@@ -9,7 +9,6 @@ from torch import nn
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.pruning.activations import output_of
-from hf_learngene.pruning.targets import layer_container
 from hf_learngene.pruning.without_layer import Suffixes
 from testing.examples import examples_for
 from testing.families import tiny_model
@@ -39,8 +38,8 @@ def test_without_layers_is_a_model_that_does_not_have_them(family, name):
     source = tiny_model(family, name).eval()
     anatomy = anatomy_of(source.config, type(source))
     batches = list(Examples(examples_for(source), source).batches())
-    holder, _, leaf = layer_container(anatomy).rpartition(".")
-    holder, layers = source.get_submodule(holder), source.get_submodule(layer_container(anatomy))
+    holder, _, leaf = anatomy.containers[0].rpartition(".")
+    holder, layers = source.get_submodule(holder), source.get_submodule(anatomy.containers[0])
 
     norms = {n.layer: source.get_submodule(n.name) for n in anatomy.norms if n.closes_layer}
 
@@ -62,4 +61,4 @@ def test_without_layers_is_a_model_that_does_not_have_them(family, name):
             gone.add(left)
             if len(gone) < depth:
                 torch.testing.assert_close(suffixes.leave(left), output(gone))
-    assert list(source.get_submodule(layer_container(anatomy))) == list(layers)
+    assert list(source.get_submodule(anatomy.containers[0])) == list(layers)
