@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -30,6 +31,8 @@ _CACHE: OrderedDict[tuple[Any, ...], Anatomy] = OrderedDict()
 # with the known one each, for an id is only one while what has it is kept
 _LIKE: OrderedDict[tuple[Any, ...], tuple[Anatomy, Anatomy]] = OrderedDict()
 _CACHE_SIZE = 64
+# Where a config comes from changes no tensor: a checkpoint that was copied is not probed anew.
+_ORIGIN = ("_name_or_path", "transformers_version", "learngene")
 
 
 def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Anatomy:
@@ -62,7 +65,10 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
 
 
 def _key(config: PreTrainedConfig, *more: Any) -> tuple[Any, ...]:
-    return (config.to_json_string(use_diff=False), config.num_labels, *more)
+    fields = json.loads(config.to_json_string(use_diff=False))
+    for name in _ORIGIN:
+        fields.pop(name, None)
+    return (json.dumps(fields), config.num_labels, *more)
 
 
 def _cached(

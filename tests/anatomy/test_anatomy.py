@@ -114,6 +114,8 @@ def test_what_was_found_is_not_looked_for_again(monkeypatch):
     monkeypatch.setattr(infer, "build", lambda *given: pytest.fail("a model was built"))
     assert anatomy_of(tiny_config("vit", "pixel_values"), ViTForImageClassification) is known
     assert anatomy_like(known, copy.deepcopy(other), ViTForImageClassification) is like
+    config.name_or_path, config.learngene = "elsewhere", {"format": 1}
+    assert anatomy_of(config, ViTForImageClassification) is known
 
 
 class TestRegisterAnatomy:
