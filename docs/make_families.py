@@ -167,8 +167,8 @@ def width_notes(resized: Mapping[str, list[Measured]]) -> str:
             lines.append(f"- `{kind}`: " + "; ".join(f"`{norm}`" for norm in norms))
     text = (
         "## Why only whole multiples\n\nA width that is no multiple is exact where every norm reads a plain sum of what writes"
-        " the stream: the new entries can then hold the mean of the others. It is not exact where a norm reads another"
-        " norm's output (post-norm layers, a normalised embedding) or an activation's (the transform before a masked-LM"
+        " the residual stream: the new entries can then hold the mean of the others. It is not exact where a norm reads"
+        " another norm's output (post-norm layers, a normalised embedding) or an activation's (the transform before a masked-LM"
         " decoder). The first such norm of each family, `*` for a layer:\n\n"
     )
     return text + "\n".join(lines)
