@@ -30,7 +30,9 @@ NUMERIC = {"anatomy", "maps", "methods", "pruning", "budget", "vocabulary", "lea
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent.name in NUMERIC and item.path.parent.parent == Path(__file__).parent:
+        folder = item.path.parent
+        numeric = folder.name in NUMERIC and folder.parent == Path(__file__).parent
+        if numeric and not item.get_closest_marker("not_numeric"):
             item.add_marker("numeric")
         if item.get_closest_marker("every_family") and item.callspec.params["case"][2] not in FIRST:
             item.add_marker("every_head")

@@ -14,6 +14,9 @@ from hf_learngene.budget.meter import Budget
 from testing.families import tiny_config, tiny_model
 
 
+pytestmark = pytest.mark.not_numeric
+
+
 FAMILIES = [("vit", "ViTForImageClassification"), ("bert", "BertForMaskedLM"), ("modernbert", "ModernBertForMaskedLM"),
             ("dinov2", "Dinov2Model"), ("distilbert", "DistilBertModel")]  # fmt: skip
 
@@ -60,8 +63,7 @@ def test_flops_are_two_for_each_weight_and_token():
     )  # and the pooler, on one token
 
 
-@pytest.mark.parametrize("share", [0.6, 0.3])
-@pytest.mark.parametrize("quantity", ["flops", "latency"])
+@pytest.mark.parametrize(("quantity", "share"), [("flops", 0.6), ("latency", 0.3)])
 @pytest.mark.parametrize(("kind", "class_name"), FAMILIES)
 def test_a_ceiling_is_kept(clock, kind, class_name, quantity, share):
     made = plan(

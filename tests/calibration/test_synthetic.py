@@ -283,7 +283,7 @@ def test_it_is_at_hand_at_the_top():
     assert hf_learngene.synthetic_examples is synthetic_examples
 
 
-@pytest.mark.parametrize("model", [vit(), bert()], ids=["images", "texts"])
+@pytest.mark.parametrize("model", [vit(intermediate_size=40), bert()], ids=["images", "texts"])
 def test_a_model_shrunk_on_them_is_nearer_to_its_source_than_a_selected_one(model):
     def distance(small):
         with torch.no_grad():

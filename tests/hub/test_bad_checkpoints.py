@@ -62,7 +62,7 @@ def test_a_model_dispatched_by_a_device_map_is_refused(vit):
     with pytest.raises(UnsupportedSourceError, match=r"spread over .*Load it on one device \(device_map=None\)"):
         resize(vit, hidden_size=16)
     vit.hf_device_map = {"": "cpu"}
-    assert resize(vit, hidden_size=16).config.hidden_size == 16
+    assert resize(vit, hidden_size=16, calibration=None).config.hidden_size == 16
 
 
 def test_a_model_on_meta_can_be_planned_but_not_resized(vit):
@@ -79,7 +79,7 @@ def test_a_model_with_adapters_is_refused_until_they_are_merged(vit):
         resize(wrapped, hidden_size=16)
     with pytest.raises(UnsupportedSourceError, match="q_proj.weight` is absent.*Merge adapters"):
         resize(wrapped.get_base_model(), hidden_size=16)
-    assert resize(wrapped.merge_and_unload(), hidden_size=16).config.hidden_size == 16
+    assert resize(wrapped.merge_and_unload(), hidden_size=16, calibration=None).config.hidden_size == 16
     vit.add_adapter(config)
     with pytest.raises(UnsupportedSourceError, match="carries adapters. Merge or delete them"):
         resize(vit, hidden_size=16)
@@ -106,7 +106,7 @@ def test_weights_untied_by_hand_are_refused():
     ):
         resize(bert, hidden_size=16)
     bert.config.tie_word_embeddings = False
-    assert resize(bert, hidden_size=16).config.hidden_size == 16
+    assert resize(bert, hidden_size=16, calibration=None).config.hidden_size == 16
 
 
 @pytest.mark.parametrize("source", [nn.Linear(2, 2), None, 3])

@@ -103,7 +103,7 @@ def test_the_card_of_a_model_from_the_hub(source, tmp_path):
 
 
 def test_a_local_source_is_named_but_not_linked(source, tmp_path):
-    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16, calibration=None)
     card = model_card(model, plan=plan(source, hidden_size=16), source=source)
     assert ModelCard(card).data.base_model is None
     assert "This is `tiny` at another size" in card
@@ -113,12 +113,12 @@ def test_a_local_source_is_named_but_not_linked(source, tmp_path):
 
 
 def test_what_is_on_record_decides_whether_the_source_is_linked(source, tmp_path):
-    local = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    local = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16, calibration=None)
     assert ModelCard(model_card(local, source="me/small")).data.base_model is None  # `tiny` would be somebody else's
     assert recorded_source(local.config) == (None, {})
     name = cached(source, tmp_path / "cache")
     loading = {"cache_dir": tmp_path / "cache", "local_files_only": True}
-    model = AutoModelForMaskedLM.from_pretrained_resized(name, hidden_size=16, **loading)
+    model = AutoModelForMaskedLM.from_pretrained_resized(name, hidden_size=16, calibration=None, **loading)
     model.save_pretrained(tmp_path / "small")
     again = BertForMaskedLM.from_pretrained(tmp_path / "small")
     for place in (tmp_path / "small", "me/small", None):
@@ -142,7 +142,7 @@ def test_a_card_of_ours_is_known_and_renamed(source):
 
 @pytest.mark.parametrize("has", [True, False])
 def test_the_card_names_the_tokenizer_that_lies_beside_the_model(source, tmp_path, has):
-    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16, calibration=None)
     out = save_resized(model, tmp_path / "small", source=source)
     for file in () if has else out.glob("tokenizer*"):
         file.unlink()
@@ -150,7 +150,7 @@ def test_the_card_names_the_tokenizer_that_lies_beside_the_model(source, tmp_pat
 
 
 def test_the_code_on_the_card_runs(source, tmp_path, monkeypatch):
-    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16, calibration=None)
     card = model_card(model, source=source, name="small")
     save_resized(model, tmp_path / "small", source=source, card=card)
     monkeypatch.chdir(tmp_path)
@@ -161,7 +161,7 @@ def test_the_code_on_the_card_runs(source, tmp_path, monkeypatch):
 
 
 def test_a_model_without_tokenizer_is_loaded_without_one(source):
-    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16, calibration=None)
     for file in source.glob("tokenizer*"):
         os.remove(file)
     assert "AutoTokenizer" not in model_card(model, source=source)
@@ -225,7 +225,7 @@ def test_a_plan_has_a_card_too(source):
 
 
 def test_parameters_are_those_of_the_model():
-    model = resize(tiny_model("bert", "BertForMaskedLM", dtype=torch.float32), hidden_size=16)
+    model = resize(tiny_model("bert", "BertForMaskedLM", dtype=torch.float32), hidden_size=16, calibration=None)
     assert f"| parameters | {model.num_parameters():,} |" in model_card(model)
 
 
@@ -270,7 +270,7 @@ CALIBRATION = {
     ],
 )  # fmt: skip
 def test_it_says_what_the_model_was_calibrated_on_until_it_is_trained(source, tmp_path, told, says):
-    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16, calibration=None)
     model.config.learngene["calibration"] = told
     card = model_card(model)
     assert says in card
@@ -294,7 +294,7 @@ def test_it_says_nothing_of_calibration_that_is_not_on_record(source, told):
 
 
 def test_a_record_of_calibration_in_another_form_is_refused(source):
-    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16)
+    model = AutoModelForMaskedLM.from_pretrained_resized(source, hidden_size=16, calibration=None)
     model.config.learngene["calibration"] = "synthetic"
     with pytest.raises(ProvenanceError, match="its calibration is 'synthetic'"):
         model_card(model)

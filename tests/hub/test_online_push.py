@@ -91,10 +91,13 @@ def refs(name: str) -> dict[str, str]:
 
 def publish_again(name: str, output: Path) -> None:
     """A model of `v1` as it was made, from the Hub, from the folder it was saved to whole, and from one of the weights alone."""
-    resized = AutoModelForSequenceClassification.from_pretrained_resized("user/bert", hidden_size=16, revision="v1")
+    resized = AutoModelForSequenceClassification.from_pretrained_resized(
+        "user/bert", hidden_size=16, calibration=None, revision="v1"
+    )
     push_resized(resized, name)
     push_resized(BertForSequenceClassification.from_pretrained(name), f"{name}-hub")
-    assert cli("resize", "user/bert", output / "whole", "--hidden-size", 16, "--revision", "v1")[0] == 0
+    given = ["--hidden-size", 16, "--calibration", "none", "--revision", "v1"]
+    assert cli("resize", "user/bert", output / "whole", *given)[0] == 0
     resized.save_pretrained(output / "bare")
     for kind in ("whole", "bare"):
         push_resized(BertForSequenceClassification.from_pretrained(output / kind), f"{name}-{kind}")
@@ -234,7 +237,9 @@ def test_a_card_that_was_taken_over_on_the_hub_stays(hub, client, bert, tmp_path
     client.run(push_learngene, "user/edited")
     assert b'"SwsLearngene"' in hub.files("user/edited")["config.json"]
     assert readme(hub, "user/edited") == mine
-    assert client.run(cli, "resize", "user/bert", tmp_path / "out", "--hidden-size", 16)[0] == 0
+    assert (
+        client.run(cli, "resize", "user/bert", tmp_path / "out", "--hidden-size", 16, "--calibration", "none")[0] == 0
+    )
     _, told = client.run(push_saved, tmp_path / "out", "user/edited")
     assert told == ["README.md of user/edited was written or taken over by somebody, and stays as it is."]
     assert readme(hub, "user/edited") == mine
@@ -276,7 +281,12 @@ def test_a_model_that_is_published_again_keeps_its_record(hub, published, bert, 
 @pytest.mark.parametrize("reachable", [True, False])
 def test_a_card_that_is_missing_names_the_source_on_record(hub, client, bert, tmp_path, reachable):
     name, out = f"user/missing-{reachable}", tmp_path / "out"
-    assert client.run(cli, "resize", "user/bert", out, "--hidden-size", 16, "--revision", "v1")[0] == 0
+    assert (
+        client.run(cli, "resize", "user/bert", out, "--hidden-size", 16, "--calibration", "none", "--revision", "v1")[
+            0
+        ]
+        == 0
+    )
     (out / "README.md").unlink()
     if not reachable:
         hub.faults = [Fault("user/bert", status=503, times=math.inf)]

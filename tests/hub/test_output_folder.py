@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,12 @@ def test_an_output_around_its_source_is_refused(bert, tmp_path, output):
     (tmp_path / "link").symlink_to(tmp_path / "runs" / "source")
     before = everything(tmp_path)
     with pytest.raises(OutputError, match="replac"):
-        save_resized(resize(bert, hidden_size=16), tmp_path / output, source=tmp_path / "runs/source", overwrite=True)
+        save_resized(
+            resize(bert, hidden_size=16, calibration=None),
+            tmp_path / output,
+            source=tmp_path / "runs/source",
+            overwrite=True,
+        )
     assert everything(tmp_path) == before
 
 
@@ -59,7 +65,7 @@ def test_what_is_needed_is_kept(tmp_path, source):
 
 
 def test_a_model_is_not_saved_over_the_one_it_was_made_from(bert_folder):
-    model = resize(BertForMaskedLM.from_pretrained(bert_folder), hidden_size=16)
+    model = resize(BertForMaskedLM.from_pretrained(bert_folder), hidden_size=16, calibration=None)
     before = everything(bert_folder)
     with pytest.raises(OutputError, match="would delete it"):
         save_resized(model, bert_folder, overwrite=True)
@@ -86,45 +92,48 @@ def test_the_command_refuses_before_it_reads(bert_folder, tmp_path, capsys, monk
 
 # ---- runs that are killed
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from hf_learngene.hub import output
-path, when = Path(sys.argv[1]), sys.argv[2]
-rename, calls = os.rename, []
-def killed(*names):
-    if len(calls) == int(when):
-        print("now", flush=True)
+
+def write_until(path: Path, when: str, reached: Connection) -> None:
+    """Stops for good while it writes, or before its first or second rename, and says so."""
+    rename, renamed = os.rename, []
+
+    def stop() -> None:
+        reached.send(None)
         signal.pause()
-    calls.append(names)
-    rename(*names)
-os.rename = killed
-path = output.check_output(path, True)
-with output.whole_or_absent(path, True, 1) as folder:
-    (folder / "config.json").write_text("new")
-    if when == "writing":
-        print("now", flush=True)
-        signal.pause()
-"""
+
+    def counted(*names: object) -> None:
+        if when == str(len(renamed)):
+            stop()
+        renamed.append(names)
+        rename(*names)
+
+    os.rename = counted
+    path = check_output(path, True)
+    with whole_or_absent(path, True, 1) as folder:
+        (folder / "config.json").write_text("new")
+        if when == "writing":
+            stop()
 
 
 @pytest.fixture
 def stopped(tmp_path):
-    """A run that has stopped at a point: while it writes, or before its first or second rename."""
-    runs = []
+    """A run that has stopped at a point. It is a fork: a process with imports of its own takes seconds to start."""
+    if not hasattr(os, "fork"):
+        pytest.skip("runs are forks")
+    context, runs = get_context("fork"), []
 
-    def start(when: str) -> subprocess.Popen:
-        script = KILLED.replace("int(when)", "99" if when == "writing" else "int(when)")
-        run = subprocess.Popen([sys.executable, "-c", script, tmp_path / "out", when], stdout=subprocess.PIPE)
-        runs.append(run)
-        assert run.stdout.readline() == b"now\n"
-        return run
+    def start(when: str) -> BaseProcess:
+        here, there = context.Pipe(duplex=False)
+        runs.append(context.Process(target=write_until, args=(tmp_path / "out", when, there)))
+        runs[-1].start()
+        there.close()  # or its end would not be seen
+        here.recv()
+        return runs[-1]
 
     yield start
     for run in runs:
         run.kill()
-        run.wait()
-        run.stdout.close()
+        run.join()
 
 
 @pytest.mark.parametrize("when", ["writing", "0", "1"])
@@ -135,8 +144,8 @@ def test_the_next_run_clears_away_what_a_killed_one_left(stopped, tmp_path, when
     assert (tmp_path / "out").exists() == (when != "1")
     write(tmp_path / "other", "beside it")  # has nothing to do with it
     assert len(os.listdir(tmp_path)) == 3
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    run.kill()
+    run.join()
     with pytest.raises(OutputError, match="exists already"):
         check_output(tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["other", "out"]
@@ -205,22 +214,22 @@ def test_what_the_disk_does_not_take_is_told(tmp_path, error, says):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_that_may_not_be_as_large_is_told(bert_folder, tmp_path):
-    script = f"""
-import resource, signal
-from transformers import BertForMaskedLM
-from hf_learngene import resize, save_resized
-from hf_learngene.errors import OutputError
-model = resize(BertForMaskedLM.from_pretrained({str(bert_folder)!r}), num_hidden_layers=5)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-try:
-    save_resized(model, {str(tmp_path / "out")!r})
-except OutputError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "larger than the file system" in done.stdout, done.stderr
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 10 kB."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_file_that_may_not_be_as_large_is_told(bert, tmp_path, small_files):
+    model = resize(bert, num_hidden_layers=5)
+    with pytest.raises(OutputError, match="larger than the file system"):
+        save_resized(model, tmp_path / "out")
     assert not [name for name in os.listdir(tmp_path) if "out" in name]
 
 
@@ -235,7 +244,7 @@ def test_a_full_temporary_folder_is_told(bert, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "mkdtemp", full)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##a", "b"]
     for verb in (
-        lambda: push_resized(resize(bert, hidden_size=16), "me/x"),
+        lambda: push_resized(resize(bert, hidden_size=16, calibration=None), "me/x"),
         lambda: trim_tokenizer(BertTokenizer({word: i for i, word in enumerate(words)}), ["a b"]),
     ):
         with pytest.raises(OutputError, match="temporary folder"):
@@ -250,7 +259,7 @@ def test_a_link_out_of_the_source_is_refused(bert, bert_folder, tmp_path):
     secret.write_text("of this machine")
     (bert_folder / "vocab.txt").symlink_to(secret)
     with pytest.raises(CheckpointError, match="vocab.txt` is a link that leads out of its folder"):
-        save_resized(resize(bert, hidden_size=16), tmp_path / "out", source=bert_folder)
+        save_resized(resize(bert, hidden_size=16, calibration=None), tmp_path / "out", source=bert_folder)
     assert not (tmp_path / "out").exists()
 
 
@@ -259,7 +268,7 @@ def test_links_inside_the_source_and_of_the_cache_are_followed(bert, bert_folder
     (bert_folder / "vocab.txt").symlink_to("words.txt")
     (tmp_path / "link").symlink_to(bert_folder)
     for number, source in enumerate((bert_folder, tmp_path / "link")):
-        out = save_resized(resize(bert, hidden_size=16), tmp_path / f"out{number}", source=source)
+        out = save_resized(resize(bert, hidden_size=16, calibration=None), tmp_path / f"out{number}", source=source)
         assert (out / "vocab.txt").read_text() == "[PAD]\n[UNK]\n"
     repository = tmp_path / "cache" / "models--me--bert"
     snapshot = repository / "snapshots" / ("0" * 40)
@@ -271,5 +280,7 @@ def test_links_inside_the_source_and_of_the_cache_are_followed(bert, bert_folder
     (snapshot / "vocab.txt").symlink_to("../../blobs/1234")
     (snapshot / "config.json").symlink_to("../../blobs/5678")
     loading = {"cache_dir": tmp_path / "cache", "local_files_only": True}
-    out = save_resized(resize(bert, hidden_size=16), tmp_path / "from_hub", source="me/bert", loading=loading)
+    out = save_resized(
+        resize(bert, hidden_size=16, calibration=None), tmp_path / "from_hub", source="me/bert", loading=loading
+    )
     assert (out / "vocab.txt").read_text() == "[PAD]\n"

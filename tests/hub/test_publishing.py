@@ -110,7 +110,7 @@ def test_the_licence_of_a_learngene_is_its_ancestrys(tmp_path):
 
 
 def test_figures_stand_on_the_card_of_a_resized_model():
-    small = resize(tiny_model("bert", "BertForSequenceClassification"), hidden_size=16)
+    small = resize(tiny_model("bert", "BertForSequenceClassification"), hidden_size=16, calibration=None)
     card = model_card(small, name="me/small", results=[Result("sst2", {"accuracy": 0.91234}, "validation")])
     assert "| this | sst2, validation | accuracy | 0.9123 |" in card
     (result,) = ModelCard(card).data.eval_results
@@ -172,7 +172,7 @@ def test_only_the_model_goes_up(uploads, tmp_path):
 
 
 def test_a_resized_model_goes_up_with_its_card(uploads):
-    small = resize(tiny_model("bert", "BertForSequenceClassification"), hidden_size=16)
+    small = resize(tiny_model("bert", "BertForSequenceClassification"), hidden_size=16, calibration=None)
     push_resized(small, "me/small", results=[Result("sst2", {"accuracy": 0.5})])
     ((_, files),) = uploads
     assert json.loads(files["config.json"])["hidden_size"] == 16
@@ -257,7 +257,7 @@ def test_what_is_no_model_stays_here(uploads, tmp_path):
 
 
 def test_the_command_writes_a_missing_card(uploads, tmp_path):
-    small = resize(tiny_model("bert", "BertForSequenceClassification"), hidden_size=16)
+    small = resize(tiny_model("bert", "BertForSequenceClassification"), hidden_size=16, calibration=None)
     small.save_pretrained(tmp_path / "small")
     learngene().save_pretrained(tmp_path / "genes")
     (tmp_path / "genes" / "README.md").unlink()

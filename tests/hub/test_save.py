@@ -171,7 +171,7 @@ def test_parents_are_made_and_files_have_the_usual_mode(vit, place):
 
 def test_the_tokenizer_is_carried_as_it_is(bert, place):
     model, source = bert
-    out = save_resized(resize(model, hidden_size=16), place / "out", source=source)
+    out = save_resized(resize(model, hidden_size=16, calibration=None), place / "out", source=source)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (out / name).read_bytes() == (source / name).read_bytes()
     assert AutoTokenizer.from_pretrained(out)("word3 word4")["input_ids"] == tokenizer()("word3 word4")["input_ids"]
@@ -221,7 +221,7 @@ def test_a_tokenizer_that_no_longer_fits_is_left_out(bert, place, caplog):
 
 def test_the_image_processor_is_carried_as_it_is(vit, place):
     model, source = vit
-    out = save_resized(resize(model, hidden_size=16), place / "out", source=source)
+    out = save_resized(resize(model, hidden_size=16, calibration=None), place / "out", source=source)
     name = "preprocessor_config.json"
     assert (out / name).read_bytes() == (source / name).read_bytes()
 
@@ -304,7 +304,7 @@ def test_no_written_file_names_a_place_on_this_machine(bert, place, tmp_path):
     model, source = bert
     edit(source / "tokenizer_config.json", tokenizer_file="/home/me/tokenizer.json", name_or_path=str(source))
     model.config._name_or_path = model.name_or_path = str(source)
-    out = save_resized(resize(model, hidden_size=16), place / "out", source=source)
+    out = save_resized(resize(model, hidden_size=16, calibration=None), place / "out", source=source)
     names = sorted(f.name for f in out.iterdir())
     assert names == ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     for file in out.iterdir():

@@ -54,7 +54,9 @@ def test_a_resized_model_is_saved_with_card_and_tokenizer(text, tmp_path):
         assert card.data.license == "mit"
         assert f'AutoTokenizer.from_pretrained("small{number}")' in card.text
         again = BertForMaskedLM.from_pretrained(out)  # and once more, from where it lies now
-        assert AutoTokenizer.from_pretrained(save_resized(resize(again, hidden_size=16), tmp_path / f"b{number}"))
+        assert AutoTokenizer.from_pretrained(
+            save_resized(resize(again, hidden_size=16, calibration=None), tmp_path / f"b{number}")
+        )
 
 
 def test_a_resized_model_is_saved_with_its_image_processor(images, tmp_path):
@@ -74,7 +76,7 @@ def test_nothing_is_taken_for_a_model_that_was_not_resized(text, tmp_path):
 def test_nothing_is_taken_from_a_folder_that_is_gone(text, tmp_path, monkeypatch):
     """Its name could be that of somebody's repository."""
     monkeypatch.chdir(text.parent)
-    model = resize(BertForMaskedLM.from_pretrained("bert"), hidden_size=16)
+    model = resize(BertForMaskedLM.from_pretrained("bert"), hidden_size=16, calibration=None)
     assert origin(model) == ("bert", {})
     shutil.rmtree(text)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *given, **named: pytest.fail("the Hub was asked"))
@@ -83,7 +85,7 @@ def test_nothing_is_taken_from_a_folder_that_is_gone(text, tmp_path, monkeypatch
 
 
 def test_a_given_card_is_written_as_it_is(text, tmp_path):
-    model = resize(BertForMaskedLM.from_pretrained(text), hidden_size=16)
+    model = resize(BertForMaskedLM.from_pretrained(text), hidden_size=16, calibration=None)
     assert (save_resized(model, tmp_path / "small", card="mine") / "README.md").read_text() == "mine"
 
 

@@ -15,6 +15,9 @@ from testing.families import inputs_for, tiny_model
 from testing.learngenes import OPTIONS
 
 
+pytestmark = pytest.mark.not_numeric
+
+
 KINDS = sorted(OPTIONS)
 
 

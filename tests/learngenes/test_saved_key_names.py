@@ -12,6 +12,9 @@ from testing.families import tiny_model
 from testing.learngenes import OPTIONS
 
 
+pytestmark = pytest.mark.not_numeric
+
+
 def saved_keys(model, folder):
     model.save_pretrained(folder)
     with safe_open(folder / "model.safetensors", "pt") as file:

@@ -35,7 +35,7 @@ class JobError(Exception):
 class Client:
     """A process that is online, with the Hub at `endpoint`; each job is a function run in a fork of it.
 
-    A fork is as a fresh process is after its imports, without the seconds that these take.
+    A fork is as a fresh process is after its imports and a first resize, without the seconds that these take.
     """
 
     def __init__(self, endpoint: str, home: Path) -> None:
@@ -84,8 +84,11 @@ class Client:
 
 def work() -> None:
     """Runs jobs until there are no more. The first brings the module that it is defined in, and so its imports."""
+    from testing.hub_jobs import warm_up
+
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a job prints is no result
+    warm_up()
     while True:
         try:
             _load_module(*pickle.load(sys.stdin.buffer))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from tempfile import TemporaryDirectory
 
 import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from hf_learngene import AutoLearngene, AutoModelForSequenceClassification
 from hf_learngene.cli import app
 from testing.families import tiny_model
 from testing.hub import Hub
@@ -21,6 +23,15 @@ OPTIONS = {"sws": {"num_stages": 3}, "wave": {"template_size": 8, "template_shar
 
 def classifier(seed: int = 0):
     return tiny_model("bert", "BertForSequenceClassification", dtype=torch.float32, seed=seed)
+
+
+def warm_up() -> None:
+    """What every job needs and forks inherit: modules that are loaded on first use, and anatomies."""
+    with TemporaryDirectory() as folder:
+        classifier().save_pretrained(folder)
+        for given in ({"hidden_size": 16, "calibration": None}, {"method": "random"}):
+            AutoModelForSequenceClassification.from_pretrained_resized(folder, **given)
+        AutoLearngene.from_ancestry(folder, "sws", **OPTIONS["sws"])
 
 
 def pushed(hub: Hub, name: str, revision: str = "main") -> dict[str, torch.Tensor]:

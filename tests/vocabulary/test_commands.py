@@ -16,6 +16,9 @@ from testing.families import tiny_model
 from testing.trained_tokenizers import PROSE, bert, logits, model_for
 
 
+pytestmark = pytest.mark.not_numeric
+
+
 @pytest.fixture
 def source(tmp_path):
     """A checkpoint with its tokenizer, and files of an older form beside it."""

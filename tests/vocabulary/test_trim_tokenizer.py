@@ -16,6 +16,9 @@ from hf_learngene.errors import VocabularyError
 from testing.trained_tokenizers import BERT, KINDS, PROSE, bert, modernbert, roberta, trained, words
 
 
+pytestmark = pytest.mark.not_numeric
+
+
 def cut(tokenizer, text):
     return tokenizer.backend_tokenizer.encode(text)
 
