@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -79,7 +79,14 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
     A model that training left in train mode drops activations at random, which would decide what is kept.
     """
-    training = [module for model in models for module in model.modules() if module.training]
+    with in_eval_mode([module for model in models for module in model.modules()]):
+        yield
+
+
+@contextmanager
+def in_eval_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """`evaluating` for models whose modules are listed already: to find them takes a small model as long as to run."""
+    training = [module for module in modules if module.training]
     with without_autocast():
         try:
             for module in training:

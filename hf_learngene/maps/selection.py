@@ -44,6 +44,8 @@ def beside(tensors: Sequence[Tensor], dim: int, info: Dim) -> Tensor:
         >>> beside([torch.tensor([1, 2, 3, 4]), torch.tensor([5, 6, 7, 8])], 0, fused).tolist()
         [1, 2, 5, 6, 3, 4, 7, 8]
     """
+    if len(tensors) == 1:
+        return tensors[0]
     dim %= tensors[0].dim()
     if info.parts == 1 or info.by_head:
         return torch.cat(list(tensors), dim)

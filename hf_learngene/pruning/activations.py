@@ -14,7 +14,7 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import rows_of, tokens_shown
 from hf_learngene.calibration.store import Store, tensors_in
 from hf_learngene.errors import CalibrationError, LearngeneError
-from hf_learngene.state import evaluating, exclusive
+from hf_learngene.state import exclusive, in_eval_mode
 
 
 ROOM = 2 << 30  # bytes for the activations of one layer
@@ -67,7 +67,7 @@ class Runner:
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
-        self.model = model
+        self.model, self._modules = model, list(model.modules())
         # something that reads an early layer later on would get what stands in for it
         plain = len(anatomy.containers) == 1 and not anatomy.layers_read_from_outside
         self.container = anatomy.containers[0] if plain else None
@@ -172,7 +172,7 @@ class Runner:
                 stack.enter_context(self._keeping(number, ahead, passed))
             stack.enter_context(self._shortened(number))
             with suppress(_Enough):
-                run(self.model, batch, number)
+                run(self.model, batch, number, self._modules)
         return found
 
     def remember(
@@ -209,7 +209,7 @@ class Runner:
         for count, batch in enumerate(batches, start=1):
             if count - 1 not in self._ahead.get(layers, ()):
                 with self._keeping(count - 1, layers, _stop), self._shortened(count - 1), suppress(_Enough):
-                    run(self.model, batch, count - 1)
+                    run(self.model, batch, count - 1, self._modules)
         for name in [_prefix(n, b) for n in {self.done, *self._ahead} - {layers} for b in range(count)]:
             self._store.drop(name)
         for module, number in self._given:
@@ -255,7 +255,7 @@ class Runner:
         given: dict[str, Any] = {}
         if self.container is not None and self.done:
             value = self._store.get(_prefix(self.done, number))
-            early = self._store.get(f"early_{number}")  # nothing of it is read but its shape
+            early = self._store.lent(f"early_{number}")  # nothing of it is read but its shape
             given = {f"{self.container}.{index}": value for index in range(self.done)} | early
         calls: dict[str, int] = {}
         with ExitStack() as stack:
@@ -331,15 +331,23 @@ def drawing(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def run(model: PreTrainedModel, batch: Mapping[str, Tensor], number: int = 0) -> Any:
+def run(
+    model: PreTrainedModel, batch: Mapping[str, Tensor], number: int = 0, modules: Iterable[nn.Module] | None = None
+) -> Any:
     """The model's outputs for a batch, in eval mode; what it draws at random (ViT-MAE's patches) is the same for the same number.
+
+    Args:
+        model: what runs.
+        batch: its inputs.
+        number: of the batch.
+        modules: all of the model's, where they are known.
 
     Raises:
         CalibrationError: the model cannot take the batch.
     """
     device = next(model.parameters()).device
     moved = {k: v.to(device, model.dtype if v.is_floating_point() else None) for k, v in batch.items()}
-    with torch.no_grad(), evaluating(model), drawing(number, device):
+    with torch.no_grad(), in_eval_mode(model.modules() if modules is None else modules), drawing(number, device):
         try:
             return model(**moved)
         except (LearngeneError, torch.OutOfMemoryError):

@@ -21,6 +21,7 @@ from hf_learngene.state import without_autocast
 ROUNDS = 4  # in which layers leave
 LAYER_EXAMPLES, LAYER_PLACES = 64, 8  # that are looked at for each of them, and batches that they are taken from
 NOTHING = 1e-10  # of the output's squares: what a layer that does nothing moves it by, which is rounding
+LAYER_TOKENS = 4096  # of texts, for long ones
 USUAL, FEWEST = 12, 16  # depth from which on fewer examples are looked at, and how many at least
 
 
@@ -101,11 +102,14 @@ def _over_processes(value: float) -> float:
 def _few(examples: Batches, depth: int) -> list[dict[str, Tensor]]:
     """A few examples of some batches, both spread over all: data sets are often sorted by their labels.
 
-    Each of the layers is left out by itself: with fewer examples in deeper models the cost stays a few forward passes.
+    Each of the layers is left out by itself: with fewer examples in deeper models, or of long texts, the cost stays a few
+    forward passes.
     """
     wanted = max(FEWEST, LAYER_EXAMPLES * USUAL // max(USUAL, depth))
     every = whole(examples)
     lengths = [len(next(iter(b.values()))) for b in every.batches()]
+    longest = max((b["input_ids"].shape[-1] for b in every.batches() if "input_ids" in b), default=1)
+    wanted = min(wanted, max(FEWEST, LAYER_TOKENS // longest))
     count = min(len(lengths), max(LAYER_PLACES, -(-wanted * len(lengths) // sum(lengths))))
     places, each = set(uniform_indices(len(lengths), count).tolist()), -(-wanted // count)
     found = []

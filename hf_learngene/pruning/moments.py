@@ -16,7 +16,7 @@ TOGETHER = 4096  # tokens of one product: a few large ones take less time than m
 RIDGE = 1e-3  # of the mean variance: what keeps directions that the tokens hardly show from being trusted
 # Inputs that vary by less than this many rounding steps of their own size count as constant: rounding varies them too.
 STEPS = 1e3
-LARGE = 256  # columns from which on half of a symmetric product is worth the parts
+ROWS = 512  # of a symmetric product that are added up at once: what is taken from the system anew takes longer than the sums
 _T = TypeVar("_T")
 
 
@@ -32,6 +32,7 @@ class Moments:
     def __init__(self) -> None:
         self._count = 0
         self._gathered = False
+        self._mirrored = True
         self._rounding = 0.0  # of the coarsest dtype seen
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
         self._x: _Sum | None = None
@@ -65,7 +66,10 @@ class Moments:
         self._rounding = max(self._rounding, torch.finfo(x.dtype).eps)
         self._x = self._x or _Sum(x)
         x = self._x.add(x)
-        self._xx = _plus(self._xx, _squared(x))
+        if self._xx is None:
+            self._xx = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+        _add_squared(self._xx, x)
+        self._mirrored = False
         wanted = [y for _, y in waiting if y is not None]
         if wanted:
             y = torch.cat(wanted)
@@ -87,6 +91,9 @@ class Moments:
             CalibrationError: a process that has no token, beside others that have.
         """
         self._sum_up()
+        if not self._mirrored:
+            _mirror(_known(self._xx))
+            self._mirrored = True
         if self._gathered or not is_shared():
             return
         mine = self._count
@@ -200,8 +207,8 @@ class _Sum:
         self.sum = torch.zeros(first.shape[1], dtype=torch.float64, device=first.device)
 
     def add(self, values: Tensor) -> Tensor:
-        """The values about the origin, added to the sum."""
-        about = values - self.origin
+        """The values, which are brought about the origin in their place, added to the sum."""
+        about = values.sub_(self.origin)
         self.sum += about.sum(0)  # as precise as the products, and several times as fast as in float64
         return about
 
@@ -243,14 +250,17 @@ def _lifted(gram: Tensor, level: Tensor) -> Tensor:
     return lifted
 
 
-def _squared(x: Tensor) -> Tensor:
-    """`x.T @ x`, of which one half is the other's mirror image."""
-    middle = x.shape[1] // 2
-    if middle < LARGE:
-        return x.T @ x
-    left, right = x[:, :middle], x[:, middle:]
-    beside = left.T @ right
-    return torch.cat([torch.cat([_squared(left), beside], 1), torch.cat([beside.T, _squared(right)], 1)])
+def _add_squared(total: Tensor, x: Tensor) -> None:
+    """Adds the upper half of `x.T @ x`, of which the lower one is the mirror image, by blocks of rows."""
+    for first in range(0, len(total), ROWS):
+        rows = slice(first, first + ROWS)
+        total[rows, first:].add_(x[:, rows].T @ x[:, first:])
+
+
+def _mirror(total: Tensor) -> None:
+    """Makes the lower half of a symmetric matrix, made by `_add_squared`, the mirror image of the upper one."""
+    for first in range(ROWS, len(total), ROWS):
+        total[first:, first - ROWS : first] = total[first - ROWS : first, first:].T
 
 
 def _solved(gram: Tensor, wanted: Tensor) -> Tensor:

@@ -62,16 +62,17 @@ def kept_units(
         root = torch.linalg.cholesky(cross[gone])
         cross = torch.linalg.solve_triangular(root, cross.T, upper=False).T
         factors[:, first * size : first * size + len(gone)] = cross
-        columns -= cross @ torch.linalg.solve_triangular(root, columns[gone], upper=False)
+        # in place: what is taken from the system anew takes longer than the sums
+        columns.addmm_(cross, torch.linalg.solve_triangular(root, columns[gone], upper=False), alpha=-1)
         opened = cross.reshape(blocks, size, -1)
-        squares -= opened @ opened.mT
+        squares -= opened @ opened.mT if size > 1 else opened.pow(2).sum(-1, keepdim=True)
         squares[leave] = torch.eye(size, dtype=torch.float64, device=place)  # nothing is left of them to solve with
     return alive.nonzero().flatten().cpu()
 
 
 def _inverse(gram: Tensor) -> Tensor:
-    """The inverse of a positive definite matrix."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    """The inverse of a positive definite matrix, in its place."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(gram), out=gram)
 
 
 def kept_heads(

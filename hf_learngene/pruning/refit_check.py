@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,20 +12,20 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
+from hf_learngene.calibration.few import few
 from hf_learngene.calibration.shares import total
-from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import Runner, output_of
 from hf_learngene.pruning.correspondence import Correspondence
 from hf_learngene.pruning.sites import RefitSite
 
 
-CHECKED = 2  # batches, first and last: few beside the passes of the refit
+CHECKED = 32  # examples: few beside the passes of the refit
 NOTHING = 1e-6  # squared relative error: so near to the source, worse or better is rounding
 
 
 @dataclass
 class RefitCheck:
-    """Distance of a pruned model to its source on a few batches of its calibration examples.
+    """Distance of a pruned model to its source on a few of its calibration examples.
 
     Attributes:
         correspondence: of target to source.
@@ -40,22 +40,30 @@ class RefitCheck:
     target_anatomy: Anatomy
     examples: Batches
     writer: RefitSite | None
+    _seen: list[tuple[dict[str, Tensor], Tensor]] | None = field(default=None, init=False, repr=False)
 
     def error(self) -> float:
         """Squared distance to the source as a share of the source's squares; infinite where the target overflows."""
         distance = squares = 0.0
-        count = self.examples.num_batches
-        for batch in self.examples.batches(uniform_indices(count, min(CHECKED, count)).tolist()):
-            for found, wanted in self._pairs(batch):
+        for batch, outputs in self._checked():
+            for found, wanted in self._pairs(batch, outputs):
                 distance += float((found - wanted).pow(2).sum())
                 squares += float(wanted.pow(2).sum())
         distance, squares = total(torch.tensor([distance, squares], dtype=torch.float64)).tolist()
         error = distance / max(squares, 1e-30)
         return error if math.isfinite(error) else math.inf
 
-    def _pairs(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _checked(self) -> list[tuple[dict[str, Tensor], Tensor]]:
+        """Examples, with the source's outputs, which is asked once."""
+        if self._seen is None:
+            self._seen = [
+                (batch, output_of(self.correspondence.source, batch)) for batch in few(self.examples, CHECKED)
+            ]
+        return self._seen
+
+    def _pairs(self, batch: Mapping[str, Tensor], wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(found, wanted) outputs, or streams before the last norm where outputs are of another width, its gains moved on."""
-        found, wanted = output_of(self.target, batch), output_of(self.correspondence.source, batch)
+        found = output_of(self.target, batch)
         selection = self.correspondence.selection
         of_width = (
             wanted.shape[-1] == self.correspondence.anatomy.sizes["hidden_size"]

@@ -13,18 +13,19 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, NormInfo, TensorInfo
 from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
+from hf_learngene.calibration.few import few
 from hf_learngene.calibration.shares import total
 from hf_learngene.errors import CalibrationError
-from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.gains import Lines
-from hf_learngene.pruning.moments import RIDGE, Moments, enough, normalised
+from hf_learngene.pruning.moments import RIDGE, Moments, enough, normalised, precise
 from hf_learngene.pruning.optimal_brain_surgeon import kept_units
 from hf_learngene.pruning.rotations import mixed_map, stream_map
 
 
 TINY = 1e-6  # ridge of fits that are only measured
-TRIED = 4  # batches on which directions and entries are held side by side
+TRIED = 128  # examples on which directions and entries are held side by side, at most
+PER_ENTRY = 8  # tokens of texts for each entry of the stream, at most
 
 
 class StreamMap(NamedTuple):
@@ -178,22 +179,20 @@ class ResidualStream:
         source's hands on, mapped, and that is read back: both distances count, for one stays in the stream and the other is
         what readers miss.
         """
-        count = self.examples.num_batches
-        chosen = self.examples.batches(uniform_indices(count, min(TRIED, count)).tolist())
         sums = [{n.name: (Lines(), Moments()) for n in self.norms} for _ in maps]
         names = [n.name for n in self.norms]
         with Runner(self.model, self.anatomy) as runner:
-            for number, batch in enumerate(chosen):
+            for number, batch in enumerate(few(self.examples, TRIED, PER_ENTRY * maps[0].shape[0])):
                 shown = tokens_shown(batch)
                 found = runner.capture(number, batch, inputs=names, outputs=names)
                 for norm in self.norms:
                     module = self.model.get_submodule(norm.name)
                     for given, handed in zip(found.inputs[norm.name], found.outputs[norm.name], strict=True):
-                        x, y = rows_of(given, shown).double(), rows_of(handed, shown).double()
+                        x, y = (precise(rows_of(v, shown)) for v in (given, handed))
                         for matrix, fits in zip(maps, sums, strict=True):
                             lines, moments = fits[norm.name]
-                            seen = normalised(module, x @ matrix.to(x.device), norm.centred)
-                            lines.add(seen, y @ matrix.to(y.device))
+                            seen = normalised(module, x @ matrix.to(x), norm.centred)
+                            lines.add(seen, y @ matrix.to(y))
                             moments.add(seen, y)
         lost = []
         for matrix, fits in zip(maps, sums, strict=True):
