@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_learngene import errors
-from hf_learngene.pruning.moments import Moments
+from hf_learngene.pruning.moments import ROWS, Moments
 
 
 def tokens(seed, count=60, inputs=5, outputs=3, dtype=torch.float64):
@@ -44,6 +44,18 @@ def test_ordinary_tokens_give_the_ridge_regression_of_the_docs(seed, parts, with
     error = (x @ weight.T + (bias if with_bias else 0) - y).pow(2).sum(1).mean()
     torch.testing.assert_close(moments.error(weight, bias), error)
     torch.testing.assert_close(moments.spread(), (y - y.mean(0)).pow(2).sum(1).mean())
+
+
+@pytest.mark.parametrize("width", [ROWS - 1, ROWS, 2 * ROWS + 3])
+def test_products_that_are_added_by_rows_are_whole(width):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, width, generator=generator, dtype=torch.float64)
+    given, moments = x.clone(), Moments()
+    for part in x.split(17):
+        moments.add(part)
+        torch.testing.assert_close(moments.gram, moments.gram.T)  # read between two sums
+    torch.testing.assert_close(moments.gram, x.T @ x / len(x))
+    assert torch.equal(x, given)  # the tokens are the caller's
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

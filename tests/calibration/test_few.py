@@ -1,0 +1,59 @@
+"""A few of the examples: the same ones whatever the batches, spread over all, and of texts no more than are needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.few import few
+from testing.examples import examples_for
+from testing.families import tiny_model
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return tiny_model("bert", "BertForSequenceClassification")
+
+
+def taken(batches):
+    """Token ids of each example, without padding."""
+    return [
+        row[shown.bool()].tolist()
+        for b in batches
+        for row, shown in zip(b["input_ids"], b["attention_mask"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 7, 40])
+def test_they_are_the_same_whatever_the_batches(bert, most):
+    rows = examples_for(bert)
+    with Examples(rows, bert) as by_32:
+        found = taken(few(by_32, most))
+        with Examples(DataLoader(rows, batch_size=7, collate_fn=by_32._batch), bert) as by_7:
+            assert taken(few(by_7, most)) == found
+    assert len(found) == most
+    given = [row["input_ids"] for row in rows]
+    places = [given.index(row) for row in found]
+    assert places == sorted(places)
+    assert most == 1 or max(b - a for a, b in zip(places, places[1:], strict=False)) <= -(-len(rows) // (most - 1))
+
+
+def test_of_texts_no_more_than_their_tokens_ask_for(bert):
+    with Examples(examples_for(bert), bert) as examples:
+        lengths = [len(row) for row in taken(few(examples, 96, tokens=100))]
+        assert 100 <= sum(lengths) <= 100 + 2 * max(lengths)
+        assert len(taken(few(examples, 3, tokens=100))) == 3
+
+
+def test_images_have_no_tokens_to_count():
+    vit = tiny_model("vit", "ViTForImageClassification")
+    with Examples(examples_for(vit), vit) as examples:
+        assert sum(len(b["pixel_values"]) for b in few(examples, 20, tokens=1)) == 20
+
+
+def test_fewer_than_asked_for_are_all(bert):
+    with Examples(examples_for(bert, count=9), bert) as examples:
+        assert sum(len(b["input_ids"]) for b in few(examples, 20)) == 9
+        assert torch.equal(few(examples, 20)[0]["input_ids"], next(examples.batches())["input_ids"])
