@@ -57,7 +57,7 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {"num_hidden_layers": 3},
     ],
 }
-SHAPES |= {"sentences": SHAPES["text"], "fashion": SHAPES["images"]}
+SHAPES |= {"sentences": [{"intermediate_size": 768}, *SHAPES["text"]], "fashion": SHAPES["images"]}
 SHAPES["proteins"] = [
     {"intermediate_size": 512},
     {"num_hidden_layers": 4},
