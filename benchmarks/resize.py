@@ -60,7 +60,7 @@ def child_resize(folder: str, model: str, sizes: dict[str, int]) -> dict[str, fl
     from hf_learngene import ResizableMixin
 
     cls = type(model, (ResizableMixin, _ready(model)), {})
-    return _measured(lambda: cls.from_pretrained_resized(folder, **sizes))
+    return _measured(lambda: cls.from_pretrained_resized(folder, calibration=None, **sizes))
 
 
 def child_write(folder: str, model: str, sizes: dict[str, int]) -> dict[str, float]:
@@ -71,7 +71,9 @@ def child_write(folder: str, model: str, sizes: dict[str, int]) -> dict[str, flo
 
     cls = type(model, (ResizableMixin, _ready(model)), {})
     source = {n: p.detach() for n, p in _ready(model).from_pretrained(folder).named_parameters()}
-    target = {n: p.detach() for n, p in cls.from_pretrained_resized(folder, **sizes).named_parameters()}
+    target = {
+        n: p.detach() for n, p in cls.from_pretrained_resized(folder, calibration=None, **sizes).named_parameters()
+    }
     start = time.perf_counter()
     clones = {name: tensor.clone() for name, tensor in target.items()}
     memory = time.perf_counter() - start
