@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def few(examples: Batches, most: int, tokens: int | None = None) -> list[dict[st
         tokens: of texts, no more than have about so many tokens together.
 
     Returns:
-        Batches of those of each batch that are taken.
+        Batches of those that are taken.
     """
     every = whole(examples)
     sizes, length = [], 0
@@ -34,7 +36,17 @@ def few(examples: Batches, most: int, tokens: int | None = None) -> list[dict[st
     places = torch.zeros(count, dtype=torch.bool)
     places[uniform_indices(count, min(most, count))] = True
     parts = zip(every.batches(), places.split(sizes), strict=True)
-    return mine([cut(batch, held) for batch, held in parts if bool(held.any())])
+    return _together(mine([cut(batch, held) for batch, held in parts if bool(held.any())]))
+
+
+def _together(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The same examples, those of equal shapes that follow one another in one batch: small ones take longer."""
+    found: list[dict[str, Tensor]] = []
+    for _, alike in itertools.groupby(batches, lambda b: [(n, v.shape[1:], v.dim()) for n, v in sorted(b.items())]):
+        same = list(alike)
+        joined = all(v.dim() and len(v) == rows_in(b) for b in same for v in b.values())
+        found += [{n: torch.cat([b[n] for b in same]) for n in same[0]}] if joined else same
+    return found
 
 
 __all__ = ["few"]
