@@ -19,7 +19,7 @@ from hf_learngene.pruning.correspondence import Correspondence
 from hf_learngene.pruning.sites import RefitSite
 
 
-CHECKED = 32  # examples: few beside the passes of the refit
+CHECKED = 16  # examples: few beside the passes of the refit
 NOTHING = 1e-6  # squared relative error: so near to the source, worse or better is rounding
 
 
