@@ -13,6 +13,9 @@ from hf_learngene.calibration.shares import mine, whole
 from hf_learngene.maps.ops import uniform_indices
 
 
+LEAST = 8  # however long the texts are: several processes share them
+
+
 def few(examples: Batches, most: int, tokens: int | None = None) -> list[dict[str, Tensor]]:
     """At most so many examples, the same ones whatever the batches that they come in; of several processes, this one's part.
 
@@ -32,11 +35,11 @@ def few(examples: Batches, most: int, tokens: int | None = None) -> list[dict[st
         length += int(shown.sum()) if shown is not None else batch.get("input_ids", torch.empty(0)).numel()
     count = sum(sizes)
     if tokens is not None and length:
-        most = min(most, -(-tokens * count // length))
+        most = min(most, max(LEAST, -(-tokens * count // length)))
     places = torch.zeros(count, dtype=torch.bool)
-    places[uniform_indices(count, min(most, count))] = True
+    places[mine(uniform_indices(count, min(most, count)).tolist())] = True  # by example: they may all be in one batch
     parts = zip(every.batches(), places.split(sizes), strict=True)
-    return _together(mine([cut(batch, held) for batch, held in parts if bool(held.any())]))
+    return _together([cut(batch, held) for batch, held in parts if bool(held.any())])
 
 
 def _together(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:

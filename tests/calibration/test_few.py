@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from hf_learngene.calibration import shares
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.few import few
 from testing.examples import examples_for
@@ -57,3 +60,16 @@ def test_fewer_than_asked_for_are_all(bert):
     with Examples(examples_for(bert, count=9), bert) as examples:
         assert sum(len(b["input_ids"]) for b in few(examples, 20)) == 9
         assert torch.equal(few(examples, 20)[0]["input_ids"], next(examples.batches())["input_ids"])
+
+
+def test_two_processes_share_them_even_where_all_are_in_one_batch(bert):
+    with Examples(examples_for(bert, count=9), bert) as examples:
+        parts = []
+        for index in range(2):
+            token = shares._SHARING.set(SimpleNamespace(process_index=index, num_processes=2))
+            try:
+                parts.append(taken(few(examples, 5)))
+            finally:
+                shares._SHARING.reset(token)
+        assert [len(part) for part in parts] == [3, 2]
+        assert sorted(parts[0] + parts[1]) == sorted(taken(few(examples, 5)))
