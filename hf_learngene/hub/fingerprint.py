@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -15,10 +15,15 @@ from transformers import PreTrainedModel
 # loaded again is still among the two: float32 weights match by both, those that were cast to one of them by that one.
 _ROUNDED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 WORD = 4  # half-precision numbers of one word
+BLOCKS, BLOCK = 16, 1024  # of a large parameter, so many stretches of so many numbers are read
 
 
 def fingerprint(model: PreTrainedModel) -> dict[str, str]:
     """Digests of all parameters, by the dtype that they were rounded to.
+
+    Large parameters are read in evenly spread stretches: training changes a matrix everywhere, and a resize that reads no
+    weight otherwise (more layers) need not wait for all of them. Embedding tables are read whole, since training may change
+    a few of their rows.
 
     Names of parameters do not enter (transformers renames modules from version to version), nor whether a tensor that
     is used twice is stored twice. A model without weights, on meta, has no digests.
@@ -32,11 +37,13 @@ def fingerprint(model: PreTrainedModel) -> dict[str, str]:
     parameters = [parameter.detach() for parameter in model.parameters()]
     if any(parameter.is_meta for parameter in parameters):
         return {}
+    tables = {m.weight.shape for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied one may be stored twice
     found: dict[str, set[bytes]] = {name: set() for name in _ROUNDED}
     for parameter in parameters:
-        exact = parameter.cpu().float()  # by way of float32, as a float64 model that is saved in float32 and then cast
+        read = parameter if parameter.shape in tables else _stretches(parameter)
+        exact = read.cpu().float()  # by way of float32, as a float64 model that is saved in float32 and then cast
         for name, dtype in _ROUNDED.items():
-            found[name].add(_digest(exact.to(dtype)))
+            found[name].add(_digest(exact.to(dtype), parameter.shape))
     return {
         name: hashlib.sha1(b"".join(sorted(one)), usedforsecurity=False).hexdigest()[:16]
         for name, one in found.items()
@@ -48,9 +55,18 @@ def same_weights(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
     return any(first[name] == second.get(name) for name in first)
 
 
-def _digest(values: Tensor) -> bytes:
+def _stretches(values: Tensor) -> Tensor:
+    """What is read of a parameter: all of a small one, of a large one evenly spread stretches, the last of which ends it."""
+    flat = values.reshape(-1)
+    if len(flat) <= BLOCKS * BLOCK:
+        return flat
+    step = (len(flat) - BLOCK) // (BLOCKS - 1)
+    return flat[(len(flat) - BLOCK) % step :].unfold(0, BLOCK, step)
+
+
+def _digest(values: Tensor, shape: torch.Size) -> bytes:
     """The shape and a checksum: the sum of all words, which any training changes, and which takes no longer than to read them."""
     numbers = values.contiguous().view(torch.int16).numpy().ravel()
     words, rest = np.split(numbers, [len(numbers) // WORD * WORD])
-    told = tuple(values.shape), int(words.view(np.uint64).sum(dtype=np.uint64)), rest.tolist()
+    told = tuple(shape), int(words.view(np.uint64).sum(dtype=np.uint64)), rest.tolist()
     return hashlib.sha1(str(told).encode(), usedforsecurity=False).digest()

@@ -7,12 +7,12 @@ import json
 
 import pytest
 import torch
-from transformers import BertForMaskedLM, ViTForImageClassification
+from transformers import BertConfig, BertForMaskedLM, ViTForImageClassification
 
 from hf_learngene import AutoLearngene, AutoModelForMaskedLM, resize, save_resized
 from hf_learngene.hub import push
 from hf_learngene.hub.card import model_card
-from hf_learngene.hub.fingerprint import fingerprint, same_weights
+from hf_learngene.hub.fingerprint import BLOCK, BLOCKS, _stretches, fingerprint, same_weights
 from hf_learngene.hub.provenance import as_made
 from hf_learngene.hub.push import push_folder
 
@@ -90,7 +90,7 @@ def test_a_model_made_in_half_precision_is_the_same_in_full(bert, tmp_path):
             assert as_made(BertForMaskedLM.from_pretrained(tmp_path / str(dtype), dtype=other))
 
 
-def test_every_entry_counts(vit):
+def test_every_parameter_counts(vit):
     before = fingerprint(vit)
     for parameter in vit.parameters():
         entry = parameter.data.view(-1)[-1:]
@@ -99,6 +99,27 @@ def test_every_entry_counts(vit):
         assert not same_weights(before, fingerprint(vit))
         entry.copy_(old)
     assert fingerprint(vit) == before
+
+
+@pytest.mark.parametrize("size", [BLOCKS * BLOCK - 1, BLOCKS * BLOCK + 1, 3 * BLOCKS * BLOCK + 7, 1_000_003])
+def test_no_long_stretch_of_a_large_parameter_goes_unread(size):
+    read = _stretches(torch.arange(size)).flatten()
+    ends = torch.cat([torch.tensor([-1]), read, torch.tensor([size])])
+    assert len(read) <= BLOCKS * BLOCK
+    assert int(ends.diff().max()) <= max(1, size // (BLOCKS - 1))
+
+
+def test_every_row_of_an_embedding_table_counts():
+    config = BertConfig(
+        hidden_size=32, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1, vocab_size=2000
+    )
+    model = BertForMaskedLM(config)
+    before = fingerprint(model)
+    for row in range(0, 2000, 97):
+        with torch.no_grad():
+            model.get_input_embeddings().weight[row] += 0.1
+        assert not same_weights(before, fingerprint(model))
+        before = fingerprint(model)
 
 
 def test_tied_or_stored_twice_it_is_the_same(bert):
