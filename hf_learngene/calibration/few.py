@@ -6,23 +6,29 @@ import itertools
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from hf_learngene.calibration.examples import Batches, tokens_shown
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.held_back import cut, rows_in
 from hf_learngene.calibration.shares import mine, whole
+from hf_learngene.calibration.stacking import count_tokens
 from hf_learngene.maps.ops import uniform_indices
 
 
 LEAST = 8  # however long the texts are: several processes share them
 
 
-def few(examples: Batches, most: int, tokens: int | None = None) -> list[dict[str, Tensor]]:
+def few(
+    examples: Batches, model: PreTrainedModel, most: int, tokens: int | None = None, least: int = LEAST
+) -> list[dict[str, Tensor]]:
     """At most so many examples, the same ones whatever the batches that they come in; of several processes, this one's part.
 
     Args:
         examples: calibration examples, or this process's share of them.
+        model: what reads them.
         most: how many at most.
-        tokens: of texts, no more than have about so many tokens together.
+        tokens: no more than the model makes about so many tokens of together.
+        least: how many at least, however long they are.
 
     Returns:
         Batches of those that are taken.
@@ -31,11 +37,10 @@ def few(examples: Batches, most: int, tokens: int | None = None) -> list[dict[st
     sizes, length = [], 0
     for batch in every.batches():
         sizes.append(rows_in(batch))
-        shown = tokens_shown(batch)
-        length += int(shown.sum()) if shown is not None else batch.get("input_ids", torch.empty(0)).numel()
+        length += count_tokens(batch, model.main_input_name, model.config)
     count = sum(sizes)
     if tokens is not None and length:
-        most = min(most, max(LEAST, -(-tokens * count // length)))
+        most = min(most, max(least, -(-tokens * count // length)))
     places = torch.zeros(count, dtype=torch.bool)
     places[mine(uniform_indices(count, min(most, count)).tolist())] = True  # by example: they may all be in one batch
     parts = zip(every.batches(), places.split(sizes), strict=True)

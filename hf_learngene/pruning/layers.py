@@ -11,17 +11,18 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches
-from hf_learngene.calibration.shares import decided, mine, total, whole
-from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.calibration.few import few
+from hf_learngene.calibration.shares import decided, total
 from hf_learngene.pruning.merging import side_by_side
 from hf_learngene.pruning.without_layer import Suffixes
 from hf_learngene.state import without_autocast
 
 
 ROUNDS = 4  # in which layers leave
-LAYER_EXAMPLES, LAYER_PLACES = 64, 8  # that are looked at for each of them, and batches that they are taken from
+LAYER_EXAMPLES = 64  # that are looked at for each of them, to see which leave
+JOINED_EXAMPLES = 32  # to see which become one, which matters less
 NOTHING = 1e-10  # of the output's squares: what a layer that does nothing moves it by, which is rounding
-LAYER_TOKENS = 4096  # of texts, for long ones
+LAYER_TOKENS = 4096  # of them together
 USUAL, FEWEST = 12, 16  # depth from which on fewer examples are looked at, and how many at least
 
 
@@ -44,7 +45,10 @@ def kept_layers(
     alive = list(range(anatomy.num_layers))
     leaving = len(alive) - depth
     progress = tqdm(total=leaving, desc="choosing layers", disable=disable_progress)
-    with progress as bar, Suffixes(model, anatomy, _few(examples, anatomy.num_layers)) as suffixes:
+    with (
+        progress as bar,
+        Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, LAYER_EXAMPLES)) as suffixes,
+    ):
         wanted = suffixes.leave()
         while len(alive) > depth:
             costs = [_cost(suffixes, layer, wanted) for layer in alive]
@@ -76,7 +80,7 @@ def joined_layers(
         disable_progress: no progress bar.
     """
     alive = list(range(anatomy.num_layers))
-    with Suffixes(model, anatomy, _few(examples, anatomy.num_layers)) as suffixes:
+    with Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, JOINED_EXAMPLES)) as suffixes:
         wanted = suffixes.leave()
         nothing = NOTHING * _over_processes(sum(float(w.pow(2).sum()) for w in wanted))
         while True:
@@ -99,23 +103,11 @@ def _over_processes(value: float) -> float:
     return float(total(torch.tensor(value, dtype=torch.float64)))
 
 
-def _few(examples: Batches, depth: int) -> list[dict[str, Tensor]]:
-    """A few examples of some batches, both spread over all: data sets are often sorted by their labels.
+def _few(examples: Batches, model: PreTrainedModel, depth: int, most: int) -> list[dict[str, Tensor]]:
+    """A few examples, spread over all: data sets are often sorted by their labels.
 
-    Each of the layers is left out by itself: with fewer examples in deeper models, or of long texts, the cost stays a few
-    forward passes.
+    Each of the layers is left out by itself: with fewer examples in deeper models, or of many tokens each, the cost stays a
+    few forward passes.
     """
-    wanted = max(FEWEST, LAYER_EXAMPLES * USUAL // max(USUAL, depth))
-    every = whole(examples)
-    lengths = [len(next(iter(b.values()))) for b in every.batches()]
-    longest = max((b["input_ids"].shape[-1] for b in every.batches() if "input_ids" in b), default=1)
-    wanted = min(wanted, max(FEWEST, LAYER_TOKENS // longest))
-    count = min(len(lengths), max(LAYER_PLACES, -(-wanted * len(lengths) // sum(lengths))))
-    places, each = set(uniform_indices(len(lengths), count).tolist()), -(-wanted // count)
-    found = []
-    for number, batch in enumerate(every.batches()):
-        if number in places:
-            length = lengths[number]
-            rows = uniform_indices(length, min(each, length))
-            found.append({k: v[rows] if v.dim() and len(v) == length else v for k, v in batch.items()})
-    return mine(found)
+    wanted = max(FEWEST, most * USUAL // max(USUAL, depth))
+    return few(examples, model, wanted, LAYER_TOKENS, FEWEST)

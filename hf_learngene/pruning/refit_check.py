@@ -56,9 +56,8 @@ class RefitCheck:
     def _checked(self) -> list[tuple[dict[str, Tensor], Tensor]]:
         """Examples, with the source's outputs, which is asked once."""
         if self._seen is None:
-            self._seen = [
-                (batch, output_of(self.correspondence.source, batch)) for batch in few(self.examples, CHECKED)
-            ]
+            source = self.correspondence.source
+            self._seen = [(batch, output_of(source, batch)) for batch in few(self.examples, source, CHECKED)]
         return self._seen
 
     def _pairs(self, batch: Mapping[str, Tensor], wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection, beside
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.pruning.activations import Runner
+from hf_learngene.pruning.candidates import candidates, unit_variances
 from hf_learngene.pruning.moments import RIDGE, Moments, enough
 from hf_learngene.pruning.optimal_brain_surgeon import kept_heads, kept_units
 from hf_learngene.pruning.rotations import head_maps, value_map
@@ -48,6 +49,7 @@ class CalibratedSelection:
         self.anatomy: Anatomy = task.source
         self.wanted = AxisTargets.of(task)
         self.layers = tuple(layer.index for layer in task.layer_map)
+        self._shown: dict[int, Tensor] = {}  # units of merged layers that are looked at
 
     @torch.no_grad()
     @without_autocast()
@@ -60,6 +62,7 @@ class CalibratedSelection:
         heads: dict[int, Tensor] = {}
         inside: dict[int, HeadMaps] = {}
         if wanted.units or wanted.heads or wanted.head_size or self.merged:
+            self._shown = self._candidates() if self.merged else {}
             runner = Runner(self.model, self.anatomy)
             try:
                 layers = [0] if self.anatomy.shared_layers else sorted(set(self.layers))
@@ -106,6 +109,21 @@ class CalibratedSelection:
             stages[place].append(norm)
         return stages
 
+    def _candidates(self) -> dict[int, Tensor]:
+        """Of layers that become one, the units among which those that stay are chosen."""
+        outs = {first: out for first in self.merged if (out := writer(self.anatomy, first, "ffn_out")) is not None}
+        names = {first: [self._like(out, layer) for layer in self.merged[first]] for first, out in outs.items()}
+        variances = unit_variances(self.model, [n for each in names.values() for n in each], self.examples)
+        found = {}
+        for first, out in outs.items():
+            variance = beside([variances[n] for n in names[first]], -1, out.dims[1])
+            found[first] = candidates(variance, self._weight(out, self.merged[first]), self._units(out))
+        return found
+
+    def _units(self, out: TensorInfo) -> int:
+        """How many ffn units a layer keeps."""
+        return self.wanted.units or out.dims[1].size // out.dims[1].parts
+
     # ---- one layer's heads and units
 
     def _layer(
@@ -142,12 +160,16 @@ class CalibratedSelection:
                 *((t, found.inputs, t.dims[1]) for t in writers),
                 *((t, found.outputs, t.dims[0]) for t in readers.values()),
             ]:
+                looked = self._shown.get(layer) if info is out else None
                 for calls in zip(*(values[self._like(info, i)] for i in together), strict=True):
-                    seen[info.module].add(rows_of(beside(calls, -1, dim), shown))
+                    rows = beside(calls, -1, dim)
+                    seen[info.module].add(rows_of(rows if looked is None else rows[..., looked], shown))
         if out is not None:
-            keep = wanted.units or out.dims[1].size // out.dims[1].parts
+            keep, weight = self._units(out), self._weight(out, together)
             enough(seen[out.module].count, keep, "ffn units")
-            units[layer] = kept_units(seen[out.module].gram, self._weight(out, together), keep, 1, self.ridge)
+            looked = self._shown.get(layer, torch.arange(weight.shape[1]))
+            kept = kept_units(seen[out.module].gram, weight[:, looked], keep, 1, self.ridge)
+            units[layer] = looked.to(kept)[kept]
         if o is None:
             return
         moments, weight = seen[o.module], self._weight(o, together)

@@ -25,7 +25,7 @@ from hf_learngene.pruning.rotations import mixed_map, stream_map
 
 TINY = 1e-6  # ridge of fits that are only measured
 TRIED = 128  # examples on which directions and entries are held side by side, at most
-PER_ENTRY = 8  # tokens of texts for each entry of the stream, at most
+PER_ENTRY = 8  # tokens for each entry of the stream, at most
 
 
 class StreamMap(NamedTuple):
@@ -182,7 +182,7 @@ class ResidualStream:
         sums = [{n.name: (Lines(), Moments()) for n in self.norms} for _ in maps]
         names = [n.name for n in self.norms]
         with Runner(self.model, self.anatomy) as runner:
-            for number, batch in enumerate(few(self.examples, TRIED, PER_ENTRY * maps[0].shape[0])):
+            for number, batch in enumerate(few(self.examples, self.model, TRIED, PER_ENTRY * maps[0].shape[0])):
                 shown = tokens_shown(batch)
                 found = runner.capture(number, batch, inputs=names, outputs=names)
                 for norm in self.norms:

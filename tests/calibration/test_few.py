@@ -1,4 +1,4 @@
-"""A few of the examples: the same ones whatever the batches, spread over all, and of texts no more than are needed."""
+"""A few of the examples: the same ones whatever the batches, spread over all, and no more tokens than are needed."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def taken(batches):
 def test_they_are_the_same_whatever_the_batches(bert, most):
     rows = examples_for(bert)
     with Examples(rows, bert) as by_32:
-        found = taken(few(by_32, most))
+        found = taken(few(by_32, bert, most))
         with Examples(DataLoader(rows, batch_size=7, collate_fn=by_32._batch), bert) as by_7:
-            assert taken(few(by_7, most)) == found
+            assert taken(few(by_7, bert, most)) == found
     assert len(found) == most
     given = [row["input_ids"] for row in rows]
     places = [given.index(row) for row in found]
@@ -45,21 +45,23 @@ def test_they_are_the_same_whatever_the_batches(bert, most):
 
 def test_of_texts_no_more_than_their_tokens_ask_for(bert):
     with Examples(examples_for(bert), bert) as examples:
-        lengths = [len(row) for row in taken(few(examples, 96, tokens=100))]
+        lengths = [len(row) for row in taken(few(examples, bert, 96, tokens=100))]
         assert 100 <= sum(lengths) <= 100 + 2 * max(lengths)
-        assert len(taken(few(examples, 3, tokens=100))) == 3
+        assert len(taken(few(examples, bert, 3, tokens=100))) == 3
 
 
-def test_images_have_no_tokens_to_count():
+def test_of_images_no_more_than_their_tokens_ask_for():
     vit = tiny_model("vit", "ViTForImageClassification")
+    patches = (vit.config.image_size // vit.config.patch_size) ** 2
     with Examples(examples_for(vit), vit) as examples:
-        assert sum(len(b["pixel_values"]) for b in few(examples, 20, tokens=1)) == 20
+        for tokens, least, wanted in ((10 * patches, 8, 10), (1, 8, 8), (1, 13, 13), (None, 8, 20)):
+            assert sum(len(b["pixel_values"]) for b in few(examples, vit, 20, tokens, least)) == wanted
 
 
 def test_fewer_than_asked_for_are_all(bert):
     with Examples(examples_for(bert, count=9), bert) as examples:
-        assert sum(len(b["input_ids"]) for b in few(examples, 20)) == 9
-        assert torch.equal(few(examples, 20)[0]["input_ids"], next(examples.batches())["input_ids"])
+        assert sum(len(b["input_ids"]) for b in few(examples, bert, 20)) == 9
+        assert torch.equal(few(examples, bert, 20)[0]["input_ids"], next(examples.batches())["input_ids"])
 
 
 def test_two_processes_share_them_even_where_all_are_in_one_batch(bert):
@@ -68,8 +70,8 @@ def test_two_processes_share_them_even_where_all_are_in_one_batch(bert):
         for index in range(2):
             token = shares._SHARING.set(SimpleNamespace(process_index=index, num_processes=2))
             try:
-                parts.append(taken(few(examples, 5)))
+                parts.append(taken(few(examples, bert, 5)))
             finally:
                 shares._SHARING.reset(token)
         assert [len(part) for part in parts] == [3, 2]
-        assert sorted(parts[0] + parts[1]) == sorted(taken(few(examples, 5)))
+        assert sorted(parts[0] + parts[1]) == sorted(taken(few(examples, bert, 5)))
