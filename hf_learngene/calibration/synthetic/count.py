@@ -13,7 +13,8 @@ from hf_learngene.calibration.synthetic.pixels import image_processor, read_size
 from hf_learngene.calibration.synthetic.texts import LONGEST, lengths
 
 
-TOKENS_PER_RANK = 6
+LEAST_PER_RANK, MOST_PER_RANK = 6, 24  # tokens for each input of the widest matrix
+WORK = 6e11  # tokens x parameters of the layers up to which more are made than the least: some 40 seconds on two cores
 FEWEST, MOST = 32, 2048
 _FRAMING = 2  # tokens around a text, near enough for a mean
 
@@ -26,6 +27,9 @@ def examples_needed(
     given_tokens: int = 0,
 ) -> int:
     """The number of made-up examples that a model is shrunk with: enough tokens for its widest matrix.
+
+    More tokens leave less to chance, so small models are given up to four times the least. Where other examples have the least
+    already, none are made up; else as many as without them, less their tokens.
 
     Args:
         model (`PreTrainedModel` or `PreTrainedConfig`): the source, or its config alone.
@@ -51,15 +55,14 @@ def examples_needed(
         tokens = _text_tokens(
             part, LONGEST if mask_of(cls, processing_class, part.vocab_size) is None else LONGEST_WRITTEN
         )
-    wanted = math.ceil((TOKENS_PER_RANK * _widest(part) - given_tokens) / tokens)
-    return min(MOST, max(0 if given_tokens else FEWEST, wanted))
-
-
-def _widest(part: PreTrainedConfig) -> int:
-    """Inputs of the widest matrix that is fitted."""
     width = _size(part, "hidden_size") or 1
-    ffn = _size(part, "intermediate_size") or round(width * (_size(part, "mlp_ratio") or 4))
-    return max(int(width), int(ffn))
+    ffn = _size(part, "intermediate_size") or width * (_size(part, "mlp_ratio") or 4)
+    least = LEAST_PER_RANK * max(width, ffn)
+    if given_tokens >= least:
+        return 0
+    parameters = (_size(part, "num_hidden_layers") or 1) * (4 * width * width + 2 * width * ffn)
+    wanted = max(least, min(MOST_PER_RANK * max(width, ffn), WORK / parameters))
+    return min(MOST, max(0 if given_tokens else FEWEST, math.ceil((wanted - given_tokens) / tokens)))
 
 
 def _size(part: PreTrainedConfig, name: str) -> float | None:
