@@ -15,11 +15,13 @@ from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.calibration.held_back import held_back
 from hf_learngene.calibration.processing import resolved_processor
 from hf_learngene.calibration.record import record_of, told
+from hf_learngene.calibration.shares import shared
 from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, synthetic_examples
 from hf_learngene.errors import RefitError
 from hf_learngene.hub import provenance
 from hf_learngene.hub.sentence import read_modules
 from hf_learngene.pruning.agreement import Agreement, agreement
+from hf_learngene.pruning.estimate import seconds_needed
 from hf_learngene.resizing.execute import execute, spend_budget
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.route import missing_examples
@@ -27,6 +29,8 @@ from hf_learngene.resizing.spec import GIVEN, SYNTHETIC
 
 
 logger = logging.get_logger(__name__)
+
+LONG = 15.0  # seconds
 
 
 def carry_out(
@@ -63,6 +67,8 @@ def carry_out(
                 plan = spend_budget(plan, model, examples)[0]
             fitted, held = held_back(examples)
             record = record_of(examples)
+            if any(step.method.refits for step in plan.passes):
+                _announce(model, fitted, examples)
 
         modules = read_modules(source, loading) if source is not None and loading is not None else None
 
@@ -93,6 +99,28 @@ def carry_out(
                 logger.warning(told(record, str(agreed[0]) if agreed else ""))
     provenance.seal(made)
     return made
+
+
+def _announce(model: PreTrainedModel, fitted: Batches, examples: Examples) -> None:
+    """Says how long it will take, where that is long enough to ask oneself."""
+    with shared(fitted) as mine:
+        seconds = seconds_needed(model, mine)
+    if seconds >= LONG:
+        logger.warning(
+            "Calibrating on %s examples takes about %s.",
+            f"{examples.given_count + examples.made_up_count:,}",
+            _spoken(seconds),
+        )
+
+
+def _spoken(seconds: float) -> str:
+    """A time as one says it when it is not known precisely.
+
+    Example:
+        >>> _spoken(33.0), _spoken(100.0), _spoken(400.0)
+        ('30 seconds', '2 minutes', '7 minutes')
+    """
+    return f"{round(seconds, -1):.0f} seconds" if seconds < 75 else f"{max(2, round(seconds / 60))} minutes"
 
 
 def _starts_anew(plan: Plan, model: PreTrainedModel) -> bool:
