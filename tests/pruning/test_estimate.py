@@ -1,0 +1,49 @@
+"""How long a calibrated shrink takes is said before it, where it is long."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from transformers.utils import logging
+
+from hf_learngene import resize
+from hf_learngene.calibration.examples import Examples
+from hf_learngene.pruning import estimate
+from hf_learngene.resizing import calibrating
+from testing.examples import examples_for
+from testing.families import tiny_model
+
+
+@pytest.fixture
+def vit():
+    return tiny_model("vit", "ViTForImageClassification")
+
+
+@pytest.mark.parametrize("count", [3, 8, 70])
+def test_it_grows_with_the_examples(vit, count, monkeypatch):
+    ticks = itertools.count(0.0, 0.5)  # the timed pass takes half a second
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(ticks))
+    with Examples(examples_for(vit, count), vit) as examples:
+        found = estimate.seconds_needed(vit, examples)
+    assert found == pytest.approx(estimate.PASSES * 0.5 * count / min(count, estimate.TIMED))
+
+
+@pytest.mark.parametrize(
+    ("long", "method", "said"), [(0.0, "calibrated", True), (1e9, "calibrated", False), (0.0, "minitron", False)]
+)
+def test_only_a_long_refit_is_announced(vit, long, method, said, monkeypatch, caplog):
+    monkeypatch.setattr(calibrating, "LONG", long)
+    logging.enable_propagation()
+    resize(vit, method=method, calibration=examples_for(vit, 96), intermediate_size=16)
+    told = [r.getMessage() for r in caplog.records if "takes about" in r.getMessage()]
+    assert len(told) == said
+    assert not said or "Calibrating on 96 examples takes about" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(16, "20 seconds"), (74, "70 seconds"), (75, "2 minutes"), (100, "2 minutes"), (400, "7 minutes")],
+)
+def test_a_time_is_said_as_one_says_it(seconds, words):
+    assert calibrating._spoken(seconds) == words
