@@ -28,6 +28,9 @@ from hf_learngene.errors import CalibrationError
 
 logger = logging.get_logger(__name__)
 BATCH = 32
+SHORT = (
+    2048  # tokens of such a batch, up to which the next ones are twice as large: what each takes by itself counts then
+)
 More = Iterable[Any] | Callable[[int], Iterable[Any]]
 
 
@@ -198,6 +201,11 @@ class Examples:
         for number in range(count) if numbers is None else numbers:
             yield self._store.get(str(number))
 
+    def lent(self, numbers: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+        """Batches of these numbers, to look at: they are kept, and nobody may change them."""
+        self._made_counts()
+        return (self._store.lent(str(number)) for number in numbers)
+
     @property
     def num_batches(self) -> int:
         """Number of batches, which are made where it is first asked for."""
@@ -282,9 +290,12 @@ class Examples:
     def _made(self, examples: Iterable[tuple[int, Any]]) -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
         """Batches of single examples, and the numbers of these."""
         told = iter(examples if self.raw is None else self._readable(examples))
-        while held := list(itertools.islice(told, BATCH)):
+        size = BATCH
+        while held := list(itertools.islice(told, size)):
             numbers = [number for number, _ in held]
-            yield numbers, self._batch([example for _, example in held], numbers)
+            batch = self._batch([example for _, example in held], numbers)
+            size = BATCH if count_tokens(batch, self.main, self._model.config) > SHORT else 2 * BATCH
+            yield numbers, batch
 
     def _readable(self, examples: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         """Raw examples without those that are empty, of which a line in the log tells."""
@@ -337,6 +348,10 @@ class BatchesOf:
     def batches(self, numbers: Iterable[int] | None = None) -> Iterator[dict[str, Tensor]]:
         """As `Examples.batches`, numbered among themselves."""
         yield from self._examples.batches(self._chosen if numbers is None else [self._chosen[n] for n in numbers])
+
+    def lent(self, numbers: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+        """As `Examples.lent`, numbered among themselves."""
+        return self._examples.lent([self._chosen[n] for n in numbers])
 
     @property
     def num_batches(self) -> int:

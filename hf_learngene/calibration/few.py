@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -44,10 +45,10 @@ def few(
     places = torch.zeros(count, dtype=torch.bool)
     places[mine(uniform_indices(count, min(most, count)).tolist())] = True  # by example: they may all be in one batch
     parts = zip(every.batches(), places.split(sizes), strict=True)
-    return _together([cut(batch, held) for batch, held in parts if bool(held.any())])
+    return together([cut(batch, held) for batch, held in parts if bool(held.any())])
 
 
-def _together(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+def together(batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     """The same examples, those of equal shapes that follow one another in one batch: small ones take longer."""
     found: list[dict[str, Tensor]] = []
     for _, alike in itertools.groupby(batches, lambda b: [(n, v.shape[1:], v.dim()) for n, v in sorted(b.items())]):
@@ -57,4 +58,4 @@ def _together(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     return found
 
 
-__all__ = ["few"]
+__all__ = ["few", "together"]

@@ -34,7 +34,7 @@ def held_back(examples: Batches) -> tuple[Batches, Batches | None]:
         >>> examples = Examples([{"input_ids": [5, 6, n]} for n in range(96)], BertModel(config))
         >>> fitting, held = held_back(examples)
         >>> [len(batch["input_ids"]) for batch in fitting.batches()], [len(batch["input_ids"]) for batch in held.batches()]
-        ([28, 28, 28], [4, 4, 4])
+        ([28, 56], [4, 8])
     """
     sizes = [rows_in(batch) for batch in examples.batches()]
     held = _held(sizes)
@@ -62,8 +62,8 @@ def rows_in(batch: Mapping[str, Tensor]) -> int:
 
 
 def cut(batch: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
-    """The examples of a batch at these places, (examples,) of booleans."""
-    return {k: v[places] if v.dim() and len(v) == len(places) else v for k, v in batch.items()}
+    """The examples of a batch at these places, (examples,) of booleans; nothing of it is the batch's own."""
+    return {k: v[places] if v.dim() and len(v) == len(places) else v.clone() for k, v in batch.items()}
 
 
 class _Rows(BatchesOf):
@@ -80,7 +80,7 @@ class _Rows(BatchesOf):
 
     def batches(self, numbers: Iterable[int] | None = None) -> Iterator[dict[str, Tensor]]:
         places = self._chosen if numbers is None else [self._chosen[n] for n in numbers]
-        for place, batch in zip(places, self._examples.batches(places), strict=True):
+        for place, batch in zip(places, self._examples.lent(places), strict=True):
             yield self._cut(place, batch)
 
 

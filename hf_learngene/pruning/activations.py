@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,10 @@ class Done(nn.Module):
             "_modules": module._modules,
         }
 
+    def hand_on(self, value: Any) -> None:
+        """Makes it hand on another output."""
+        self.__dict__["value"] = value
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["value"]
 
@@ -78,6 +82,7 @@ class Runner:
         self._settled: set[str] = set()
         self._given: set[tuple[str, int]] = set()  # settled modules and batches whose output is kept
         self._store = Store()
+        self._done_as: dict[str, Done] = {}  # what stands in for modules
 
     def close(self) -> None:
         """Removes what was kept."""
@@ -147,27 +152,31 @@ class Runner:
             if complete():
                 raise _Enough
 
+        def keep(values: dict[str, list[Tensor]], name: str, tensor: Tensor) -> None:
+            kept = values.setdefault(name, [])
+            if complete():  # nothing runs that could change it
+                kept.append(tensor)
+                raise _Enough
+            kept.append(copied(tensor))
+
         def before(name: str) -> Any:
             def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-                found.inputs.setdefault(name, []).append(copied(next(tensors_in((args, kwargs)))))
-                passed()
+                keep(found.inputs, name, next(tensors_in((args, kwargs))))
 
             return hook
 
         def after(name: str) -> Any:
             def hook(module: nn.Module, args: Any, result: Any) -> None:
-                found.outputs.setdefault(name, []).append(copied(next(tensors_in(result))))
-                passed()
+                keep(found.outputs, name, next(tensors_in(result)))
 
             return hook
 
         with ExitStack() as stack:
             for name in wanted_in:
-                module = self.model.get_submodule(name)
-                handle = module.register_forward_pre_hook(before(name), with_kwargs=True)
+                handle = _module(self.model, name).register_forward_pre_hook(before(name), with_kwargs=True)
                 stack.callback(handle.remove)
             for name in wanted_out:
-                stack.callback(self.model.get_submodule(name).register_forward_hook(after(name)).remove)
+                stack.callback(_module(self.model, name).register_forward_hook(after(name)).remove)
             if ahead is not None:
                 stack.enter_context(self._keeping(number, ahead, passed))
             stack.enter_context(self._shortened(number))
@@ -272,9 +281,10 @@ class Runner:
                     elif self._store.offer(f"{name}_{number}", result):
                         self._given.add((name, number))
 
-                stack.callback(self.model.get_submodule(name).register_forward_hook(hook).remove)
-            done = {name: Done(self.model.get_submodule(name), value) for name, value in given.items()}
-            stack.enter_context(replaced(self.model, done))
+                stack.callback(_module(self.model, name).register_forward_hook(hook).remove)
+            for name, value in given.items():
+                self._done_as.setdefault(name, Done(_module(self.model, name), None)).hand_on(value)
+            stack.enter_context(replaced(self.model, {name: self._done_as[name] for name in given}))
             yield
 
 
@@ -285,13 +295,20 @@ def replaced(model: nn.Module, given: Mapping[str, nn.Module]) -> Iterator[None]
     try:
         for name, module in given.items():
             parent, _, leaf = name.rpartition(".")
-            holder = model.get_submodule(parent)
-            before.append((holder, leaf, holder.get_submodule(leaf)))
+            holder = _module(model, parent)
+            before.append((holder, leaf, _module(holder, leaf)))
             holder._modules[leaf] = module
         yield
     finally:
         for holder, leaf, module in before:
             holder._modules[leaf] = module
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    """`get_submodule`, which takes a small model as long as to run."""
+    for part in filter(None, name.split(".")):
+        model = cast(nn.Module, model._modules[part])
+    return model
 
 
 def _stop() -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import section, section_name
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
+from hf_learngene.calibration.few import together
 from hf_learngene.calibration.processing import processor_for
 from hf_learngene.pruning.activations import run
 from hf_learngene.pruning.similarity import cosines_of_pairs, pooled, rank_correlation, unit_length
@@ -99,7 +100,7 @@ def agreement(
         source, target = (cast(PreTrainedModel, model.base_model) for model in (source, target))
     mask = _mask_token(source)
     shares, pairs, scored = _Shares(), list[tuple[Tensor, Tensor]](), False
-    for number, batch in enumerate(batches.batches()):
+    for number, batch in enumerate(together(batches.batches())):
         given, places = (batch, tokens_shown(batch)) if mask is None else _masked(batch, mask)
         theirs, ours = run(source, given, number), run(target, given, number)
         decided = [] if pooling else list(_decisions(source, theirs, ours, places, masked=mask is not None))

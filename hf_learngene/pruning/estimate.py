@@ -14,7 +14,7 @@ from hf_learngene.pruning.activations import run
 
 
 PASSES = 8  # of the source over the examples that a shrink takes as long as: benchmarks/results/cost.md
-TIMED = 8  # examples
+TIMED = 4  # examples
 
 
 def seconds_needed(model: PreTrainedModel, examples: Batches) -> float:

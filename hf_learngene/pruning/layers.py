@@ -19,10 +19,10 @@ from hf_learngene.state import without_autocast
 
 
 ROUNDS = 4  # in which layers leave
-LAYER_EXAMPLES = 64  # that are looked at for each of them, to see which leave
-JOINED_EXAMPLES = 32  # to see which become one, which matters less
+LEAVING = 64  # examples that are looked at for each of them, to see which leave
+JOINING = 32  # to see which become one, which matters less
 NOTHING = 1e-10  # of the output's squares: what a layer that does nothing moves it by, which is rounding
-LAYER_TOKENS = 4096  # of them together
+TOKENS = 64  # of these examples, for each of them on average, at most
 USUAL, FEWEST = 12, 16  # depth from which on fewer examples are looked at, and how many at least
 
 
@@ -47,7 +47,7 @@ def kept_layers(
     progress = tqdm(total=leaving, desc="choosing layers", disable=disable_progress)
     with (
         progress as bar,
-        Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, LAYER_EXAMPLES)) as suffixes,
+        Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, LEAVING)) as suffixes,
     ):
         wanted = suffixes.leave()
         while len(alive) > depth:
@@ -80,7 +80,7 @@ def joined_layers(
         disable_progress: no progress bar.
     """
     alive = list(range(anatomy.num_layers))
-    with Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, JOINED_EXAMPLES)) as suffixes:
+    with Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, JOINING)) as suffixes:
         wanted = suffixes.leave()
         nothing = NOTHING * _over_processes(sum(float(w.pow(2).sum()) for w in wanted))
         while True:
@@ -110,4 +110,4 @@ def _few(examples: Batches, model: PreTrainedModel, depth: int, most: int) -> li
     few forward passes.
     """
     wanted = max(FEWEST, most * USUAL // max(USUAL, depth))
-    return few(examples, model, wanted, LAYER_TOKENS, FEWEST)
+    return few(examples, model, wanted, most * TOKENS, FEWEST)

@@ -10,7 +10,7 @@ from hf_learngene.pruning.moments import RIDGE, damp
 
 UNIT_RIDGE = 10.0  # times the ridge of the refit: fewer tokens speak for a choice than for a fit
 FLOOR = 1e-7  # exact copies leave the matrix without an inverse
-PORTION = 64  # of the units, one share in so many is pruned between two corrections
+PORTION = 32  # of the units, one share in so many is pruned between two corrections
 
 
 def kept_units(

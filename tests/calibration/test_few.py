@@ -32,9 +32,9 @@ def taken(batches):
 @pytest.mark.parametrize("most", [1, 7, 40])
 def test_they_are_the_same_whatever_the_batches(bert, most):
     rows = examples_for(bert)
-    with Examples(rows, bert) as by_32:
-        found = taken(few(by_32, bert, most))
-        with Examples(DataLoader(rows, batch_size=7, collate_fn=by_32._batch), bert) as by_7:
+    with Examples(rows, bert) as by_many:
+        found = taken(few(by_many, bert, most))
+        with Examples(DataLoader(rows, batch_size=7, collate_fn=by_many._batch), bert) as by_7:
             assert taken(few(by_7, bert, most)) == found
     assert len(found) == most
     given = [row["input_ids"] for row in rows]

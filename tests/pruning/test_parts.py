@@ -151,5 +151,5 @@ def test_padding_made_here_is_masked():
 
 def test_some_of_the_batches():
     examples = Examples([{"input_ids": [i // 2]} for i in range(100)], bert())
-    numbers = [int(b["input_ids"][0, 0]) for b in examples.part([1, 3]).batches()]
-    assert numbers == [16, 48]
+    numbers = [int(b["input_ids"][0, 0]) for b in examples.part([0, 2]).batches()]
+    assert numbers == [0, 48]
