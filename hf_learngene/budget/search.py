@@ -20,6 +20,7 @@ from hf_learngene.budget.allocation import Allocation, Sizes, Trial
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.meter import Meter
 from hf_learngene.calibration.examples import BatchesOf, Examples, rows_of, tokens_shown
+from hf_learngene.calibration.held_back import rows_in
 from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
@@ -31,7 +32,10 @@ from hf_learngene.state import without_autocast
 
 SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured
 TRIED = 3  # combinations that are pruned and measured before one is chosen
-FITTED, MEASURED = 6, 3  # batches that a trial is fitted on at least, and held-out ones that its error is measured on
+FITTED, MEASURED = (
+    192,
+    3,
+)  # examples that a trial is fitted on at least, and held-out batches that its error is measured on
 STEPS = 24  # the grid of a size has about so many steps
 FAILED = 1e6  # the error of a trial whose refit was refused: as bad as can be, and a number that can be interpolated
 
@@ -276,14 +280,17 @@ class _Fitting:
         self._counted: dict[int, int] = {}
 
     def on(self, rank: int) -> BatchesOf:
-        """At least `FITTED` batches, spread evenly, and more until they hold `rank` tokens.
+        """Batches of at least `FITTED` examples, spread evenly, and more until they hold `rank` tokens.
 
         Raises:
             CalibrationError: all of them hold fewer.
         """
         info = writer(self.anatomy, 0, "ffn_out")
-        for count in range(min(FITTED, len(self.numbers)), len(self.numbers) + 1):
-            chosen = [self.numbers[i] for i in uniform_indices(len(self.numbers), count).tolist()]
+        every = len(self.numbers)
+        for count in range(1, every + 1):
+            chosen = [self.numbers[i] for i in uniform_indices(every, count).tolist()]
+            if count < every and sum(map(rows_in, self.examples.lent(chosen))) < FITTED:
+                continue
             if info is None or (found := sum(self._tokens(info.module, n) for n in chosen)) >= rank:
                 return self.examples.part(chosen)
         raise CalibrationError(

@@ -11,6 +11,9 @@ from hf_learngene.pruning.moments import RIDGE, damp
 UNIT_RIDGE = 10.0  # times the ridge of the refit: fewer tokens speak for a choice than for a fit
 FLOOR = 1e-7  # exact copies leave the matrix without an inverse
 PORTION = 32  # of the units, one share in so many is pruned between two corrections
+DEARER = (
+    0.1  # of a portion, a unit stays for now whose share of [G^-1] the others of the portion leave less than this of
+)
 
 
 def kept_units(
@@ -48,25 +51,32 @@ def kept_units(
     # [G^-1] of what is left is [G^-1] - F F^T: only what is read of it is worked out
     factors = torch.empty(len(gram), (blocks - keep) * size, dtype=torch.float64, device=place)
     alive = torch.ones(blocks, dtype=torch.bool, device=place)
-    portion = max(1, blocks // PORTION) if size == 1 else 1
-    for first in range(0, blocks - keep, portion):
+    portion, removed = max(1, blocks // PORTION) if size == 1 else 1, 0
+    while removed < blocks - keep:
         costs = torch.where(alive, _costs(columns, squares), torch.inf)
         if group:
             full = alive.reshape(-1, group).sum(1) > least
             costs = torch.where(full[numbers // group], costs, torch.inf)
-        leave = costs.argsort()[: min(portion, blocks - keep - first)]
+        leave = costs.argsort()[: min(portion, blocks - keep - removed)]
+        before = factors[:, : removed * size]
+        while True:
+            gone = (leave[:, None] * size + inside).flatten()
+            cross = inverse[:, gone] - before @ before[gone].T
+            root = torch.linalg.cholesky(cross[gone])
+            # copies of one another all cost nothing, until all but one are gone
+            dear = root.diagonal().pow(2) < DEARER * cross[gone].diagonal()
+            if size > 1 or not bool(dear.any()):
+                break
+            leave = leave[~dear]
         alive[leave] = False
-        gone = (leave[:, None] * size + inside).flatten()
-        before = factors[:, : first * size]
-        cross = inverse[:, gone] - before @ before[gone].T
-        root = torch.linalg.cholesky(cross[gone])
         cross = torch.linalg.solve_triangular(root, cross.T, upper=False).T
-        factors[:, first * size : first * size + len(gone)] = cross
+        factors[:, removed * size : removed * size + len(gone)] = cross
         # in place: what is taken from the system anew takes longer than the sums
         columns.addmm_(cross, torch.linalg.solve_triangular(root, columns[gone], upper=False), alpha=-1)
         opened = cross.reshape(blocks, size, -1)
         squares -= opened @ opened.mT if size > 1 else opened.pow(2).sum(-1, keepdim=True)
         squares[leave] = torch.eye(size, dtype=torch.float64, device=place)  # nothing is left of them to solve with
+        removed += len(leave)
     return alive.nonzero().flatten().cpu()
 
 

@@ -7,14 +7,16 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import default_data_collator
 
 from hf_learngene import AutoModelForImageClassification, allocate, errors, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.budget import search
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.meter import Budget
-from hf_learngene.budget.search import _between, _different, _Fitting, _split, allocated
+from hf_learngene.budget.search import FITTED, _between, _different, _Fitting, _split, allocated
 from hf_learngene.budget.spend import metered
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.resizing.sizes import complete, config_at
@@ -144,14 +146,30 @@ def one_layer(units):
 
 def test_a_trial_is_fitted_on_as_many_batches_as_it_needs():
     model = one_layer(280)
-    fitting = _Fitting(model, anatomy_of(model.config, type(model)), Examples(short(320), model), _split(10)[0])
-    found = [[int(b["input_ids"][0, 0]) for b in fitting.on(rank).batches()] for rank in (0, 192, 193, 224)]
-    assert [len(f) for f in found] == [6, 6, 7, 7]
+    examples = Examples(DataLoader(short(320), batch_size=32, collate_fn=default_data_collator), model)
+    fitting = _Fitting(model, anatomy_of(model.config, type(model)), examples, _split(10)[0])
+    found = [[len(b["input_ids"]) for b in fitting.on(rank).batches()] for rank in (0, 192, 193, 224)]
+    assert found == [[32] * 6, [32] * 6, [32] * 7, [32] * 7]
     with pytest.raises(errors.CalibrationError, match="224 tokens to fit on cannot tell 225"):
         fitting.on(225)
-    # three quarters of the units are more than six batches have tokens
-    chosen = allocate(model, 0.7, short(320), hidden_size=24, num_hidden_layers=1)
-    assert chosen.axes[0].sizes["intermediate_size"] > 6 * 32
+
+
+@pytest.mark.parametrize("count", [96, 320, 704])
+def test_larger_batches_are_fewer(count):
+    model = one_layer(280)
+    examples = Examples(short(count), model)  # one of 32, then of 64
+    numbers = list(range(examples.num_batches))
+    found = sum(
+        len(b["input_ids"])
+        for b in _Fitting(model, anatomy_of(model.config, type(model)), examples, numbers).on(0).batches()
+    )
+    assert found == count if count < FITTED else FITTED <= found < FITTED + 64
+
+
+def test_too_few_tokens_to_try_sizes_out_are_refused():
+    # three quarters of the units are more than the least has tokens
+    chosen = allocate(one_layer(280), 0.7, short(320), hidden_size=24, num_hidden_layers=1)
+    assert chosen.axes[0].sizes["intermediate_size"] > FITTED
     with pytest.raises(errors.CalibrationError, match="20 tokens to fit on cannot tell 30 .* sizes by name"):
         allocate(one_layer(40), 0.9, short(20), calibration_top_up=False, hidden_size=24, num_hidden_layers=1)
 

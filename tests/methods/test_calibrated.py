@@ -97,6 +97,7 @@ def test_heads_and_head_size_of_families_that_keep_them_apart_from_the_width(siz
     [
         ("vit", "ViTForImageClassification", {"hidden_size": 48}, {"hidden_size": 24}),
         ("vit", "ViTForImageClassification", {"intermediate_size": 80}, {"intermediate_size": 40}),
+        ("vit", "ViTForImageClassification", {"intermediate_size": 200}, {"intermediate_size": 40}),  # five of each
         ("vit", "ViTForImageClassification", {"num_hidden_layers": 5}, {"num_hidden_layers": 3}),
         ("dinov2", "Dinov2ForImageClassification", {"hidden_size": 48}, {"hidden_size": 24}),
         ("bert", "BertForSequenceClassification", {"hidden_size": 48}, {"hidden_size": 24}),
