@@ -227,7 +227,7 @@ def head_of(options: argparse.Namespace) -> dict[str, Any]:
         chance = float((answers == counts.argmax()).float().mean())
     return {
         "command": command_of("calibrated.py", options), "task": options.task, "chance": chance,
-        "calibration": f"{EXAMPLES} training examples, without labels", **machine(),
+        "calibration": f"{EXAMPLES} training examples, without labels, filled up with made-up ones", **machine(),
     }  # fmt: skip
 
 

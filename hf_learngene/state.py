@@ -29,10 +29,16 @@ def exclusive() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random numbers under a seed; the caller's random state is as it was afterwards."""
-    with _LOCK, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too, for good
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Random numbers under a seed, those of an accelerator too if named; the caller's random state is as it was afterwards."""
+    accelerators = [device] if device is not None and device.type == "cuda" else []
+    with _LOCK, torch.random.fork_rng(devices=accelerators):
+        torch.default_generator.manual_seed(
+            seed
+        )  # torch.manual_seed would seed every accelerator, for good, and takes long
+        for place in accelerators:
+            with torch.cuda.device(place):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self, cast
@@ -14,9 +15,10 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import rows_of, tokens_shown
 from hf_learngene.calibration.store import Store, tensors_in
 from hf_learngene.errors import CalibrationError, LearngeneError
-from hf_learngene.state import exclusive, in_eval_mode
+from hf_learngene.state import in_eval_mode, seeded
 
 
+SEEDED = 1024  # numbers of a batch that say what is drawn for it
 ROOM = 2 << 30  # bytes for the activations of one layer
 # how a model refuses inputs: shapes that do not fit, an index out of range, a check of its own
 _REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
@@ -181,7 +183,7 @@ class Runner:
                 stack.enter_context(self._keeping(number, ahead, passed))
             stack.enter_context(self._shortened(number))
             with suppress(_Enough):
-                run(self.model, batch, number, self._modules)
+                run(self.model, batch, self._modules)
         return found
 
     def remember(
@@ -218,7 +220,7 @@ class Runner:
         for count, batch in enumerate(batches, start=1):
             if count - 1 not in self._ahead.get(layers, ()):
                 with self._keeping(count - 1, layers, _stop), self._shortened(count - 1), suppress(_Enough):
-                    run(self.model, batch, count - 1, self._modules)
+                    run(self.model, batch, self._modules)
         for name in [_prefix(n, b) for n in {self.done, *self._ahead} - {layers} for b in range(count)]:
             self._store.drop(name)
         for module, number in self._given:
@@ -336,27 +338,12 @@ def execution_order(model: PreTrainedModel, batch: Mapping[str, Tensor], names: 
     return order
 
 
-@contextmanager
-def drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """The random numbers of a seed; afterwards the generators are as they were."""
-    accelerators = [device] if device.type == "cuda" else []
-    with exclusive(), torch.random.fork_rng(devices=accelerators):  # two threads would put each other's state back
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds: it looks for accelerators
-        for place in accelerators:
-            with torch.cuda.device(place):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-def run(
-    model: PreTrainedModel, batch: Mapping[str, Tensor], number: int = 0, modules: Iterable[nn.Module] | None = None
-) -> Any:
-    """The model's outputs for a batch, in eval mode; what it draws at random (ViT-MAE's patches) is the same for the same number.
+def run(model: PreTrainedModel, batch: Mapping[str, Tensor], modules: Iterable[nn.Module] | None = None) -> Any:
+    """The model's outputs for a batch, in eval mode; what it draws at random (ViT-MAE's patches) is the same for equal batches.
 
     Args:
         model: what runs.
         batch: its inputs.
-        number: of the batch.
         modules: all of the model's, where they are known.
 
     Raises:
@@ -364,7 +351,7 @@ def run(
     """
     device = next(model.parameters()).device
     moved = {k: v.to(device, model.dtype if v.is_floating_point() else None) for k, v in batch.items()}
-    with torch.no_grad(), in_eval_mode(model.modules() if modules is None else modules), drawing(number, device):
+    with torch.no_grad(), in_eval_mode(model.modules() if modules is None else modules), seeded(_seed(batch), device):
         try:
             return model(**moved)
         except (LearngeneError, torch.OutOfMemoryError):
@@ -379,6 +366,12 @@ def run(
             ) from error
 
 
+def _seed(batch: Mapping[str, Tensor]) -> int:
+    """A number that a batch has in every process, wherever it comes among that process's batches."""
+    first = next(iter(batch.values())).flatten()[:SEEDED].cpu()
+    return zlib.crc32(first.contiguous().view(torch.uint8).numpy().tobytes())
+
+
 def output_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """The first output of a model but its loss, (tokens, outputs) or (examples, outputs), padding left out, float64."""
     outputs = run(model, batch)
@@ -390,7 +383,6 @@ __all__ = [
     "Activations",
     "Done",
     "Runner",
-    "drawing",
     "execution_order",
     "output_of",
     "replaced",

@@ -100,9 +100,9 @@ def agreement(
         source, target = (cast(PreTrainedModel, model.base_model) for model in (source, target))
     mask = _mask_token(source)
     shares, pairs, scored = _Shares(), list[tuple[Tensor, Tensor]](), False
-    for number, batch in enumerate(together(batches.batches())):
+    for batch in together(batches.batches()):
         given, places = (batch, tokens_shown(batch)) if mask is None else _masked(batch, mask)
-        theirs, ours = run(source, given, number), run(target, given, number)
+        theirs, ours = run(source, given), run(target, given)
         decided = [] if pooling else list(_decisions(source, theirs, ours, places, masked=mask is not None))
         for kind, wanted, found in decided:
             shares.add(kind, wanted, found)

@@ -24,7 +24,7 @@ LOOKED_AT = 1 / 3  # of the units that leave
 def unit_variances(model: PreTrainedModel, modules: Sequence[str], examples: Batches) -> dict[str, Tensor]:
     """The variance of what each of these modules reads, (inputs,), float64, on a few of the examples."""
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
-    for number, batch in enumerate(few(examples, model, EXAMPLES, TOKENS)):
+    for batch in few(examples, model, EXAMPLES, TOKENS):
         shown = tokens_shown(batch)
 
         def add(name: str, given: Any, shown: Tensor | None = shown) -> None:
@@ -40,7 +40,7 @@ def unit_variances(model: PreTrainedModel, modules: Sequence[str], examples: Bat
 
                 handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
-            run(model, batch, number)
+            run(model, batch)
     found = {}
     for name in modules:
         count, first, second = sums[name]

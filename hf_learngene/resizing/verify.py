@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.anatomy.passes import example_inputs
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedSourceError
-from hf_learngene.pruning.activations import drawing
-from hf_learngene.state import evaluating
+from hf_learngene.state import evaluating, seeded
 
 
 # relative to max(1, |logit|); what float32 rounding leaves over a dozen layers, and float64
@@ -200,6 +199,6 @@ def _outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], dtype: torch.
         k: v.to(model.device, model.dtype if v.is_floating_point() else None) if isinstance(v, Tensor) else v
         for k, v in inputs.items()
     }
-    with torch.no_grad(), evaluating(model), drawing(0, model.device):  # ViT-MAE masks at random, in eval mode too
+    with torch.no_grad(), evaluating(model), seeded(0, model.device):  # ViT-MAE masks at random, in eval mode too
         given = model(**moved)
     return {k: v for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -24,6 +25,7 @@ import hf_learngene
 from hf_learngene import errors
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, synthetic_examples, why_not
+from hf_learngene.calibration.synthetic.count import WORK
 from hf_learngene.calibration.synthetic.images import dead_leaves, pink_noise
 from hf_learngene.calibration.synthetic.vocabulary import of_tokenizer
 from hf_learngene.pruning.activations import run
@@ -271,6 +273,25 @@ def test_more_tokens_an_example_need_fewer_examples():
     assert examples_needed(BertConfig()) > examples_needed(BertConfig(intermediate_size=768))
     model = vit()
     assert examples_needed(model) == examples_needed(model.config) == len(synthetic_examples(model))
+
+
+@pytest.mark.parametrize("width", [64, 384, 768, 1024])
+def test_small_models_are_given_up_to_four_times_the_least(width):
+    config = ViTConfig(hidden_size=width, intermediate_size=4 * width, num_attention_heads=4, image_size=64)
+    tokens, count = 17, examples_needed(config)
+    for_each = count * tokens / (4 * width)
+    assert 6 <= for_each < 24 + tokens / (4 * width)
+    work = count * tokens * 12 * 12 * width**2
+    assert for_each >= 24 or for_each < 6.1 or work == pytest.approx(WORK, rel=0.01)
+
+
+@pytest.mark.parametrize("width", [64, 384])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99, 1.0])
+def test_few_given_examples_are_filled_up_to_what_there_are_without(width, share):
+    config = ViTConfig(hidden_size=width, intermediate_size=4 * width, num_attention_heads=4, image_size=64)
+    given, alone = math.ceil(share * 6 * 4 * width), examples_needed(config)
+    found = examples_needed(config, given_tokens=given)
+    assert found == 0 if share == 1 else given + 17 * found == pytest.approx(17 * alone, abs=2 * 17)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "many"])
