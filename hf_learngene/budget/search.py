@@ -32,10 +32,8 @@ from hf_learngene.state import without_autocast
 
 SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured
 TRIED = 3  # combinations that are pruned and measured before one is chosen
-FITTED, MEASURED = (
-    192,
-    3,
-)  # examples that a trial is fitted on at least, and held-out batches that its error is measured on
+FITTED = 192  # examples that a trial is fitted on, at least
+MEASURED = 3  # held-out batches that its error is measured on
 STEPS = 24  # the grid of a size has about so many steps
 FAILED = 1e6  # the error of a trial whose refit was refused: as bad as can be, and a number that can be interpolated
 

@@ -28,9 +28,7 @@ from hf_learngene.errors import CalibrationError
 
 logger = logging.get_logger(__name__)
 BATCH = 32
-SHORT = (
-    2048  # tokens of such a batch, up to which the next ones are twice as large: what each takes by itself counts then
-)
+SHORT = 2048  # tokens of such a batch, up to which the next one is twice as large: each pass takes some time by itself
 More = Iterable[Any] | Callable[[int], Iterable[Any]]
 
 

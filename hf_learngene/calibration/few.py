@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_learngene.calibration.examples import Batches
+from hf_learngene.calibration.examples import BATCH, Batches
 from hf_learngene.calibration.held_back import cut, rows_in
 from hf_learngene.calibration.shares import mine, whole
 from hf_learngene.calibration.stacking import count_tokens
@@ -49,12 +49,15 @@ def few(
 
 
 def together(batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """The same examples, those of equal shapes that follow one another in one batch: small ones take longer."""
+    """The same examples, up to 32 of equal shapes that follow one another in one batch: small ones take longer."""
     found: list[dict[str, Tensor]] = []
     for _, alike in itertools.groupby(batches, lambda b: [(n, v.shape[1:], v.dim()) for n, v in sorted(b.items())]):
         same = list(alike)
         joined = all(v.dim() and len(v) == rows_in(b) for b in same for v in b.values())
-        found += [{n: torch.cat([b[n] for b in same]) for n in same[0]}] if joined else same
+        if joined:
+            columns = {n: torch.cat([b[n] for b in same]).split(BATCH) for n in same[0]}
+            same = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        found += same
     return found
 
 

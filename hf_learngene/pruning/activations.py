@@ -285,7 +285,9 @@ class Runner:
 
                 stack.callback(_module(self.model, name).register_forward_hook(hook).remove)
             for name, value in given.items():
-                self._done_as.setdefault(name, Done(_module(self.model, name), None)).hand_on(value)
+                if name not in self._done_as:
+                    self._done_as[name] = Done(_module(self.model, name), None)
+                self._done_as[name].hand_on(value)
             stack.enter_context(replaced(self.model, {name: self._done_as[name] for name in given}))
             yield
 

@@ -23,29 +23,26 @@ LOOKED_AT = 1 / 3  # of the units that leave
 
 def unit_variances(model: PreTrainedModel, modules: Sequence[str], examples: Batches) -> dict[str, Tensor]:
     """The variance of what each of these modules reads, (inputs,), float64, on a few of the examples."""
-    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+    counts = dict.fromkeys(modules, 0)
+    widths = {name: model.get_parameter(f"{name}.weight").shape[1] for name in modules}
+    sums = {n: torch.zeros(2, width, dtype=torch.float64, device=model.device) for n, width in widths.items()}
     for batch in few(examples, model, EXAMPLES, TOKENS):
         shown = tokens_shown(batch)
-
-        def add(name: str, given: Any, shown: Tensor | None = shown) -> None:
-            rows = rows_of(next(tensors_in(given)), shown).double()
-            count, first, second = sums.get(name, (0, 0.0, 0.0))
-            sums[name] = count + len(rows), rows.sum(0) + first, rows.pow(2).sum(0) + second
-
         with ExitStack() as stack:
             for name in modules:
 
-                def hook(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                    add(name, (args, kwargs))
+                def hook(module: nn.Module, args: Any, kwargs: Any, name: str = name, shown: Any = shown) -> None:
+                    rows = rows_of(next(tensors_in((args, kwargs))), shown).double()
+                    counts[name] += len(rows)
+                    sums[name] += torch.stack([rows.sum(0), rows.pow(2).sum(0)])
 
                 handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
             run(model, batch)
     found = {}
     for name in modules:
-        count, first, second = sums[name]
-        tokens = int(total(torch.tensor(count)))
-        found[name] = total(second) / tokens - (total(first) / tokens).pow(2)
+        mean, square = total(sums[name]) / int(total(torch.tensor(counts[name])))
+        found[name] = square - mean.pow(2)
     return found
 
 
