@@ -56,13 +56,16 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "images": [
         {"intermediate_size": 768},
         {"num_attention_heads": 3, "intermediate_size": 768, **VIT},
+        {"num_attention_heads": 6, "head_dim": 32, "intermediate_size": 768},
         {"hidden_size": 256, "num_attention_heads": 6, "intermediate_size": 768, **VIT},
         {"num_attention_heads": 2, "intermediate_size": 512, **VIT},
         {"hidden_size": 256, "num_attention_heads": 3, "intermediate_size": 768, **VIT},
         {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 768, **VIT},
         {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, **VIT},
+        {"hidden_size": 192, "num_attention_heads": 6, "head_dim": 32, "intermediate_size": 768},
         {"num_hidden_layers": 6},
         {"hidden_size": 192, "num_attention_heads": 2, "intermediate_size": 320, **VIT},
+        {"hidden_size": 192, "num_attention_heads": 6, "head_dim": 21, "intermediate_size": 320},
     ],
     "text": [
         {"intermediate_size": 768},

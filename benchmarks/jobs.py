@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 
+HEAD_SIZE = 64  # of the ViTs here
 SOURCE: dict[str, Any] = {"method": "source", "sizes": {}, "seed": 0}
 Rows = list[dict[str, Any]]
 
@@ -171,6 +172,8 @@ def name_of(sizes: dict[str, int]) -> str:
         "intermediate_size": "ffn",
         "num_hidden_layers": "layers",
     }
+    if sizes.get("head_dim") != HEAD_SIZE:
+        short["head_dim"] = "head size"
     return ", ".join(f"{short[k]} {v}" for k, v in sizes.items() if k in short)
 
 

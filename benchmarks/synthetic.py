@@ -48,7 +48,9 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "images": [
         {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 768, **VIT},
         {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, **VIT},
+        {"hidden_size": 192, "num_attention_heads": 6, "head_dim": 32, "intermediate_size": 768},
         {"hidden_size": 192, "num_attention_heads": 2, "intermediate_size": 320, **VIT},
+        {"hidden_size": 192, "num_attention_heads": 6, "head_dim": 21, "intermediate_size": 320},
         {"num_hidden_layers": 6},
     ],
     "text": [

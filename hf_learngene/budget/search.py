@@ -34,7 +34,7 @@ SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured
 TRIED = 3  # combinations that are pruned and measured before one is chosen
 FITTED = 192  # examples that a trial is fitted on, at least
 MEASURED = 3  # held-out batches that its error is measured on
-STEPS = 24  # the grid of a size has about so many steps
+STEPS, HEAD_STEPS = 24, 8  # the grid of a size, and of the size of heads, has about so many steps
 FAILED = 1e6  # the error of a trial whose refit was refused: as bad as can be, and a number that can be interpolated
 
 Shrink = Callable[[Mapping[str, int], Any], PreTrainedModel]
@@ -68,8 +68,7 @@ def allocated(
         RefitError: no combination within the budget can be refitted.
     """
     count = parameter_count(anatomy)
-    base = {n: v for n, v in anatomy.sizes.items() if n in _axes(anatomy)} | dict(fixed)
-    free = {n: options for n, options in _axes(anatomy).items() if n not in fixed and len(options) > 1}
+    free = _free(anatomy, fixed)
     combinations = _combinations(anatomy, fixed)
     check_within_reach(anatomy, meter, fixed)
     rest, places = _split(examples.num_batches)
@@ -102,8 +101,8 @@ def allocated(
 
     hidden = not is_progress_bar_enabled()
     levels = {n: _levels(options, anatomy.sizes[n]) for n, options in free.items()}
-    alone = {name: [_whole(anatomy, {**fixed, name: size}) for size in steps] for name, steps in levels.items()}
-    given = _whole(anatomy, fixed)
+    alone = {name: [_whole(anatomy, fixed, {name: size}) for size in steps] for name, steps in levels.items()}
+    given = _whole(anatomy, fixed, {})
     shrunk = any(v != anatomy.sizes.get(n) for n, v in fixed.items() if n not in counted)
     total = sum(map(len, alone.values())) + shrunk + TRIED
     fit = fitting.on(max(_rank(anatomy, s) for s in (given, *itertools.chain(*alone.values()))))
@@ -145,7 +144,7 @@ def allocated(
     if tried[0].error >= FAILED and refused:
         raise refused[-1]
     best = tried[0].sizes
-    own = Trial(base, anatomy.num_parameters, meter.source, 0.0)
+    own = Trial(given, anatomy.num_parameters, meter.source, 0.0)
     return Allocation(best, _full(anatomy, best), tuple(axes), tuple(tried), own, meter.budget.quantity)
 
 
@@ -193,12 +192,21 @@ def _least(anatomy: Anatomy, budget: Meter, fixed: Mapping[str, int]) -> float:
 
 def _combinations(anatomy: Anatomy, fixed: Mapping[str, int]) -> list[Sizes]:
     """Every combination of the sizes that are not fixed."""
-    free = {n: options for n, options in _axes(anatomy).items() if n not in fixed and len(options) > 1}
-    return [_whole(anatomy, dict(zip(free, c, strict=True)) | dict(fixed)) for c in itertools.product(*free.values())]
+    free = _free(anatomy, fixed)
+    return [_whole(anatomy, fixed, dict(zip(free, c, strict=True))) for c in itertools.product(*free.values())]
 
 
-def _axes(anatomy: Anatomy) -> dict[str, list[int]]:
-    """The grid of each size that can be chosen, the source's first."""
+def _free(anatomy: Anatomy, fixed: Mapping[str, int]) -> dict[str, list[int]]:
+    """The grids of the sizes that the caller left open."""
+    return {n: options for n, options in _axes(anatomy, fixed).items() if n not in fixed and len(options) > 1}
+
+
+def _axes(anatomy: Anatomy, fixed: Mapping[str, int]) -> dict[str, list[int]]:
+    """The grid of each size that can be chosen, the source's first.
+
+    Heads become smaller, which costs less than to have fewer of them (docs/calibrated.md), where the family and the caller leave
+    their size open.
+    """
     sizes = anatomy.sizes
     width, head = sizes["hidden_size"], sizes.get("head_dim", 1)
     own_heads = anatomy.head_dim_honoured and not anatomy.rotary
@@ -206,7 +214,11 @@ def _axes(anatomy: Anatomy) -> dict[str, list[int]]:
     found = {"hidden_size": _down(width, step)}
     if own_heads and "num_attention_heads" in sizes:
         heads = sizes["num_attention_heads"]
-        found["num_attention_heads"] = _down(heads, heads // (sizes.get("num_key_value_heads") or heads))
+        group = heads // (sizes.get("num_key_value_heads") or heads)
+        if group == 1 and not anatomy.normalised_heads and "head_dim" not in fixed:
+            found["head_dim"] = _down(head, max(1, head // HEAD_STEPS))
+        else:
+            found["num_attention_heads"] = _down(heads, group)
     ffn = "mlp_ratio" if "mlp_ratio" in sizes else "intermediate_size"
     if ffn in sizes:
         found[ffn] = _down(sizes[ffn], max(1, sizes[ffn] // STEPS))
@@ -226,9 +238,12 @@ def _levels(options: Sequence[int], size: int) -> list[int]:
     return sorted({min(options[1:], key=lambda n: abs(n - share * size)) for share in SHARES}, reverse=True)
 
 
-def _whole(anatomy: Anatomy, chosen: Mapping[str, int]) -> Sizes:
+def _whole(anatomy: Anatomy, fixed: Mapping[str, int], chosen: Mapping[str, int]) -> Sizes:
     """Every size that the search sees to, so that none follows another's change by proportion."""
-    return {n: int(chosen.get(n, anatomy.sizes[n])) for n in _axes(anatomy)} | dict(chosen)
+    names = dict.fromkeys(_axes(anatomy, fixed))
+    if "head_dim" in names:
+        names["num_attention_heads"] = None
+    return {n: anatomy.sizes[n] for n in names} | dict(fixed) | dict(chosen)
 
 
 def _full(anatomy: Anatomy, sizes: Mapping[str, int]) -> Sizes:
@@ -249,7 +264,7 @@ def _rank(anatomy: Anatomy, sizes: Mapping[str, int]) -> int:
 
     def ranks(of: Mapping[str, int]) -> tuple[int, int, int]:
         ffn = of["hidden_size"] * of["mlp_ratio"] if "mlp_ratio" in of else of.get("intermediate_size", 0)
-        return of["hidden_size"], of.get("num_attention_heads", 0) * head, ffn
+        return of["hidden_size"], of.get("num_attention_heads", 0) * of.get("head_dim", head), ffn
 
     old, new = ranks(anatomy.sizes), ranks({**anatomy.sizes, **_full(anatomy, sizes)})
     scale = 1, 1, units / max(1, old[2])  # a gated ffn has fewer units than the ratio says

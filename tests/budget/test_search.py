@@ -16,7 +16,7 @@ from hf_learngene.anatomy import anatomy_of
 from hf_learngene.budget import search
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.meter import Budget
-from hf_learngene.budget.search import FITTED, _between, _different, _Fitting, _split, allocated
+from hf_learngene.budget.search import FITTED, _axes, _between, _different, _Fitting, _split, allocated
 from hf_learngene.budget.spend import metered
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.resizing.sizes import complete, config_at
@@ -77,6 +77,25 @@ def test_the_budget_is_kept_and_the_best_of_the_tried_is_chosen(family, name):
     assert "chosen" in said
     alone = [t for t in found.axes if sum(v != found.source.sizes[n] for n, v in t.sizes.items()) == 1]
     assert alone == list(found.axes)
+
+
+def test_heads_become_smaller_and_fewer_only_where_their_size_is_given():
+    model = vit()
+    anatomy = anatomy_of(model.config, type(model))
+    assert _axes(anatomy, {})["head_dim"][0] == anatomy.sizes["head_dim"]
+    assert "num_attention_heads" not in _axes(
+        anatomy, {}
+    )
+    found = allocate(model, 0.6, pictures(model), hidden_size=24, num_hidden_layers=anatomy.num_layers)
+    assert {n for t in found.axes for n, v in t.sizes.items() if v != found.source.sizes[n]} == {
+        "head_dim",
+        "intermediate_size",
+    }
+    assert found.full["num_attention_heads"] == anatomy.sizes["num_attention_heads"]
+    given = {"head_dim": anatomy.sizes["head_dim"], "hidden_size": 24, "num_hidden_layers": anatomy.num_layers}
+    found = allocate(model, 0.6, pictures(model), **given)
+    changed = {n for t in found.axes for n, v in t.sizes.items() if v != found.source.sizes[n]}
+    assert changed == {"num_attention_heads", "intermediate_size"}
 
 
 def test_a_size_given_by_name_stays():
