@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.calibration.examples import Batches
@@ -14,7 +16,10 @@ from hf_learngene.pruning.activations import run
 
 
 PASSES = 8  # of the source over the examples that a shrink takes as long as: benchmarks/results/cost.md
-TIMED = 4  # examples
+TIMED, QUICK = (
+    4,
+    0.1,
+)  # examples that are timed, and the seconds below which a whole batch is: each by itself takes longer
 
 
 def seconds_needed(model: PreTrainedModel, examples: Batches) -> float:
@@ -26,13 +31,19 @@ def seconds_needed(model: PreTrainedModel, examples: Batches) -> float:
     """
     batch = next(examples.batches())
     timed = cut(batch, torch.arange(rows_in(batch)) < TIMED)
-    run(model, timed)  # the first pass is slower
-    began = time.perf_counter()
-    run(model, timed)
-    once = time.perf_counter() - began
+    _seconds(model, timed)  # the first pass is slower
+    once = _seconds(model, timed)
+    if once < QUICK:
+        timed, once = batch, _seconds(model, batch)
     main, config = model.main_input_name, model.config
     tokens = sum(count_tokens(each, main, config) for each in examples.batches())
     return PASSES * once * tokens / max(1, count_tokens(timed, main, config))
+
+
+def _seconds(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> float:
+    began = time.perf_counter()
+    run(model, batch)
+    return time.perf_counter() - began
 
 
 __all__ = ["seconds_needed"]

@@ -83,9 +83,7 @@ def test_heads_become_smaller_and_fewer_only_where_their_size_is_given():
     model = vit()
     anatomy = anatomy_of(model.config, type(model))
     assert _axes(anatomy, {})["head_dim"][0] == anatomy.sizes["head_dim"]
-    assert "num_attention_heads" not in _axes(
-        anatomy, {}
-    )
+    assert "num_attention_heads" not in _axes(anatomy, {})
     found = allocate(model, 0.6, pictures(model), hidden_size=24, num_hidden_layers=anatomy.num_layers)
     assert {n for t in found.axes for n, v in t.sizes.items() if v != found.source.sizes[n]} == {
         "head_dim",

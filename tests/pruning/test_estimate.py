@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from transformers.utils import logging
 
@@ -21,12 +19,20 @@ def vit():
 
 
 @pytest.mark.parametrize("count", [3, 8, 70])
-def test_it_grows_with_the_examples(vit, count, monkeypatch):
-    ticks = itertools.count(0.0, 0.5)  # the timed pass takes half a second
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(ticks))
+@pytest.mark.parametrize("quick", [True, False])
+def test_it_grows_with_the_examples(vit, count, quick, monkeypatch):
+    passes = []
+
+    def seconds(model, batch):
+        passes.append(len(batch["pixel_values"]))
+        return 0.02 if quick else 0.5
+
+    monkeypatch.setattr(estimate, "_seconds", seconds)
     with Examples(examples_for(vit, count), vit) as examples:
         found = estimate.seconds_needed(vit, examples)
-    assert found == pytest.approx(estimate.PASSES * 0.5 * count / min(count, estimate.TIMED))
+    few, batch = min(count, estimate.TIMED), min(count, 32)
+    assert passes == ([few, few, batch] if quick else [few, few])
+    assert found == pytest.approx(estimate.PASSES * (0.02 * count / batch if quick else 0.5 * count / few))
 
 
 @pytest.mark.parametrize(
