@@ -26,7 +26,7 @@ from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
 from hf_learngene.pruning.activations import Runner, output_of
 from hf_learngene.pruning.moments import Moments
-from hf_learngene.pruning.targets import writer
+from hf_learngene.pruning.targets import heads_can_shrink, writer
 from hf_learngene.state import without_autocast
 
 
@@ -214,11 +214,10 @@ def _axes(anatomy: Anatomy, fixed: Mapping[str, int]) -> dict[str, list[int]]:
     found = {"hidden_size": _down(width, step)}
     if own_heads and "num_attention_heads" in sizes:
         heads = sizes["num_attention_heads"]
-        group = heads // (sizes.get("num_key_value_heads") or heads)
-        if group == 1 and not anatomy.normalised_heads and "head_dim" not in fixed:
+        if heads_can_shrink(anatomy) and "head_dim" not in fixed:
             found["head_dim"] = _down(head, max(1, head // HEAD_STEPS))
         else:
-            found["num_attention_heads"] = _down(heads, group)
+            found["num_attention_heads"] = _down(heads, heads // (sizes.get("num_key_value_heads") or heads))
     ffn = "mlp_ratio" if "mlp_ratio" in sizes else "intermediate_size"
     if ffn in sizes:
         found[ffn] = _down(sizes[ffn], max(1, sizes[ffn] // STEPS))

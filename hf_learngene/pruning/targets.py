@@ -37,6 +37,13 @@ class AxisTargets:
         )
 
 
+def heads_can_shrink(anatomy: Anatomy) -> bool:
+    """Whether heads can be projected to a smaller size: none that are rotated, normalised or share keys."""
+    heads = anatomy.sizes.get("num_attention_heads", 0)
+    alone = anatomy.sizes.get("num_key_value_heads", heads) == heads
+    return bool(heads) and alone and not (anatomy.rotary or anatomy.normalised_heads)
+
+
 def check_head_size(anatomy: Anatomy, group: int, old: int, new: int) -> None:
     """Refuses another head size where heads cannot be projected.
 
