@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 # loaded again is still among the two: float32 weights match by both, those that were cast to one of them by that one.
 _ROUNDED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 WORD = 4  # half-precision numbers of one word
-BLOCKS, BLOCK = 16, 1024  # of a large parameter, so many stretches of so many numbers are read
+BLOCKS, BLOCK = 4, 4096  # of a large parameter, so many stretches of so many numbers are read
 
 
 def fingerprint(model: PreTrainedModel) -> dict[str, str]:
