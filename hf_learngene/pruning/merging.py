@@ -9,6 +9,7 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS, HIDDEN, KV_HEADS, RELATIVE, RELATIVE_LINE
 
 
+GRID = 2**32  # steps of the largest cost
 _INSIDE = (FFN, HEADS, KV_HEADS)
 _ROLES = ("q", "k", "v", "qkv", "o", "ffn_in", "ffn_out")
 
@@ -51,10 +52,12 @@ def side_by_side(costs: Sequence[float], depth: int) -> dict[int, tuple[int, ...
         ({0: (0, 1), 2: (2, 3)}, {0: (0,), 1: (1, 2, 3)})
     """
     least = 1e-3 * max(sum(costs) / len(costs), 1e-30)  # where several do as well, they are spread evenly
-    weights = [c + least for c in costs]
+    steps = GRID / (max(costs) + least)
+    # whole numbers: pairs with one cheap layer between them are a tie, which rounding would break otherwise on each machine
+    weights = [round((c + least) * steps) for c in costs]
 
     @functools.cache
-    def best(start: int, left: int) -> tuple[float, tuple[int, ...]]:
+    def best(start: int, left: int) -> tuple[int, tuple[int, ...]]:
         """The least sum for what follows `start`, and the first layers."""
         if left == 1:
             return _lost(weights[start:]), (start,)
@@ -67,7 +70,7 @@ def side_by_side(costs: Sequence[float], depth: int) -> dict[int, tuple[int, ...
     return {a: tuple(range(a, b)) for a, b in zip(firsts, [*firsts[1:], len(costs)], strict=True)}
 
 
-def _lost(weights: Sequence[float]) -> float:
+def _lost(weights: Sequence[int]) -> int:
     return (len(weights) - 1) * (sum(weights) - max(weights))
 
 

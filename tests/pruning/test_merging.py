@@ -94,3 +94,13 @@ def test_every_layer_is_in_one_place(costs, data):
 def test_layers_that_do_nothing_are_put_to_others():
     assert list(side_by_side([5, 4, 3, 0, 0, 0], 3)) == [0, 1, 2]
     assert list(side_by_side([1] * 12, 6)) == [0, 2, 4, 6, 8, 10]
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=3, max_size=9), st.integers(0, 2**16), st.data())
+def test_rounding_does_not_choose(costs, seed, data):
+    cheap = data.draw(st.integers(1, len(costs) - 2))
+    costs[cheap] = 0.5 * min(costs)  # as good with either neighbour
+    depth = data.draw(st.integers(1, len(costs)))
+    noise = torch.randn(len(costs), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rounded = (torch.tensor(costs, dtype=torch.float64) * (1 + 1e-14 * noise)).tolist()
+    assert side_by_side(costs, depth) == side_by_side(rounded, depth)
