@@ -56,14 +56,14 @@ SHAPES: dict[str, dict[float, dict[str, dict[str, int]]]] = {
         0.67: {"calibrated": {"intermediate_size": 768}},
         0.5: {
             "calibrated": {"hidden_size": 256, "num_attention_heads": 6, "intermediate_size": 768, **VIT},
-            "calibrated, heads and ffn": {"num_attention_heads": 3, "intermediate_size": 768, **VIT},
+            "calibrated, heads and ffn": {"num_attention_heads": 6, "head_dim": 32, "intermediate_size": 768},
         },
         0.33: {
             "calibrated": {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 768, **VIT},
             "calibrated, heads and ffn": {"num_attention_heads": 2, "intermediate_size": 512, **VIT},
         },
         0.25: {
-            "calibrated": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, **VIT},
+            "calibrated": {"hidden_size": 192, "num_attention_heads": 6, "head_dim": 32, "intermediate_size": 768},
             "calibrated, heads and ffn": {"num_attention_heads": 2, "intermediate_size": 320, **VIT},
         },
     },
