@@ -193,17 +193,17 @@ def plot(rows: Rows, head: dict[str, Any], path: Path) -> None:
     source = source_row(rows)
     figure, axis = plt.subplots(figsize=(8.5, 4.8), constrained_layout=True)
     for number, method in enumerate(METHODS):
-        points: dict[int, list[float]] = {}
+        points: dict[tuple[int, str], list[float]] = {}  # two shapes may be of one size
         for row in rows:
             if row["method"] == method:
-                points.setdefault(row["encoder"], []).append(100 * row["accuracy"])
+                points.setdefault((row["encoder"], str(row["sizes"])), []).append(100 * row["accuracy"])
         if not points:
             continue
         across = sorted(points)
         means = [statistics.mean(points[n]) for n in across]
         spread = [statistics.stdev(points[n]) if len(points[n]) > 1 else 0.0 for n in across]
         ours = method == "calibrated"
-        axis.errorbar([n / 1e6 for n in across], means, spread, fmt="o" if ours else "s", ms=7 if ours else 4.5, capsize=2,
+        axis.errorbar([n / 1e6 for n, _ in across], means, spread, fmt="o" if ours else "s", ms=7 if ours else 4.5, capsize=2,
                       color="black" if ours else f"C{number}", label=method, zorder=3 if ours else 2)  # fmt: skip
     axis.axhline(100 * source["accuracy"], color="0.4", lw=1, ls="--")
     axis.text(0.97 * source["encoder"] / 1e6, 100 * source["accuracy"], "source", ha="right", va="bottom", color="0.3")
