@@ -156,8 +156,10 @@ class Runner:
 
         def keep(values: dict[str, list[Tensor]], name: str, tensor: Tensor) -> None:
             kept = values.setdefault(name, [])
-            if complete():  # nothing runs that could change it
-                kept.append(tensor)
+            if (
+                complete()
+            ):  # nothing runs that could change it; what has a copy stays one with it, for products are shared
+                kept.append(copied(tensor) if id(tensor) in copies else tensor)
                 raise _Enough
             kept.append(copied(tensor))
 

@@ -56,7 +56,7 @@ def check_head_size(anatomy: Anatomy, group: int, old: int, new: int) -> None:
     Raises:
         InvalidSizeError: heads that are rotated, normalised or share keys.
     """
-    if new != old and (anatomy.rotary or anatomy.normalised_heads or group > 1):
+    if new != old and not heads_can_shrink(anatomy):
         how = "rotated or normalised as they are" if group == 1 else "many to a key and a value"
         raise InvalidSizeError(
             f"The heads of `{anatomy.model_type}` are {how}: their size stays {old}. Shrink num_attention_heads instead."

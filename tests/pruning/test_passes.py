@@ -228,3 +228,13 @@ def test_settled_modules_run_once_and_are_run_anew_in_the_next_layer():
         for _ in range(3):
             torch.testing.assert_close(runner.capture(0, batches[0], inputs=[second]).inputs[second][0], wanted)
         assert len(calls) == before + 1
+
+
+@pytest.mark.parametrize("names", [("q_proj", "k_proj", "v_proj"), ("v_proj", "q_proj")])
+def test_modules_that_read_one_tensor_are_given_one(names):
+    model = vit().eval()
+    wanted = [f"vit.layers.0.attention.{name}" for name in names]
+    batch = {"pixel_values": torch.stack([row["pixel_values"] for row in pictures(4)])}
+    with Runner(model, anatomy_of(model.config, type(model))) as runner:
+        found = runner.capture(0, batch, inputs=wanted).inputs
+    assert all(found[name][0] is found[wanted[0]][0] for name in wanted)  # their products are summed up once
