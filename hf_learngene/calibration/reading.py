@@ -6,12 +6,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from PIL import Image
 
 from hf_learngene.errors import CalibrationError, first_line
+
+
+if TYPE_CHECKING:  # a quarter of a second, which a resize without examples need not wait for
+    from datasets import Dataset
 
 
 LOADERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
@@ -42,6 +45,8 @@ def read_examples(
         >>> read_examples(folder / "questions.txt")["text"]
         Column(['Who?', 'When?'])
     """
+    from datasets import load_dataset, load_from_disk
+
     path = Path(source).expanduser()
     if not path.exists():
         if isinstance(source, os.PathLike) or _is_local(str(source)):
@@ -65,6 +70,8 @@ def read_examples(
 
 
 def _read(loader: str, files: list[str]) -> Dataset:
+    from datasets import load_dataset
+
     found = load_dataset(loader, data_files=files, split=TRAIN)
     # paragraphs of a text stand apart by empty lines
     return found.filter(lambda text: bool(text.strip()), input_columns="text") if loader == "text" else found
@@ -111,6 +118,8 @@ def _image_endings() -> set[str]:
 
 
 def _one_split(found: Any, path: Path, split: str) -> Dataset:
+    from datasets import DatasetDict
+
     if not isinstance(found, DatasetDict):
         return found
     if split in found:
@@ -137,6 +146,8 @@ def _beside(path: Path) -> str:
 
 
 def _from_hub(source: str, split: str, config_name: str | None, token: str | bool | None) -> Dataset:
+    from datasets import load_dataset
+
     try:
         return load_dataset(source, config_name, split=split, token=token)
     except ImportError:  # says what to install

@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from datasets import Dataset
 from transformers.utils import logging
 
 from hf_learngene.errors import CalibrationError, first_line
@@ -55,6 +54,8 @@ def chosen(given: Any, size: int, seed: int = 0) -> Iterator[tuple[int, Any]]:
     Raises:
         CalibrationError: one cannot be read.
     """
+    from datasets import Dataset
+
     if not has_places(given):
         yield from _first(given, size)
         return

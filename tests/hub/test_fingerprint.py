@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, ViTForImageClassification
 from hf_learngene import AutoLearngene, AutoModelForMaskedLM, resize, save_resized
 from hf_learngene.hub import push
 from hf_learngene.hub.card import model_card
-from hf_learngene.hub.fingerprint import BLOCK, BLOCKS, _stretches, fingerprint, same_weights
+from hf_learngene.hub.fingerprint import BLOCK, BLOCKS, _read, fingerprint, same_weights
 from hf_learngene.hub.provenance import as_made
 from hf_learngene.hub.push import push_folder
 
@@ -103,7 +103,7 @@ def test_every_parameter_counts(vit):
 
 @pytest.mark.parametrize("size", [BLOCKS * BLOCK - 1, BLOCKS * BLOCK + 1, 3 * BLOCKS * BLOCK + 7, 1_000_003])
 def test_no_long_stretch_of_a_large_parameter_goes_unread(size):
-    read = _stretches(torch.arange(size)).flatten()
+    read = _read(torch.arange(size), table=False).flatten()
     ends = torch.cat([torch.tensor([-1]), read, torch.tensor([size])])
     assert len(read) <= BLOCKS * BLOCK
     assert int(ends.diff().max()) <= max(1, size // (BLOCKS - 1))

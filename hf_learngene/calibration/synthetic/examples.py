@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -19,7 +18,8 @@ from hf_learngene.calibration.synthetic.texts import LONGEST, token_columns, voc
 from hf_learngene.errors import CalibrationError
 
 
-_ARRAYS = {2: datasets.Array2D, 3: datasets.Array3D, 4: datasets.Array4D}
+if TYPE_CHECKING:
+    import datasets
 
 
 def synthetic_examples(
@@ -79,7 +79,9 @@ def synthetic_examples(
     )
     if mask is not None:
         columns["input_ids"] = written(model, columns, mask, vocabulary_of(part, processing_class, size), seed)
-    return datasets.Dataset.from_dict(columns).with_format("torch")
+    from datasets import Dataset
+
+    return Dataset.from_dict(columns).with_format("torch")
 
 
 def _room(part: PreTrainedConfig, known: int | None) -> int | None:
@@ -91,16 +93,21 @@ def _room(part: PreTrainedConfig, known: int | None) -> int | None:
 
 
 def _of_arrays(columns: dict[str, NDArray[Any]]) -> datasets.Dataset:
+    from datasets import Array2D, Array3D, Array4D, Dataset, Features
+
+    arrays = {2: Array2D, 3: Array3D, 4: Array4D}
     features = {}
     for name, values in columns.items():
         kind = values.dtype.name
         shape = values.shape[1:]
-        features[name] = _ARRAYS[len(shape)](shape, kind) if len(shape) > 1 else _row(kind, len(shape))
+        features[name] = arrays[len(shape)](shape, kind) if len(shape) > 1 else _row(kind, len(shape))
     given = {n: v if v.ndim > 2 else v.tolist() for n, v in columns.items()}
-    return datasets.Dataset.from_dict(given, features=datasets.Features(features)).with_format("torch")
+    return Dataset.from_dict(given, features=Features(features)).with_format("torch")
 
 
 def _row(kind: str, dims: int) -> Any:
+    import datasets
+
     return datasets.List(datasets.Value(kind)) if dims else datasets.Value(kind)
 
 
