@@ -17,19 +17,17 @@ from hf_learngene.maps.ops import uniform_indices
 
 
 LEAST = 8  # however long the texts are: several processes share them
+ENOUGH = 1024  # tokens together, for what is a choice or a check and no fit
 
 
-def few(
-    examples: Batches, model: PreTrainedModel, most: int, tokens: int | None = None, least: int = LEAST
-) -> list[dict[str, Tensor]]:
+def few(examples: Batches, model: PreTrainedModel, most: int, tokens: int | None = None) -> list[dict[str, Tensor]]:
     """At most so many examples, the same ones whatever the batches that they come in; of several processes, this one's part.
 
     Args:
         examples: calibration examples, or this process's share of them.
         model: what reads them.
         most: how many at most.
-        tokens: no more than the model makes about so many tokens of together.
-        least: how many at least, however long they are.
+        tokens: no more than the model makes about so many tokens of together, but 8 examples.
 
     Returns:
         Batches of those that are taken.
@@ -41,7 +39,7 @@ def few(
         length += count_tokens(batch, model.main_input_name, model.config)
     count = sum(sizes)
     if tokens is not None and length:
-        most = min(most, max(least, -(-tokens * count // length)))
+        most = min(most, max(LEAST, -(-tokens * count // length)))
     places = torch.zeros(count, dtype=torch.bool)
     places[mine(uniform_indices(count, min(most, count)).tolist())] = True  # by example: they may all be in one batch
     parts = zip(every.batches(), places.split(sizes), strict=True)
@@ -61,4 +59,4 @@ def together(batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     return found
 
 
-__all__ = ["few", "together"]
+__all__ = ["ENOUGH", "few", "together"]

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
-from hf_learngene.calibration.few import few
+from hf_learngene.calibration.few import ENOUGH, few
 from hf_learngene.calibration.shares import total
 from hf_learngene.calibration.store import tensors_in
 from hf_learngene.pruning.activations import run
 
 
-EXAMPLES, TOKENS = 32, 4096  # that are looked at, at most
+EXAMPLES = 32  # that are looked at, at most
 LOOKED_AT = 1 / 3  # of the units that leave
 
 
@@ -26,7 +26,7 @@ def unit_variances(model: PreTrainedModel, modules: Sequence[str], examples: Bat
     counts = dict.fromkeys(modules, 0)
     widths = {name: model.get_parameter(f"{name}.weight").shape[1] for name in modules}
     sums = {n: torch.zeros(2, width, dtype=torch.float64, device=model.device) for n, width in widths.items()}
-    for batch in few(examples, model, EXAMPLES, TOKENS):
+    for batch in few(examples, model, EXAMPLES, ENOUGH):
         shown = tokens_shown(batch)
         with ExitStack() as stack:
             for name in modules:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches
-from hf_learngene.calibration.few import few
+from hf_learngene.calibration.few import ENOUGH, few
 from hf_learngene.calibration.shares import decided, total
 from hf_learngene.pruning.merging import side_by_side
 from hf_learngene.pruning.without_layer import Suffixes
@@ -22,7 +22,7 @@ ROUNDS = 4  # in which layers leave
 LEAVING = 64  # examples that are looked at for each of them, to see which leave
 JOINING = 32  # to see which become one, which matters less
 NOTHING = 1e-10  # of the output's squares: what a layer that does nothing moves it by, which is rounding
-TOKENS = 64  # of these examples, for each of them on average, at most
+TOKENS = 4096  # of the examples that are looked at to see which leave, together at most
 USUAL, FEWEST = 12, 16  # depth from which on fewer examples are looked at, and how many at least
 
 
@@ -47,7 +47,7 @@ def kept_layers(
     progress = tqdm(total=leaving, desc="choosing layers", disable=disable_progress)
     with (
         progress as bar,
-        Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, LEAVING)) as suffixes,
+        Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, LEAVING, TOKENS)) as suffixes,
     ):
         wanted = suffixes.leave()
         while len(alive) > depth:
@@ -80,7 +80,7 @@ def joined_layers(
         disable_progress: no progress bar.
     """
     alive = list(range(anatomy.num_layers))
-    with Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, JOINING)) as suffixes:
+    with Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, JOINING, ENOUGH)) as suffixes:
         wanted = suffixes.leave()
         nothing = NOTHING * _over_processes(sum(float(w.pow(2).sum()) for w in wanted))
         while True:
@@ -103,11 +103,11 @@ def _over_processes(value: float) -> float:
     return float(total(torch.tensor(value, dtype=torch.float64)))
 
 
-def _few(examples: Batches, model: PreTrainedModel, depth: int, most: int) -> list[dict[str, Tensor]]:
+def _few(examples: Batches, model: PreTrainedModel, depth: int, most: int, tokens: int) -> list[dict[str, Tensor]]:
     """A few examples, spread over all: data sets are often sorted by their labels.
 
     Each of the layers is left out by itself: with fewer examples in deeper models, or of many tokens each, the cost stays a
     few forward passes.
     """
     wanted = max(FEWEST, most * USUAL // max(USUAL, depth))
-    return few(examples, model, wanted, most * TOKENS, FEWEST)
+    return few(examples, model, wanted, tokens)

@@ -16,6 +16,7 @@ TOGETHER = 4096  # tokens of one product: a few large ones take less time than m
 RIDGE = 1e-3  # of the mean variance: what keeps directions that the tokens hardly show from being trusted
 # Inputs that vary by less than this many rounding steps of their own size count as constant: rounding varies them too.
 STEPS = 1e3
+TINY = 1e-30  # of a level: what a system of nothing but zeros is lifted by
 ROWS = 512  # of a symmetric product that are added up at once: what is taken from the system anew takes longer than the sums
 _T = TypeVar("_T")
 
@@ -41,6 +42,7 @@ class Moments:
         self._xy: Tensor | None = None
         self._yy: Tensor | None = None
         self._varying: Tensor | None = None
+        self._products: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Adds tokens: `x` (tokens, inputs), `y` (tokens, outputs), which must not change afterwards."""
@@ -61,7 +63,7 @@ class Moments:
         """
         if not self._waiting:
             return
-        waiting, self._waiting, self._varying = self._waiting, [], None
+        waiting, self._waiting, self._varying, self._products = self._waiting, [], None, []
         x = precise(torch.cat([x for x, _ in waiting]))
         self._rounding = max(self._rounding, torch.finfo(x.dtype).eps)
         self._x = self._x or _Sum(x)
@@ -123,6 +125,7 @@ class Moments:
         """The same inputs, beside some of the wanted outputs alone."""
         self._gather()
         part = copy.copy(self)
+        part._products = []
         part._y, part._yy = _known(self._y).part(first, last), _known(self._yy)[first:last]
         part._xy = _known(self._xy)[:, first:last]
         return part
@@ -151,7 +154,7 @@ class Moments:
         """Mean squared distance of `x @ weight.T + bias` to `y`, summed over outputs."""
         weight = weight.to(self.mean)
         off = weight @ self.mean - self._wanted + (bias.to(weight) if bias is not None else 0.0)
-        varying = (weight @ self.covariance * weight).sum() - 2 * (weight.T * self._cross).sum() + self.spread()
+        varying = (weight.T * (self._product(weight) - 2 * self._cross)).sum() + self.spread()
         return varying.clamp_min(0) + off.pow(2).sum()
 
     def spread(self) -> Tensor:
@@ -176,14 +179,25 @@ class Moments:
         """
         mean, wanted = self.mean, self._wanted
         prior = prior.to(mean)
-        gram, cross = self.covariance, self._cross
+        gram, right = self.covariance, self._cross - self._product(prior)
         square = gram.diagonal().mean() + mean.pow(2).mean()
         if not with_bias:
-            gram, cross = self.gram, cross + torch.outer(mean, wanted)
-        level = torch.maximum(gram.diagonal().mean(), STEPS * self._rounding * square)
-        move = _solved(_lifted(gram, ridge * level), cross - gram @ prior.T)  # (inputs, outputs)
+            gram, right = self.gram, right + torch.outer(mean, wanted - prior @ mean)
+        level = (ridge * torch.maximum(gram.diagonal().mean(), STEPS * self._rounding * square)).clamp_min(TINY)
+        move = _solved(_lifted(gram, level), right)  # (inputs, outputs)
         weight = prior + move.T
+        moved = right - level * move if with_bias else right - level * move - torch.outer(mean, mean @ move)
+        self._products.append((weight, self._product(prior) + moved))  # for its error
         return weight, (wanted - weight @ mean if with_bias else None)
+
+    def _product(self, weight: Tensor) -> Tensor:
+        """Mean product of the inputs about their mean, times the weight's transpose, (inputs, outputs): once for each weight."""
+        for known, product in self._products:
+            if torch.equal(known, weight):
+                return product
+        product = self.covariance @ weight.T
+        self._products.append((weight.clone(), product))  # a parameter may change in place
+        return product
 
     @property
     def _wanted(self) -> Tensor:
@@ -246,7 +260,7 @@ def damp(gram: Tensor, share: float) -> Tensor:
 
 def _lifted(gram: Tensor, level: Tensor) -> Tensor:
     lifted = gram.clone()
-    lifted.diagonal().add_(level.clamp_min(1e-30))
+    lifted.diagonal().add_(level.clamp_min(TINY))
     return lifted
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
-from hf_learngene.calibration.few import few
+from hf_learngene.calibration.few import ENOUGH, few
 from hf_learngene.calibration.shares import total
 from hf_learngene.pruning.activations import Runner, output_of
 from hf_learngene.pruning.correspondence import Correspondence
@@ -57,7 +57,7 @@ class RefitCheck:
         """Examples, with the source's outputs, which is asked once."""
         if self._seen is None:
             source = self.correspondence.source
-            self._seen = [(batch, output_of(source, batch)) for batch in few(self.examples, source, CHECKED)]
+            self._seen = [(batch, output_of(source, batch)) for batch in few(self.examples, source, CHECKED, ENOUGH)]
         return self._seen
 
     def _pairs(self, batch: Mapping[str, Tensor], wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

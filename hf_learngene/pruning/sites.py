@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import HIDDEN
+from hf_learngene.calibration.held_back import cut, rows_in
 from hf_learngene.pruning.activations import execution_order
 
 
@@ -75,7 +77,8 @@ def sites_of(
         if info.name == f"{info.module}.weight" and (matrix or (info.kind == "norm" and info.dims[0].axis == HIDDEN)):
             weights[info.module] = info
     closing = {n.name for n in anatomy.norms if n.closes_layer}
-    order = execution_order(model, batch, weights)
+    alone = cut(batch, torch.arange(rows_in(batch)) < 1)
+    order = execution_order(model, alone, weights)
     norms = [n for n in order if weights[n].kind == "norm"]
     last = max((i for i, n in enumerate(order) if weights[n].layer is not None), default=-1)
 

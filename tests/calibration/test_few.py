@@ -54,8 +54,8 @@ def test_of_images_no_more_than_their_tokens_ask_for():
     vit = tiny_model("vit", "ViTForImageClassification")
     patches = (vit.config.image_size // vit.config.patch_size) ** 2
     with Examples(examples_for(vit), vit) as examples:
-        for tokens, least, wanted in ((10 * patches, 8, 10), (1, 8, 8), (1, 13, 13), (None, 8, 20)):
-            assert sum(len(b["pixel_values"]) for b in few(examples, vit, 20, tokens, least)) == wanted
+        for tokens, wanted in ((10 * patches, 10), (1, 8), (None, 20)):
+            assert sum(len(b["pixel_values"]) for b in few(examples, vit, 20, tokens)) == wanted
 
 
 def test_fewer_than_asked_for_are_all(bert):
