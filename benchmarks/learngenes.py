@@ -2,6 +2,7 @@
 
     python benchmarks/learngenes.py --task images
     python benchmarks/learngenes.py --task text
+    python benchmarks/learngenes.py --untrained --task images    # before any training, see `learngenes_untrained.py`
 
 Teacher and ancestry are those of `learngene_task.py`. Each learngene is fitted to the ancestry in closed form, distilled from the
 teacher for `--steps`, and asked for models of several depths (WAVE of several widths too); each is fine-tuned for `--tune-steps`
@@ -17,6 +18,7 @@ import itertools
 import json
 import os
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -307,4 +309,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if "--untrained" in sys.argv:
+        from learngenes_untrained import main as untrained
+
+        untrained([given for given in sys.argv[1:] if given != "--untrained"])
+    else:
+        main()

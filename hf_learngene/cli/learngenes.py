@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_learngene.cli.app import app, example_help, status
-from hf_learngene.cli.arguments import HiddenSize, NumHiddenLayers, Option, Revision, Size, Token, keywords, options_of
+from hf_learngene.cli.arguments import (
+    Calibration,
+    CalibrationColumn,
+    CalibrationSize,
+    HiddenSize,
+    NumHiddenLayers,
+    Option,
+    Revision,
+    Size,
+    Token,
+    columns_of,
+    keywords,
+    options_of,
+)
 from hf_learngene.errors import InvalidSizeError, TrainingDataError
 
 
@@ -30,6 +43,7 @@ if TYPE_CHECKING:
         "Stopped or killed, the same command resumes it. --steps 0 only fits, and needs no data.",
         "build google/vit-base-patch16-224 vit-wave --data images/ --learngene-type wave --steps 2000",
         "build google/vit-base-patch16-224 vit-sws --data train/ --eval-data test/ --eval-layers 6,9,12",
+        "build google/vit-base-patch16-224 vit-third --learngene-type condensed --steps 0",
     ),
 )
 def build_command(
@@ -43,6 +57,9 @@ def build_command(
     ] = "wave",
     num_hidden_layers: NumHiddenLayers = None,
     option: Option = None,
+    calibration: Calibration = "auto",
+    calibration_column: CalibrationColumn = None,
+    calibration_size: CalibrationSize = 512,
     steps: Annotated[int, typer.Option(min=0, help="Optimizer steps.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="At its peak; a cosine follows.")] = 5e-4,
@@ -66,6 +83,7 @@ def build_command(
     from hf_learngene.hub.load import load_whole, pinned
     from hf_learngene.hub.output import check_output, whole_or_absent
     from hf_learngene.learngenes.from_ancestry import fitted_learngene, origin_of, report
+    from hf_learngene.learngenes.registry import learngene_class_of
     from hf_learngene.learngenes.validating import check_one_label
     from hf_learngene.training.data import data_name, read_data, training_data
     from hf_learngene.training.work_folder import WorkFolder
@@ -76,6 +94,7 @@ def build_command(
     given: dict[str, Any] = options_of(option)
     if num_hidden_layers is not None:
         given["num_hidden_layers"] = num_hidden_layers
+    looked_at = _examples(calibration, calibration_column, calibration_size)
     columns: dict[str, Any] = {"input_column": input_column, "label_column": label_column, "seed": seed}
     arguments = {
         "max_steps": steps,
@@ -94,15 +113,17 @@ def build_command(
             if eval_data is not None:
                 check_one_label(type(model))  # not after the training
             origin = origin_of(teacher, loading)
+            processor = processor_of(teacher, model.main_input_name, loading)
+        if learngene_class_of(learngene_type).takes_examples:
+            looked_at["processing_class"] = processor
         with status(f"Fitting {learngene_type} to it"):
-            learngene = fitted_learngene(model, learngene_type, given, seed, origin)
+            learngene = fitted_learngene(model, learngene_type, {**given, **looked_at}, seed, origin)
         typer.echo(report(learngene))
-        processor = processor_of(teacher, model.main_input_name, loading)
         held_out = training_data(read_data(eval_data), model, processor, **columns) if eval_data is not None else None
         prepared = training_data(read_data(str(data)), model, processor, **columns) if steps else None
         examples = f"{_place(str(data))}, {len(prepared.dataset)} examples" if prepared is not None else None
         asked = {"teacher": f"{_place(teacher)} {origin['ancestry_commit']}", "learngene_type": learngene_type,
-                 "data": examples, **given, **columns, **arguments}  # fmt: skip
+                 "data": examples, "calibration": calibration, **given, **columns, **arguments}  # fmt: skip
         checkpoint = work.begin({name: str(value) for name, value in asked.items()}, start_over=overwrite)
         if prepared is not None:
             _train(learngene, model, processor, prepared, work.path, arguments, checkpoint)
@@ -136,6 +157,17 @@ def _stopped_with_a_hint(work: WorkFolder, steps: int) -> Iterator[None]:
         )
         typer.echo(f"\nStopped. The same command {kept}.", err=True)
         raise
+
+
+def _examples(calibration: str, column: str | None, size: int) -> dict[str, Any]:
+    """Keywords that say what a learngene looks at; none where nobody named examples."""
+    if calibration == "auto":
+        return {}
+    return {
+        "calibration": None if calibration == "none" else calibration,
+        "calibration_column": columns_of(column),
+        "calibration_size": size,
+    }
 
 
 def _place(source: str) -> str:
@@ -205,6 +237,7 @@ def _train(
         "Make a model of any size from a learngene, as a plain transformers checkpoint.",
         "init vit-wave vit-9 --num-hidden-layers 9",
         "init vit-wave vit-narrow --hidden-size 384 --num-hidden-layers 6 --size num_labels=10",
+        "init vit-third vit-6 --num-hidden-layers 6 --calibration images/",
     ),
 )
 def init_command(
@@ -215,6 +248,9 @@ def init_command(
     hidden_size: HiddenSize = None,
     num_hidden_layers: NumHiddenLayers = None,
     size: Size = None,
+    calibration: Calibration = "auto",
+    calibration_column: CalibrationColumn = None,
+    calibration_size: CalibrationSize = 512,
     seed: Annotated[int, typer.Option(help="For what starts anew.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
     revision: Revision = None,
@@ -232,8 +268,9 @@ def init_command(
     with status(f"Loading {learngene}"):
         loading = pinned(learngene, keywords(None, revision=revision, token=token))
         genes = AutoLearngene.from_pretrained(learngene, **loading)
+    looked_at = _examples(calibration, calibration_column, calibration_size)
     with status(f"Making and writing {output}"):
-        model = genes.initialize(seed=seed, **given)
+        model = genes.initialize(seed=seed, **given, **looked_at)
         card = model_card(model, source=learngene, loading=loading, name=output.name)
         save_resized(model, output, source=learngene, loading=loading, card=card, overwrite=overwrite)
     typer.echo(

@@ -41,7 +41,9 @@ def fingerprint(model: PreTrainedModel) -> dict[str, str]:
     tables = {m.weight.shape for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied one may be stored twice
     found: dict[str, set[bytes]] = {name: set() for name in _ROUNDED}
     for parameter in parameters:
-        exact = _read(parameter, parameter.shape in tables).cpu().float()  # by way of float32, as a float64 model that is saved in float32 and then cast
+        exact = (
+            _read(parameter, parameter.shape in tables).cpu().float()
+        )  # by way of float32, as a float64 model that is saved in float32 and then cast
         for name, dtype in _ROUNDED.items():
             found[name].add(_digest(exact.to(dtype), parameter.shape))
     return {

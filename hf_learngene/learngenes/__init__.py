@@ -2,6 +2,7 @@
 
 from hf_learngene.learngenes.auto import AutoLearngene, AutoLearngeneConfig
 from hf_learngene.learngenes.base import Learngene
+from hf_learngene.learngenes.condensed import CondensedConfig, CondensedLearngene
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.fine import FineConfig, FineLearngene
 from hf_learngene.learngenes.lets import LetsConfig, LetsLearngene
@@ -14,6 +15,8 @@ from hf_learngene.learngenes.wave import WaveConfig, WaveLearngene
 __all__ = [
     "AutoLearngene",
     "AutoLearngeneConfig",
+    "CondensedConfig",
+    "CondensedLearngene",
     "FineConfig",
     "FineLearngene",
     "Learngene",

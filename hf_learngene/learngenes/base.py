@@ -16,6 +16,7 @@ from transformers.initialization import no_init_weights
 from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
 from hf_learngene.errors import InvalidSizeError, UnfittedError, UnknownOptionError, UnsupportedFamilyError
 from hf_learngene.learngenes import growth
+from hf_learngene.learngenes.ancestry_mixin import AncestryMixin
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.descendant import assemble
 from hf_learngene.learngenes.hub_mixin import HubMixin
@@ -26,7 +27,7 @@ from hf_learngene.resizing.sizes import complete
 from hf_learngene.state import exclusive, seeded, without_autocast
 
 
-class Learngene(HubMixin, TrainingMixin, ABC):
+class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
     """Base of every learngene.
 
     Its parameters stand in three trees: `shared` (what all layers and sizes share), `scalers` (what belongs to one size,
@@ -217,22 +218,13 @@ class Learngene(HubMixin, TrainingMixin, ABC):
         return {**own, **rest}
 
     def _check_target(self, target: Target) -> None:
+        self._check_layers(target)
         sizes, own = target.anatomy.sizes, self.anatomy.sizes
         kind = self.config.learngene_type
-        if target.stages is not None and not self.has_stages:
-            raise UnknownOptionError(f"`{kind}` has no stages; `sws` has. Give num_hidden_layers instead.")
         if sizes.get("head_dim") != own.get("head_dim"):
             raise InvalidSizeError(
                 f"A learngene keeps heads whole: head_dim {own.get('head_dim')} → {sizes.get('head_dim')} is not possible. "
                 f"Let num_attention_heads follow hidden_size."
-            )
-        absent = next(
-            (t for n, t in target.anatomy.templates.items() if t.layer is not None and n not in self.components), None
-        )
-        if absent is not None:  # what only later layers have, as ModernBERT's attention norms
-            raise InvalidSizeError(
-                f"No layer of the auxiliary model has `{absent.template}`, which layer {absent.layer} of the target needs. Start "
-                f"with more than {own['num_hidden_layers']} layers."
             )
         if not target.same_width and not self.changes_width:
             widths = [n for n in ("hidden_size", "intermediate_size", "mlp_ratio") if sizes.get(n) != own.get(n)]
@@ -242,6 +234,20 @@ class Learngene(HubMixin, TrainingMixin, ABC):
                 "`wave` and `lets` change width; or initialise at this width and resize() the result."
             )
         self.check_target(target)
+
+    def _check_layers(self, target: Target) -> None:
+        if target.stages is not None and not self.has_stages:
+            raise UnknownOptionError(
+                f"`{self.config.learngene_type}` has no stages; `sws` has. Give num_hidden_layers instead."
+            )
+        absent = next(
+            (t for n, t in target.anatomy.templates.items() if t.layer is not None and n not in self.components), None
+        )
+        if absent is not None:  # what only later layers have, as ModernBERT's attention norms
+            raise InvalidSizeError(
+                f"No layer of the auxiliary model has `{absent.template}`, which layer {absent.layer} of the target needs. Start "
+                f"with more than {self.anatomy.num_layers} layers."
+            )
 
     # ---- weights
 

@@ -43,12 +43,13 @@ def learngene_card(learngene: LearngeneLike, name: str | None = None, tags: Sequ
         results=results,
     )
     origin = f"of {parts.link(ancestry, config.ancestry_commit, on_hub)}" if ancestry else "of no recorded ancestry"
+    works = "which works before any training" if config.works_untrained else "a start for fine-tuning"
     kept = sum(p.numel() for tree in (learngene.shared, learngene.outside) for p in tree.parameters())
     sections = [
         f"# {title}",
         f"This is a learngene (`{kind}`) {origin}: the part that models of {_makes(learngene)} share. It stores {kept:,} "
         f"parameters, {learngene.stored_share:.1%} of the `{cls.__name__}` it was made with. What it initialises is a plain "
-        "transformers model, a start for fine-tuning.",
+        f"transformers model, {works}.",
         ""
         if config.fitted
         else "**It was neither fitted nor trained yet**: what it would make is random, and is refused.",
@@ -85,8 +86,7 @@ def _sizes(learngene: LearngeneLike) -> str:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "mlp_ratio", "num_labels")
     known = {n: v for n, v in learngene.anatomy.sizes.items() if n in names}
     rows = ["| size | of the auxiliary model |", "| --- | ---: |", *(f"| {n} | {v} |" for n, v in known.items())]
-    widths = " Widths: whole multiples of its templates, or up to its own." if learngene.changes_width else ""
-    return "\n".join(rows) + f"\n\nThe auxiliary model is the one it was trained as. Depth is free.{widths}"
+    return "\n".join(rows) + f"\n\nThe auxiliary model is the one it was made as. {learngene.config.reach}"
 
 
 def _provenance(learngene: LearngeneLike) -> str:

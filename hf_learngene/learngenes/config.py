@@ -29,6 +29,7 @@ class LearngeneConfig(PreTrainedConfig):
         fitted (`bool`, *optional*, defaults to `False`): whether the shared parts were fitted or trained.
         ancestry (`str`, *optional*): name of the model it comes from.
         ancestry_commit (`str`, *optional*): of the Hub repository it was loaded from.
+        ancestry_parameters (`int`, *optional*): how many it has.
         license (`dict`, *optional*): the ancestry's, as its model card has it.
         results (`list[dict]`, *optional*): what was measured of its descendants, see `Learngene.add_result`.
         depth_scale (`bool`, *optional*, defaults to `True`): in models deeper than the auxiliary one, what a layer adds to the
@@ -53,6 +54,8 @@ class LearngeneConfig(PreTrainedConfig):
     learngene_type: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
     summary: ClassVar[str] = ""
+    reach: ClassVar[str] = "Depth is free."  # which sizes it makes, for its card
+    works_untrained: ClassVar[bool] = False
     sub_configs = {"base_config": AutoConfig}
     has_no_defaults_at_init = True
 
@@ -61,6 +64,7 @@ class LearngeneConfig(PreTrainedConfig):
     fitted: bool = False
     ancestry: str | None = None
     ancestry_commit: str | None = None
+    ancestry_parameters: int | None = None
     license: dict | None = None
     results: list | None = None
     depth_scale: bool = True

@@ -12,17 +12,18 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.calibration.processing import resolved_processor
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.hub import provenance
 from hf_learngene.hub.card_parts import license_of
 from hf_learngene.hub.load import load_whole, pinned
+from hf_learngene.learngenes.ancestry_mixin import EXAMPLES
 from hf_learngene.learngenes.base import Learngene
-from hf_learngene.learngenes.registry import LEARNGENE_MAPPING, config_class_of
-from hf_learngene.resizing import resize
+from hf_learngene.learngenes.registry import config_class_of, learngene_class_of
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.sizes import canonical
 from hf_learngene.resizing.spec import LOADING
-from hf_learngene.state import quiet, seeded
+from hf_learngene.state import seeded
 from hf_learngene.tables import render
 
 
@@ -37,7 +38,7 @@ def fitted_learngene(
     origin: Mapping[str, Any] | None = None,
 ) -> Learngene:
     """A learngene fitted to a model, see `AutoLearngene.from_ancestry`; `origin` (of `origin_of`) tells of a model in memory."""
-    config_class = config_class_of(learngene_type)
+    config_class, source = config_class_of(learngene_type), None
     loading = {n: v for n, v in options.items() if n in LOADING}
     if isinstance(model, PreTrainedModel):
         _check_no_loading(model, loading)
@@ -48,22 +49,30 @@ def fitted_learngene(
             model = load_whole(source, **loading)
         origin = origin_of(source, loading)
     check_source(model)
+    model_class = learngene_class_of(learngene_type)
+    examples = {n: v for n, v in options.items() if n in EXAMPLES and model_class.takes_examples}
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
-    sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING}
+    sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING and n not in examples}
     anatomy = anatomy_of(model.config, type(model))
     config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
-    auxiliary = at_auxiliary_size(model, sizes, seed)
+    if model_class.takes_examples:
+        given = examples.get("processing_class")
+        examples["processing_class"] = resolved_processor(given, model, source, loading)
+    auxiliary = model_class.auxiliary_of(model, sizes, own, seed, examples)
     config = config_class(
         base_config=auxiliary.config.to_dict(),
         base_architecture=type(model).__name__,
+        ancestry_parameters=anatomy.num_parameters,
         **origin,
         **own,
     )
     dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
     with seeded(seed), torch.inference_mode(False):  # what no component is fitted to keeps what was drawn
-        learngene = cast(Any, LEARNGENE_MAPPING[config_class])(config)
+        learngene = cast(Any, model_class)(config)
         learngene.to(device=model.device, dtype=dtype)
         learngene.fit_to(auxiliary)
+    if model_class.takes_examples:
+        learngene.processing_class = examples["processing_class"]
     logger.info(report(learngene))
     return learngene.eval()
 
@@ -99,18 +108,6 @@ def _check_no_loading(model: PreTrainedModel, loading: Mapping[str, Any]) -> Non
             f"{given[0]!r} says how a checkpoint is loaded, and this {type(model).__name__} is loaded already: give the "
             "checkpoint's id or folder, or load the model with it."
         )
-
-
-def at_auxiliary_size(model: PreTrainedModel, sizes: Mapping[str, Any], seed: int) -> PreTrainedModel:
-    """The ancestry model itself, or resized: fewer layers are picked evenly, new ones change nothing."""
-    if not sizes:
-        return model
-    with quiet():
-        depth = sizes.get("num_hidden_layers")
-        old = anatomy_of(model.config, type(model)).num_layers
-        if set(sizes) == {"num_hidden_layers"} and isinstance(depth, int) and 0 < depth < old:
-            return resize(model, method="weight_selection", layer_selection="uniform", seed=seed, **sizes)
-        return resize(model, seed=seed, calibration=None, **sizes)
 
 
 def report(learngene: Learngene) -> str:

@@ -38,6 +38,9 @@ class HubMixin(PreTrainedModel):
         hub = {n: kwargs.pop(n) for n in PUSH_KEYWORDS if n in kwargs} if push_to_hub else {}
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
+            reads = cast(LearngeneLike, self).input_processor()
+            if hasattr(reads, "save_pretrained"):
+                reads.save_pretrained(save_directory)
             write_card(cast(LearngeneLike, self), Path(save_directory))
         if push_to_hub:
             push_folder(save_directory, hub.pop("repo_id", Path(save_directory).name), **hub)

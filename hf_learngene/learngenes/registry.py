@@ -62,6 +62,15 @@ def registered_learngenes() -> dict[str, type[LearngeneConfig]]:
     return dict(LEARNGENE_CONFIGS)
 
 
+def learngene_class_of(learngene_type: str) -> type[Learngene]:
+    """The class of a learngene type.
+
+    Raises:
+        UnknownOptionError: names the nearest type.
+    """
+    return cast(type[Learngene], LEARNGENE_MAPPING[config_class_of(learngene_type)])
+
+
 def config_class_of(learngene_type: str) -> type[LearngeneConfig]:
     """The config class of a learngene type.
 

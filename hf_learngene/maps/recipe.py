@@ -49,7 +49,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def apply(
     source: Mapping[str, Tensor], recipes: Iterable[TensorRecipe], seed: int = 0, share: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
-    """Makes the target tensors, one at a time; fresh ones are left out.
+    """Makes the target tensors, one at a time; fresh ones are left out. Differentiable in the source's tensors.
 
     Args:
         source (`Mapping[str, Tensor]`): the source's state dict.
@@ -78,7 +78,7 @@ def apply(
             once = share and recipe.sources[0][0] not in shared and not first.is_inference()
             shared.add(recipe.sources[0][0])
             _check_shape(recipe, first)
-            yield recipe.name, first.detach() if once else first.detach().clone()
+            yield recipe.name, first if once else first.clone()
             continue
         dtype = compute_dtype(first.dtype)
         context = Context(source.__getitem__, seed, recipe.name)
@@ -99,10 +99,10 @@ def _check_shape(recipe: TensorRecipe, made: Tensor) -> None:
 
 def _mixed(source: Mapping[str, Tensor], sources: tuple[tuple[str, float], ...], dtype: torch.dtype) -> Tensor:
     name, weight = sources[0]
-    tensor = source[name].detach().to(dtype)
+    tensor = source[name].to(dtype)
     if len(sources) == 1 and weight == 1.0:
         return tensor
     tensor = tensor * weight
     for name, weight in sources[1:]:
-        tensor.add_(source[name].detach().to(dtype), alpha=weight)
+        tensor.add_(source[name].to(dtype), alpha=weight)
     return tensor

@@ -13,7 +13,7 @@ from testing.families import tiny_model
 # What a kind needs for models of three layers and width 24, where its defaults do not fit them.
 TINY: dict[str, dict[str, Any]] = {
     "sws": {"num_stages": 2}, "fine": {"rank": 20}, "wave": {"template_size": 8, "template_share": 0.4},
-    "lets": {"learngene_hidden_size": 16, "learngene_layers": 2},
+    "lets": {"learngene_hidden_size": 16, "learngene_layers": 2}, "condensed": {"stored_share": 1},
 }  # fmt: skip
 # Those that other tests register are theirs.
 KINDS = sorted(k for k, config in registered_learngenes().items() if config.__module__.startswith("hf_learngene."))

@@ -30,6 +30,7 @@ class WaveConfig(LearngeneConfig):
     model_type = "learngene_wave"
     learngene_type: ClassVar[str] = "wave"
     summary: ClassVar[str] = "weight templates joined by scalers"
+    reach: ClassVar[str] = "Depth is free. Widths: whole multiples of its templates, or up to its own."
     paper: ClassVar[Paper | None] = Paper(
         "WAVE: Weight Templates for Adaptive Initialization of Variable-sized Models", "2406.17503"
     )

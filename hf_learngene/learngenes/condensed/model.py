@@ -1,0 +1,187 @@
+"""The condensed learngene: ours. After the calibrated shrink (docs/calibrated.md) and exact growth (LEMON, arXiv 2310.07999)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy import TensorInfo, anatomy_of
+from hf_learngene.calibration.processing import processor_for
+from hf_learngene.learngenes.base import Learngene
+from hf_learngene.learngenes.condensed.config import SHARE, CondensedConfig, check_share
+from hf_learngene.learngenes.condensed.core_sizes import core_sizes
+from hf_learngene.learngenes.growth import split_sizes
+from hf_learngene.learngenes.parts import Target
+from hf_learngene.maps import apply
+from hf_learngene.resizing import resize
+from hf_learngene.resizing.passes import Pass
+from hf_learngene.resizing.plan import Plan, make_plan
+from hf_learngene.resizing.sizes import check_names
+from hf_learngene.resizing.spec import AUTO, ResizeSpec
+
+
+class CondensedLearngene(Learngene):
+    """A core: the ancestry shrunk by `calibrated`, stored whole. It works as it is, and so does every size made of it.
+
+    `initialize` makes smaller sizes by a calibrated shrink of the core, on made-up examples or on given ones, and larger ones by
+    exact growth. `weights(config)`, which training uses, is what needs no examples, and is differentiable: exact growth, and
+    for what shrinks, selection of evenly spread layers and entries.
+    """
+
+    config_class = CondensedConfig
+    config: CondensedConfig
+    changes_width = True
+    takes_examples: ClassVar[bool] = True
+
+    def __init__(self, config: CondensedConfig) -> None:
+        super().__init__(config)
+        self.processing_class: Any = None
+        self._known: dict[str, list[Pass]] = {}
+
+    # ---- parameters: every layer's own
+
+    def make(self, template: str, info: TensorInfo) -> None:
+        for layer in self._layers(template):
+            self.add_shared(template, str(layer), *info.shape)
+
+    def draw(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        self.fit(template, info, stack)
+
+    def fit(self, template: str, info: TensorInfo, stack: Tensor) -> None:
+        for layer in self._layers(template):
+            self.part(template, str(layer)).copy_(stack[layer])
+
+    def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
+        first = self._layers(template)[0]  # the others have none
+        return [self.part(template, str(max(first, layer))) for layer in range(self.anatomy.num_layers)]
+
+    def _layers(self, template: str) -> list[int]:
+        """Layers that have this tensor: the first of ModernBERT's has no norm before its attention."""
+        return [layer for layer in range(self.anatomy.num_layers) if template.format(layer) in self.anatomy.tensors]
+
+    @property
+    def stored_share(self) -> float:
+        """Parameters kept, as a share of the ancestry's, where they are known, else of its own core's."""
+        kept = sum(p.numel() for tree in (self.shared, self.outside) for p in tree.parameters())
+        return kept / (self.config.ancestry_parameters or self.anatomy.num_parameters)
+
+    # ---- sizes
+
+    @classmethod
+    def auxiliary_of(
+        cls,
+        ancestry: PreTrainedModel,
+        sizes: Mapping[str, Any],
+        options: Mapping[str, Any],
+        seed: int,
+        examples: Mapping[str, Any],
+    ) -> PreTrainedModel:
+        """The core: the ancestry at sizes that are given or follow from `stored_share`, by a calibrated shrink."""
+        anatomy = anatomy_of(ancestry.config, type(ancestry))
+        wanted = check_names(anatomy, sizes)
+        share = options.get("stored_share")
+        check_share(share)
+        if share is not None or not wanted:
+            wanted = core_sizes(anatomy, share if share is not None else SHARE, wanted)
+        return resize(ancestry, seed=seed, **examples, **wanted) if wanted else ancestry
+
+    def config_at(self, own: Mapping[str, Any]) -> PreTrainedConfig:
+        return self._plan(own).target_config
+
+    def _check_target(self, target: Target) -> None:
+        self._check_layers(target)
+        self._passes(target)
+
+    def _plan(self, sizes: Mapping[str, Any]) -> Plan:
+        return make_plan(self.base, self.base_class, ResizeSpec.parse(sizes, calibration=None))
+
+    def _passes(self, target: Target) -> list[Pass]:
+        """The passes of a resize without examples that lead from the core to the target."""
+        own, sizes = self.anatomy.sizes, target.anatomy.sizes
+        key = target.config.to_json_string(use_diff=False)
+        if key not in self._known:
+            changed = {name: size for name, size in sizes.items() if own.get(name) != size}
+            self._known[key] = list(self._plan(changed).passes) if changed else []
+        return self._known[key]
+
+    # ---- weights
+
+    def weights(self, config: PreTrainedConfig | None = None, *, target: Target | None = None) -> dict[str, Tensor]:
+        target = target if target is not None else self.target(config)
+        anatomy, state = self.anatomy, dict[str, Tensor]()
+        for name, info in anatomy.tensors.items():
+            state[name] = self.outside.take(name) if info.layer is None else self.part(info.template, str(info.layer))
+        for step in self._passes(target):
+            tied = {name: state[first] for name, first in anatomy.ties.items()}
+            state = dict(apply({**state, **tied}, step.recipes, step.task.seed, True))
+            anatomy = step.task.target
+        return state
+
+    def input_processor(self) -> Any:
+        if self.processing_class is None:
+            self.processing_class = processor_for(self)
+        return self.processing_class
+
+    def initialize(
+        self,
+        *,
+        stages: Sequence[int] | None = None,
+        seed: int = 0,
+        calibration: Any = AUTO,
+        processing_class: Any = None,
+        calibration_column: str | tuple[str, str] | None = None,
+        calibration_size: int | None = None,
+        calibration_top_up: bool = True,
+        **sizes: Any,
+    ) -> PreTrainedModel:
+        """A descendant: a plain transformers model of any size, which works before any training.
+
+        Args:
+            stages (*optional*): none; `sws` has stages.
+            seed (`int`, *optional*, defaults to 0): for made-up examples, and for what has to start anew.
+            calibration (*optional*, defaults to `"auto"`): what a smaller size is fitted on, as in `resize`: a few hundred
+                unlabelled examples, or made-up ones.
+            processing_class (*optional*): as in `resize`. Default: the one that is saved beside the learngene.
+            calibration_column (*optional*): as in `resize`.
+            calibration_size (`int`, *optional*): as in `resize`.
+            calibration_top_up (`bool`, *optional*, defaults to `True`): as in `resize`.
+            **sizes: by the config's own field names. None gives the core.
+
+        Returns:
+            `PreTrainedModel` of the ancestry's class, in eval mode, with `config.learngene` telling where it comes from.
+
+        Raises:
+            UnfittedError: nothing was fitted or trained yet.
+            InvalidSizeError: a size that it cannot make.
+            CalibrationError: examples that do not fit.
+
+        Example:
+            >>> from transformers import ViTConfig, ViTForImageClassification
+            >>> from hf_learngene import AutoLearngene
+            >>> sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 3}
+            >>> vit = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **sizes)).eval()
+            >>> learngene = AutoLearngene.from_ancestry(vit, "condensed", intermediate_size=24)
+            >>> [learngene.initialize(num_hidden_layers=depth).config.num_hidden_layers for depth in (2, 5)]
+            [2, 5]
+        """
+        own, _ = split_sizes(self.anatomy, sizes)
+        self.target(self.config_at(own), stages)  # refused before anything is made
+        core = super().initialize(stages=stages, seed=seed)
+        if not sizes:
+            return core
+        return resize(
+            core,
+            seed=seed,
+            calibration=calibration,
+            processing_class=processing_class if processing_class is not None else self.input_processor(),
+            calibration_column=calibration_column,
+            calibration_size=calibration_size,
+            calibration_top_up=calibration_top_up,
+            **sizes,
+        )
+
+
+__all__ = ["CondensedLearngene"]
