@@ -115,8 +115,8 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
     larger = ", ".join(f"{n} {v}" for n, v in LARGER[task].items())
     lines += [
         "",
-        "Accuracy in % of descendants as they are initialised, mean ± standard deviation over seeds. *stored*: parameters kept, a",
-        "share of the ancestry's; *made*: processor seconds to make the learngene; *each*: to make the smallest size of it.",
+        "Accuracy in % of descendants as initialised, mean ± standard deviation over seeds. *stored*: parameters kept, as",
+        "a share of the ancestry's; *made*: processor seconds to make the learngene; *each*: to make the smallest size of it.",
         f"Larger: {larger}.",
         "",
         f"| | stored | {' | '.join(f'{d} layers' for d in DEPTHS[task])} | larger | made | each |",

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
-from hf_learngene.errors import InvalidSizeError, UnfittedError, UnknownOptionError, UnsupportedFamilyError
+from hf_learngene.errors import InvalidSizeError, UnfittedError, UnsupportedFamilyError
 from hf_learngene.learngenes import growth
 from hf_learngene.learngenes.ancestry_mixin import AncestryMixin
 from hf_learngene.learngenes.config import LearngeneConfig
@@ -218,7 +218,7 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
         return {**own, **rest}
 
     def _check_target(self, target: Target) -> None:
-        self._check_layers(target)
+        growth.check_layers(self, target)
         sizes, own = target.anatomy.sizes, self.anatomy.sizes
         kind = self.config.learngene_type
         if sizes.get("head_dim") != own.get("head_dim"):
@@ -234,20 +234,6 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
                 "`wave` and `lets` change width; or initialise at this width and resize() the result."
             )
         self.check_target(target)
-
-    def _check_layers(self, target: Target) -> None:
-        if target.stages is not None and not self.has_stages:
-            raise UnknownOptionError(
-                f"`{self.config.learngene_type}` has no stages; `sws` has. Give num_hidden_layers instead."
-            )
-        absent = next(
-            (t for n, t in target.anatomy.templates.items() if t.layer is not None and n not in self.components), None
-        )
-        if absent is not None:  # what only later layers have, as ModernBERT's attention norms
-            raise InvalidSizeError(
-                f"No layer of the auxiliary model has `{absent.template}`, which layer {absent.layer} of the target needs. Start "
-                f"with more than {self.anatomy.num_layers} layers."
-            )
 
     # ---- weights
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.errors import InvalidSizeError
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.learngenes.parts import Target, path_of
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.maps import LayerMap, Op, Scale, Split, Take
@@ -48,6 +48,27 @@ def config_at(base: PreTrainedConfig, anatomy: Anatomy, sizes: Mapping[str, Any]
     """The auxiliary model's config at other sizes, with everything derived brought along."""
     layers = LayerMap.spread(anatomy.num_layers, sizes["num_hidden_layers"])
     return target_config(base, anatomy, sizes, layers, {})
+
+
+def check_layers(learngene: LearngeneLike, target: Target) -> None:
+    """Refuses a target whose layers a learngene cannot make, whatever their width.
+
+    Raises:
+        UnknownOptionError: stages, for a learngene that has none.
+        InvalidSizeError: a tensor that no layer of the auxiliary model has.
+    """
+    if target.stages is not None and not learngene.has_stages:
+        raise UnknownOptionError(
+            f"`{learngene.config.learngene_type}` has no stages; `sws` has. Give num_hidden_layers instead."
+        )
+    absent = next(
+        (t for n, t in target.anatomy.templates.items() if t.layer is not None and n not in learngene.components), None
+    )
+    if absent is not None:  # what only later layers have, as ModernBERT's attention norms
+        raise InvalidSizeError(
+            f"No layer of the auxiliary model has `{absent.template}`, which layer {absent.layer} of the target needs. Start "
+            f"with more than {learngene.anatomy.num_layers} layers."
+        )
 
 
 def sampled_sizes(

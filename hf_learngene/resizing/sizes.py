@@ -22,7 +22,8 @@ from hf_learngene.resizing.layer_fields import follow_layers
 _FIXED_SIZES = ("num_labels",)
 # Keywords of other calls, and what stands for them where sizes are named.
 _CALIBRATION = (
-    "resize and from_pretrained_resized take calibration examples, with processing_class= for raw texts and images."
+    "resize, from_pretrained_resized and `condensed` learngenes take calibration examples, with processing_class= for raw "
+    "texts and images."
 )
 _ELSEWHERE = {
     "tokenizer": "A tokenizer is processing_class= beside calibration=, and tokenizer= in save_resized.",

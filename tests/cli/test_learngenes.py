@@ -148,6 +148,30 @@ def test_how_to_load_is_no_size(world, tmp_path):
         AutoLearngene.from_ancestry(model, "tleg", token=None, revision="main")
 
 
+@pytest.mark.parametrize(("source", "data"), [("vit", "images.parquet"), ("bert", "texts.jsonl")])
+def test_a_condensed_learngene_is_built_and_makes_a_smaller_model_on_examples(run, world, source, data):
+    seen = ("--calibration", world / data)
+    built = run("build", world / source, "genes", "--learngene-type", "condensed", "--steps", 0,
+                "--option", "stored_share=0.9", *seen)  # fmt: skip
+    assert built.exit_code == 0, built.output
+    assert json.loads((pathlib.Path("genes") / "config.json").read_text())["stored_share"] == 0.9
+    for name, given in ("own", ()), ("seen", seen):  # the tokenizer or image processor lies beside the learngene
+        made = run("init", "genes", name, "--num-hidden-layers", 2, *given)
+        assert made.exit_code == 0, made.output
+        record = json.loads((pathlib.Path(name) / "config.json").read_text())["learngene"]
+        assert record["calibration"]["examples"] == ("given and synthetic" if given else "synthetic")
+
+
+def test_a_kind_that_looks_at_no_examples_is_given_none(run, world):
+    for command in ("build", world / "vit", "out", "--learngene-type", "tleg", "--steps", 0), ("init", "tleg", "out"):
+        if command[0] == "init":
+            assert run("build", world / "vit", "tleg", "--learngene-type", "tleg", "--steps", 0).exit_code == 0
+        result = run(*command, "--calibration", world / "images.parquet")
+        assert result.exit_code == 2
+        assert "calibration" in result.output
+        assert not pathlib.Path("out").exists()
+
+
 def test_a_size_out_of_reach_leaves_nothing(run, world, tmp_path):
     assert run("build", world / "vit", "vit-tleg", "--learngene-type", "tleg", "--steps", 0).exit_code == 0
     result = run("init", "vit-tleg", "wide", "--hidden-size", 48)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,8 +13,9 @@ from hf_learngene.calibration.processing import processor_for
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.condensed.config import SHARE, CondensedConfig, check_share
 from hf_learngene.learngenes.condensed.core_sizes import core_sizes
-from hf_learngene.learngenes.growth import split_sizes
+from hf_learngene.learngenes.growth import check_layers, split_sizes
 from hf_learngene.learngenes.parts import Target
+from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.maps import apply
 from hf_learngene.resizing import resize
 from hf_learngene.resizing.passes import Pass
@@ -92,7 +93,7 @@ class CondensedLearngene(Learngene):
         return self._plan(own).target_config
 
     def _check_target(self, target: Target) -> None:
-        self._check_layers(target)
+        check_layers(cast(LearngeneLike, self), target)
         self._passes(target)
 
     def _plan(self, sizes: Mapping[str, Any]) -> Plan:
