@@ -34,6 +34,7 @@ _INTRODUCTION = re.compile(r"(?ms)(^# [^\n]*\n).*?(?=^## )")  # what stands betw
 
 # What made a model, beside the methods: name -> what it is, and its paper. Learngenes enter themselves.
 DESCRIBED: dict[str, tuple[str, Paper | None]] = {made.name: (made.summary, None) for made in (KeptTokens, Geometry)}
+WORKING: set[str] = set()  # learngenes among them that make models which work before any training
 
 
 @dataclass(frozen=True)

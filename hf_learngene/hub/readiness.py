@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_learngene.hub.card_parts import WORKING
 from hf_learngene.hub.markdown import code_span
 from hf_learngene.hub.provenance import Planned
 from hf_learngene.methods import METHODS, Method
@@ -47,7 +48,11 @@ def readiness(record: Mapping[str, Any], anew: list[str]) -> str:
     methods = [(known.get(s["method"]), s["options"]) for s in record["passes"]]
     exact = [m is not None and m.lossless and not options.get("allow_lossy") for m, options in methods]
     lossless = all(exact)
-    refitted = all(e or (m is not None and m.refits_with(o)) for e, (m, o) in zip(exact, methods, strict=True))
+    works = [
+        m.refits_with(o) if m is not None else s["method"] in WORKING
+        for s, (m, o) in zip(record["passes"], methods, strict=True)
+    ]
+    refitted = all(e or w for e, w in zip(exact, works, strict=True))
     if lossless and not anew and "kept_tokens" in record:
         return (
             "**Function-preserving on the tokens that stayed.** On texts of these it computes what its source computes, up to "

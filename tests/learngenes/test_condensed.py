@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hf_learngene import AutoLearngene, plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.errors import InvalidSizeError, LearngeneError, UnknownOptionError
+from hf_learngene.hub.card import model_card
 from hf_learngene.learngenes.card import learngene_card
 from hf_learngene.learngenes.condensed.core_sizes import core_sizes
 from testing.families import inputs_for, tiny_model
@@ -173,6 +174,25 @@ def test_its_card_says_that_what_it_makes_works():
     assert "works before any training" in card
     assert "Every size" in card
     assert "a start for fine-tuning" in learngene_card(AutoLearngene.from_ancestry(tiny_model(*FAMILIES[0]), "tleg"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "claim"),
+    [
+        ({}, "Works as it is"),
+        ({"num_hidden_layers": 2}, "Works as it is"),
+        ({"num_hidden_layers": 5}, "Function-preserving"),
+    ],
+)
+def test_the_card_of_a_descendant_claims_what_holds(sizes, claim):
+    source = wide(*FAMILIES[0])
+    learngene = AutoLearngene.from_ancestry(source, "condensed", intermediate_size=64, **few(source))
+    made = (
+        learngene.initialize(**sizes, **few(source))
+        if sizes.get("num_hidden_layers") == 2
+        else learngene.initialize(**sizes)
+    )
+    assert f"**{claim}" in model_card(made, source="me/genes", name="small")
 
 
 def test_a_checkpoint_that_does_not_know_its_ancestry_counts_by_its_own_core(tmp_path):
