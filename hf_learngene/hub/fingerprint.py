@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 # loaded again is still among the two: float32 weights match by both, those that were cast to one of them by that one.
 _ROUNDED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 WORD = 4  # half-precision numbers of one word
-BLOCKS, BLOCK = 4, 4096  # of a large parameter, so many stretches of so many numbers are read
+BLOCKS, BLOCK = 4, 1024  # of a large parameter, so many stretches of so many numbers are read
 ROW = 8  # numbers that are read of each row of a large embedding table
 
 
@@ -39,13 +39,14 @@ def fingerprint(model: PreTrainedModel) -> dict[str, str]:
     if any(parameter.is_meta for parameter in parameters):
         return {}
     tables = {m.weight.shape for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied one may be stored twice
-    found: dict[str, set[bytes]] = {name: set() for name in _ROUNDED}
-    for parameter in parameters:
-        exact = (
-            _read(parameter, parameter.shape in tables).cpu().float()
-        )  # by way of float32, as a float64 model that is saved in float32 and then cast
-        for name, dtype in _ROUNDED.items():
-            found[name].add(_digest(exact.to(dtype), parameter.shape))
+    read = [_read(p, p.shape in tables).reshape(-1) for p in parameters]
+    # by way of float32, as a float64 model that is saved in float32 and then cast; at once, since each cast takes as long to begin
+    exact = torch.cat([values.cpu().float() for values in read]) if read else torch.empty(0)
+    lengths = [len(values) for values in read]
+    found: dict[str, set[bytes]] = {}
+    for name, dtype in _ROUNDED.items():
+        parts = exact.to(dtype).view(torch.int16).split(lengths)
+        found[name] = {_digest(part, p.shape) for part, p in zip(parts, parameters, strict=True)}
     return {
         name: hashlib.sha1(b"".join(sorted(one)), usedforsecurity=False).hexdigest()[:16]
         for name, one in found.items()
@@ -69,8 +70,8 @@ def _read(values: Tensor, table: bool) -> Tensor:
 
 
 def _digest(values: Tensor, shape: torch.Size) -> bytes:
-    """The shape and a checksum: the sum of all words, which any training changes, and which takes no longer than to read them."""
-    numbers = values.contiguous().view(torch.int16).numpy().ravel()
-    words, rest = np.split(numbers, [len(numbers) // WORD * WORD])
-    told = tuple(shape), int(words.view(np.uint64).sum(dtype=np.uint64)), rest.tolist()
+    """The shape and a checksum: the sum of all words of 16-bit numbers, which any training changes."""
+    numbers = values.numpy()
+    whole = len(numbers) // WORD * WORD
+    told = tuple(shape), int(numbers[:whole].view(np.uint64).sum(dtype=np.uint64)), numbers[whole:].tolist()
     return hashlib.sha1(str(told).encode(), usedforsecurity=False).digest()
