@@ -40,7 +40,7 @@ def fingerprint(model: PreTrainedModel) -> dict[str, str]:
         return {}
     tables = {m.weight.shape for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied one may be stored twice
     read = [_read(p, p.shape in tables).reshape(-1) for p in parameters]
-    # by way of float32, as a float64 model that is saved in float32 and then cast; at once, since each cast takes as long to begin
+    # by way of float32, as a float64 model that is saved in float32 and then cast; all at once, since each cast takes a while
     exact = torch.cat([values.cpu().float() for values in read]) if read else torch.empty(0)
     lengths = [len(values) for values in read]
     found: dict[str, set[bytes]] = {}
