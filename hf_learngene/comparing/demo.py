@@ -25,11 +25,11 @@ from sklearn.model_selection import train_test_split
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers import AutoModel as TransformersAutoModel
 
+from hf_learngene.comparing.demo_learngene import make_learngene
 from hf_learngene.comparing.demo_untrained import shrink_untrained
 from hf_learngene.comparing.result import Comparison
 from hf_learngene.comparing.run import compare
 from hf_learngene.comparing.spec import whole_number
-from hf_learngene.learngenes import AutoLearngene
 from hf_learngene.resizing import AutoModel, AutoModelForImageClassification, verify
 from hf_learngene.state import quiet, seeded
 
@@ -100,8 +100,8 @@ def run_demo(
         untrained = shrink_untrained(image_model, text_model, console)
         console.rule("[bold]Growing a text encoder")
         text = grow_text_model(text_model, console)
-        console.rule("[bold]A learngene of the text encoder")
-        learngene = make_learngene(text_model, console)
+        console.rule("[bold]A learngene of the vision encoder")
+        learngene = make_learngene(image_model, console)
     console.rule("[bold]Fine-tuning a small vision encoder")
     training, found = compare_starts(image_model, steps, range(seeds))
     console.print(str(found), markup=False, highlight=False)
@@ -147,38 +147,6 @@ def grow_text_model(text_model: str, console: Console) -> dict[str, Any]:
     facts["function_preserving"] = bool(report.function_preserving)
     console.print(resize_table(facts))
     console.print(str(report))
-    return facts
-
-
-def make_learngene(text_model: str, console: Console) -> dict[str, Any]:
-    """Fits a learngene to the text encoder without data, and initialises models of several sizes from it."""
-    start = time.perf_counter()
-    learngene = AutoLearngene.from_ancestry(text_model, "wave")
-    depth, width = learngene.base.num_hidden_layers, learngene.base.hidden_size
-    facts: dict[str, Any] = {
-        "type": learngene.config.learngene_type,
-        "stored_share": round(learngene.stored_share, 4),
-        "fit_seconds": round(time.perf_counter() - start, 2),
-        "models": [],
-    }
-    table = Table(title=f"one {facts['type']} learngene, {facts['stored_share']:.0%} of the encoder's parameters")
-    for column in ("layers", "width", "parameters", "seconds"):
-        table.add_column(column, justify="right")
-    own = learngene.initialize()
-    wide = own
-    for layers, size in ((max(1, depth // 2), width), (depth, width), (2 * depth, width), (depth, 2 * width)):
-        start = time.perf_counter()
-        wide = learngene.initialize(num_hidden_layers=layers, hidden_size=size)
-        seconds = round(time.perf_counter() - start, 2)
-        facts["models"].append(
-            {"layers": layers, "width": size, "parameters": wide.num_parameters(), "seconds": seconds}
-        )
-        table.add_row(str(layers), str(size), f"{wide.num_parameters():,}", f"{seconds:.2f}")
-    report = verify(own, wide)
-    facts["twice_the_width_is_the_same_function"] = bool(report.function_preserving)
-    console.print(table)
-    console.print(f"at twice the width: {report}")
-    console.print("Fitted only: to be distilled (hf-learngene build) before its models are of use.")
     return facts
 
 

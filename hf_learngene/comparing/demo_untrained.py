@@ -74,21 +74,26 @@ def shrink_untrained(image_model: str, text_model: str, console: Console) -> lis
     """Shrinks both encoders without data, each beside weight selection, and shows how far they order similarities alike."""
     tokenizer = AutoTokenizer.from_pretrained(text_model, trust_remote_code=False)
     text = TransformersAutoModel.from_pretrained(text_model, dtype=torch.float32, trust_remote_code=False).eval()
-    processor = AutoImageProcessor.from_pretrained(image_model, backend="pil", trust_remote_code=False)
-    side = PATCHES_PER_SIDE * AutoConfig.from_pretrained(image_model, trust_remote_code=False).patch_size
-    # as trained it reads 37 x 37 patches, more than a demo has time for
-    image = AutoModel.from_pretrained_resized(image_model, image_size=side, dtype=torch.float32)
     read = tokenizer(sentences(), padding=True, truncation=True, max_length=64, return_tensors="pt")
-    seen = processor(crops(), size={"height": side, "width": side}, do_center_crop=False, return_tensors="pt")
+    image, processor, seen = vision_encoder(image_model)
     found = [
         *_shrunk("sentence encoder", text, tokenizer, {"intermediate_size": text.config.intermediate_size // 4}, read),
-        *_shrunk("vision encoder", image, processor, _third(image), seen),
+        *_shrunk("vision encoder", image, processor, third(image), seen),
     ]
     console.print(_table(found))
     return found
 
 
-def _third(model: PreTrainedModel) -> dict[str, Any]:
+def vision_encoder(image_model: str) -> tuple[PreTrainedModel, Any, Mapping[str, Tensor]]:
+    """The vision encoder at as many pixels as a demo has time for, its image processor, and the images that it is shown."""
+    processor = AutoImageProcessor.from_pretrained(image_model, backend="pil", trust_remote_code=False)
+    side = PATCHES_PER_SIDE * AutoConfig.from_pretrained(image_model, trust_remote_code=False).patch_size
+    image = AutoModel.from_pretrained_resized(image_model, image_size=side, dtype=torch.float32)
+    seen = processor(crops(), size={"height": side, "width": side}, do_center_crop=False, return_tensors="pt")
+    return image, processor, seen
+
+
+def third(model: PreTrainedModel) -> dict[str, Any]:
     """About a third of a ViT: half of the width and of the ffn, all heads and layers."""
     config = model.config
     return {
