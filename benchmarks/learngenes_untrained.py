@@ -45,9 +45,11 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "lets": {},
     },
 }
+SMALLER = {"condensed to an eighth": 1 / 8, "condensed to a sixteenth": 1 / 16}  # of the ViT
 PLAIN = ("ancestry's layers", "front")
 METHODS = [
     *(f"{kind}, {seen}" for kind in ("condensed", "straight") for seen in EXAMPLES),
+    *(f"{name}, no data" for name in SMALLER),
     *KINDS["images"],
     *PLAIN,
 ]
@@ -67,7 +69,8 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
     name, _, seen = job["method"].partition(", ")
     looks = {"calibration": "synthetic" if EXAMPLES[seen] == "synthetic" else task.real(seed)} if seen else {}
     looks |= {"processing_class": task.processor} if seen else {}
-    core = CORES[options.task]
+    core = {"stored_share": SMALLER[name]} if name in SMALLER else CORES[options.task]
+    name = "condensed" if name in SMALLER else name
     wanted: dict[str, Any] = dict(core)
     if "stored_share" in core:
         wanted = core_sizes(anatomy_of(source.config, type(source)), core["stored_share"], {})
@@ -103,7 +106,9 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
 def jobs(options: argparse.Namespace) -> Rows:
     found = [SOURCE]
     for method in METHODS:
-        seeds = options.seeds if method.startswith("condensed") else options.seeds[:1]
+        if method.partition(", ")[0] in SMALLER and options.task != "images":
+            continue
+        seeds = options.seeds if method.startswith("condensed,") else options.seeds[:1]
         found += [{"method": method, "seed": seed} for seed in seeds]
     return found
 
