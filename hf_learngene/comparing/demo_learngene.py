@@ -36,20 +36,14 @@ def make_learngene(image_model: str, console: Console) -> dict[str, Any]:
     }
     share = f"{facts['stored_share']:.0%} of the encoder's parameters"
     table = Table(title=f"one {facts['type']} learngene, {share}: models of every size, untrained")
-    for column in ("layers", "width", "parameters", "rank correlation", "seconds"):
+    for column in ("layers", "parameters", "rank correlation", "seconds"):
         table.add_column(column, justify="right")
-    depth, width = learngene.base.num_hidden_layers, learngene.base.hidden_size
-    for layers, size in (
-        (max(1, depth // 2), width),
-        (max(1, depth * 3 // 4), width),
-        (depth, width),
-        (2 * depth, 2 * width),
-    ):
+    depth = learngene.base.num_hidden_layers
+    for layers in (max(1, depth // 2), max(1, depth * 3 // 4), depth, 2 * depth):
         began = time.perf_counter()
-        model = learngene.initialize(num_hidden_layers=layers, hidden_size=size)
+        model = learngene.initialize(num_hidden_layers=layers)
         made = {
             "layers": layers,
-            "width": size,
             "parameters": model.num_parameters(),
             "rank_correlation": round(rank_correlation(wanted, similarities(model, seen)), 4),
             "seconds": round(time.perf_counter() - began, 2),
@@ -57,7 +51,6 @@ def make_learngene(image_model: str, console: Console) -> dict[str, Any]:
         facts["models"].append(made)
         table.add_row(
             str(layers),
-            str(size),
             f"{made['parameters']:,}",
             f"{made['rank_correlation']:.3f}",
             f"{made['seconds']:.0f}",

@@ -81,7 +81,7 @@ def test_figures_are_complete(finished):
 def test_one_learngene_makes_models_of_several_sizes(finished):
     _, results, said = finished
     facts = results["learngene"]
-    assert [(m["layers"], m["width"]) for m in facts["models"]] == [(1, 12), (1, 12), (2, 12), (4, 24)]
+    assert [m["layers"] for m in facts["models"]] == [1, 1, 2, 4]
     assert facts["the_largest_is_the_same_function"]
     assert all(-1 <= m["rank_correlation"] <= 1 for m in facts["models"])
     assert 0 < facts["stored_share"] < 1
