@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import ViTForImageClassification
 
 from hf_learngene import resize, verify
 from testing.families import inputs_for, tiny_model
@@ -53,3 +56,15 @@ def test_zeros_of_new_layers_still_cancel():
     report = verify(model, grown, inputs_for(model))
     assert report.relative <= 1e-10, report
     assert columns_of(grown, "vit.layers.4.mlp.fc2.weight").std() > 0.01  # random, not zero
+
+
+VIT = Path(__file__).resolve().parents[3] / "shared" / "data" / "vit-small-p14-56-cifar10"
+
+
+@pytest.mark.skipif(not VIT.exists(), reason="the shared checkpoints are not here")
+@pytest.mark.parametrize("symmetry", ["proj", "comp", "equal"])
+def test_the_parts_that_cancel_do_so_in_float32_where_activations_are_large(symmetry):
+    model = ViTForImageClassification.from_pretrained(VIT, dtype=torch.float32).eval()
+    grown = resize(model, method="lemon", symmetry=symmetry, hidden_size=768)
+    report = verify(model, grown)
+    assert report.function_preserving, report
