@@ -29,7 +29,7 @@ from hf_learngene.methods.registry import register_method
 
 # What R is drawn with, as a share of the initialiser range: the released scripts take 1 (ViT) and 0.1 (BERT). Copies cancel
 # up to float32's rounding of what they read, which 1 makes as large as the outputs of a ViT with large activations.
-NOISE = {"proj": 0.1, "equal": 0.0, "comp": 0.1}
+NOISE = {"proj": 0.3, "equal": 0.0, "comp": 0.1}
 DEPTHS = ("allzero", "cancelzero")
 
 
