@@ -25,7 +25,7 @@ from hf_learngene.cli.arguments import (
     keywords,
     options_of,
 )
-from hf_learngene.errors import InvalidSizeError, TrainingDataError
+from hf_learngene.errors import InvalidSizeError, TrainingDataError, UnknownOptionError
 
 
 if TYPE_CHECKING:
@@ -90,11 +90,16 @@ def build_command(
 
     if steps and data is None:
         raise TrainingDataError("--steps needs --data to train on; --steps 0 only fits, without data.")
+    takes_examples = learngene_class_of(learngene_type).takes_examples
+    looked_at = _examples(calibration, calibration_column, calibration_size)
+    if looked_at and not takes_examples:
+        raise UnknownOptionError(
+            f"`{learngene_type}` looks at no examples, so --calibration would do nothing; `condensed` looks at some."
+        )
     depths = _depths(eval_layers, eval_data)
     given: dict[str, Any] = options_of(option)
     if num_hidden_layers is not None:
         given["num_hidden_layers"] = num_hidden_layers
-    looked_at = _examples(calibration, calibration_column, calibration_size)
     columns: dict[str, Any] = {"input_column": input_column, "label_column": label_column, "seed": seed}
     arguments = {
         "max_steps": steps,
@@ -114,16 +119,15 @@ def build_command(
                 check_one_label(type(model))  # not after the training
             origin = origin_of(teacher, loading)
             processor = processor_of(teacher, model.main_input_name, loading)
-        if learngene_class_of(learngene_type).takes_examples:
-            looked_at["processing_class"] = processor
+        reads = {"processing_class": processor} if takes_examples else {}
         with status(f"Fitting {learngene_type} to it"):
-            learngene = fitted_learngene(model, learngene_type, {**given, **looked_at}, seed, origin)
+            learngene = fitted_learngene(model, learngene_type, {**given, **looked_at, **reads}, seed, origin)
         typer.echo(report(learngene))
         held_out = training_data(read_data(eval_data), model, processor, **columns) if eval_data is not None else None
         prepared = training_data(read_data(str(data)), model, processor, **columns) if steps else None
         examples = f"{_place(str(data))}, {len(prepared.dataset)} examples" if prepared is not None else None
         asked = {"teacher": f"{_place(teacher)} {origin['ancestry_commit']}", "learngene_type": learngene_type,
-                 "data": examples, "calibration": calibration, **given, **columns, **arguments}  # fmt: skip
+                 "data": examples, **looked_at, **given, **columns, **arguments}  # fmt: skip
         checkpoint = work.begin({name: str(value) for name, value in asked.items()}, start_over=overwrite)
         if prepared is not None:
             _train(learngene, model, processor, prepared, work.path, arguments, checkpoint)
@@ -164,7 +168,7 @@ def _examples(calibration: str, column: str | None, size: int) -> dict[str, Any]
     if calibration == "auto":
         return {}
     return {
-        "calibration": None if calibration == "none" else calibration,
+        "calibration": None if calibration == "none" else _place(calibration),
         "calibration_column": columns_of(column),
         "calibration_size": size,
     }

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -32,9 +32,17 @@ OURS = f"{_MARK} and written anew at the next save or push: remove this line to 
 _LOADED = re.compile(r'((?:\.from_pretrained|SentenceTransformer)\(")(?:[^"\\\n]|\\.)*')
 _INTRODUCTION = re.compile(r"(?ms)(^# [^\n]*\n).*?(?=^## )")  # what stands between the title and the first section
 
+
+class Described(NamedTuple):
+    """What is said of a maker of models: what it is, its paper, and whether what it makes works before any training."""
+
+    summary: str
+    paper: Paper | None = None
+    works: bool = False
+
+
 # What made a model, beside the methods: name -> what it is, and its paper. Learngenes enter themselves.
-DESCRIBED: dict[str, tuple[str, Paper | None]] = {made.name: (made.summary, None) for made in (KeptTokens, Geometry)}
-WORKING: set[str] = set()  # learngenes among them that make models which work before any training
+DESCRIBED = {made.name: Described(made.summary) for made in (KeptTokens, Geometry)}
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,7 @@ def is_repository(name: str) -> bool:
 def method_text(name: str, options: Mapping[str, Any]) -> str:
     """A method with its options, and its paper as BibTeX."""
     method = METHODS.get(name)
-    summary, paper = (method.summary, method.paper) if method else DESCRIBED.get(name, ("", None))
+    summary, paper = (method.summary, method.paper) if method else DESCRIBED.get(name, Described(""))[:2]
     given = ", ".join(code_span(f"{k}={v!r}") for k, v in options.items())
     text = f"**{plain(name)}**{f': {summary}' if summary else ''}{f' ({given})' if given else ''}."
     return text if paper is None else f"{text} [{paper.title}]({paper.url}).\n\n```bibtex\n{_bibtex(paper)}\n```"

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_learngene.hub.card_parts import WORKING
+from hf_learngene.hub.card_parts import DESCRIBED, Described
 from hf_learngene.hub.markdown import code_span
 from hf_learngene.hub.provenance import Planned
 from hf_learngene.methods import METHODS, Method
@@ -49,8 +49,8 @@ def readiness(record: Mapping[str, Any], anew: list[str]) -> str:
     exact = [m is not None and m.lossless and not options.get("allow_lossy") for m, options in methods]
     lossless = all(exact)
     works = [
-        m.refits_with(o) if m is not None else s["method"] in WORKING
-        for s, (m, o) in zip(record["passes"], methods, strict=True)
+        m.refits_with(options) if m is not None else DESCRIBED.get(step["method"], Described("")).works
+        for step, (m, options) in zip(record["passes"], methods, strict=True)
     ]
     refitted = all(e or w for e, w in zip(exact, works, strict=True))
     if lossless and not anew and "kept_tokens" in record:

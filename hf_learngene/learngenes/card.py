@@ -47,7 +47,7 @@ def learngene_card(learngene: LearngeneLike, name: str | None = None, tags: Sequ
     kept = sum(p.numel() for tree in (learngene.shared, learngene.outside) for p in tree.parameters())
     sections = [
         f"# {title}",
-        f"This is a learngene (`{kind}`) {origin}: the part that models of {_makes(learngene)} share. It stores {kept:,} "
+        f"This is a learngene (`{kind}`) {origin}: what its models of many sizes are made from. It stores {kept:,} "
         f"parameters, {learngene.stored_share:.1%} of the `{cls.__name__}` it was made with. What it initialises is a plain "
         f"transformers model, {works}.",
         ""
@@ -67,10 +67,6 @@ def write_card(learngene: LearngeneLike, folder: Path) -> None:
     path = folder / "README.md"
     if not path.exists() or parts.is_ours(path.read_text(encoding="utf-8")):
         path.write_text(learngene_card(learngene), encoding="utf-8")
-
-
-def _makes(learngene: LearngeneLike) -> str:
-    return "every depth, and of several widths," if learngene.changes_width else "every depth"
 
 
 def _use(learngene: LearngeneLike, name: str) -> str:

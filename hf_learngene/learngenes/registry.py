@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.auto.auto_factory import _LazyAutoMapping
 
 from hf_learngene.errors import UnknownOptionError, nearest
-from hf_learngene.hub.card_parts import DESCRIBED, WORKING
+from hf_learngene.hub.card_parts import DESCRIBED, Described
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.config import LearngeneConfig
 
@@ -48,9 +48,7 @@ def register_learngene(config_class: type[LearngeneConfig], model_class: type[Le
     AutoModel.register(config_class, model_class)
     LEARNGENE_MAPPING.register(config_class, cast(Any, model_class))
     LEARNGENE_CONFIGS[kind] = config_class
-    DESCRIBED[kind] = config_class.summary, config_class.paper
-    if config_class.works_untrained:
-        WORKING.add(kind)
+    DESCRIBED[kind] = Described(config_class.summary, config_class.paper, config_class.works_untrained)
 
 
 def registered_learngenes() -> dict[str, type[LearngeneConfig]]:

@@ -140,6 +140,20 @@ def test_a_larger_share_is_a_larger_core():
     assert core_sizes(anatomy, 1, {}) == {}
 
 
+def test_sizes_that_are_given_count_in_the_share():
+    bert, vit = wide(*FAMILIES[1]), wide(*FAMILIES[0])
+    anatomy = anatomy_of(vit.config, type(vit))
+    shallow = core_sizes(anatomy, 0.5, {"num_hidden_layers": 2})
+    assert shallow["num_hidden_layers"] == 2
+    assert shallow["hidden_size"] > core_sizes(anatomy, 0.5, {})["hidden_size"]
+    assert plan(vit, calibration=None, **shallow).num_parameters <= 0.5 * anatomy.num_parameters
+    # a width that is no share of the ancestry's, and one that its heads do not divide
+    anatomy = anatomy_of(bert.config, type(bert))
+    assert core_sizes(anatomy, 0.8, {"hidden_size": 44})["hidden_size"] == 44
+    with pytest.raises(InvalidSizeError, match="45"):
+        AutoLearngene.from_ancestry(bert, "condensed", hidden_size=45, stored_share=0.8)
+
+
 def test_without_share_or_sizes_a_third_is_kept():
     learngene = AutoLearngene.from_ancestry(wide(*FAMILIES[0]), "condensed", **few(wide(*FAMILIES[0])))
     assert 0.2 < learngene.stored_share <= 1 / 3

@@ -36,7 +36,7 @@ def core_sizes(anatomy: Anatomy, share: float, given: Mapping[str, Any]) -> dict
         >>> from hf_learngene.anatomy import anatomy_of
         >>> vit = anatomy_of(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536), ViTModel)
         >>> core_sizes(vit, 1 / 3, {})
-        {'num_attention_heads': 6, 'hidden_size': 192, 'head_dim': 40, 'intermediate_size': 960}
+        {'num_attention_heads': 6, 'head_dim': 40, 'hidden_size': 192, 'intermediate_size': 960}
     """
     if share == 1:
         return dict(given)
@@ -50,24 +50,24 @@ def core_sizes(anatomy: Anatomy, share: float, given: Mapping[str, Any]) -> dict
             f"{found[0][0] / anatomy.num_parameters:.3g} (the embeddings count too). Give that share, or sizes by name."
         )
     chosen = dict(min(within)[2])
-    if not anatomy.head_dim_honoured:  # its configs have none: it follows
+    if not anatomy.head_dim_honoured:  # it follows from width and heads
         del chosen["head_dim"]
-    return {**chosen, **given}
+    return chosen
 
 
 def _cores(anatomy: Anatomy, given: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
     """Sizes, and what they cost."""
     own = anatomy.sizes
     heads = given.get("num_attention_heads", own["num_attention_heads"])
-    ffn = next((name for name in ("intermediate_size", "mlp_ratio") if name in own), None)
     weights = {"hidden_size": WIDTH_AFTER_NORMS if anatomy.post_norm else WIDTH, "head_dim": HEAD}
-    weights |= {ffn: FFN} if ffn is not None else {}
-    values = [_steps(given, own[name], name, heads if name == "hidden_size" else 1) for name in weights]
+    weights |= {"intermediate_size": FFN, "mlp_ratio": FFN}
+    free = [n for n in weights if n in own and (n != "head_dim" or anatomy.head_dim_honoured)]
+    values = [_steps(given, own[name], name, heads if name == "hidden_size" else 1) for name in free]
     for chosen in itertools.product(*values):
-        sizes = {"num_attention_heads": heads, **dict(zip(weights, chosen, strict=True))}
-        if not anatomy.head_dim_honoured and sizes["hidden_size"] != heads * sizes["head_dim"]:
-            continue
-        yield sizes, sum(weight * math.log(sizes[name] / own[name]) ** 2 for name, weight in weights.items())
+        sizes = dict(zip(free, chosen, strict=True))
+        sizes = {"num_attention_heads": heads, "head_dim": sizes["hidden_size"] / heads, **sizes}
+        cost = sum(weight * math.log(sizes[n] / own[n]) ** 2 for n, weight in weights.items() if n in own)
+        yield {**given, **sizes}, cost
 
 
 def _steps(given: Mapping[str, Any], own: int, name: str, unit: int) -> list[int]:

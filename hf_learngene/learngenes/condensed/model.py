@@ -13,7 +13,7 @@ from hf_learngene.calibration.processing import processor_for
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.condensed.config import SHARE, CondensedConfig, check_share
 from hf_learngene.learngenes.condensed.core_sizes import core_sizes
-from hf_learngene.learngenes.growth import check_layers, split_sizes
+from hf_learngene.learngenes.growth import check_layers
 from hf_learngene.learngenes.parts import Target
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.maps import apply
@@ -117,7 +117,7 @@ class CondensedLearngene(Learngene):
             state[name] = self.outside.take(name) if info.layer is None else self.part(info.template, str(info.layer))
         for step in self._passes(target):
             tied = {name: state[first] for name, first in anatomy.ties.items()}
-            state = dict(apply({**state, **tied}, step.recipes, step.task.seed, True))
+            state = dict(apply({**state, **tied}, step.recipes, step.task.seed, share=True))
             anatomy = step.task.target
         return state
 
@@ -168,8 +168,7 @@ class CondensedLearngene(Learngene):
             >>> [learngene.initialize(num_hidden_layers=depth).config.num_hidden_layers for depth in (2, 5)]
             [2, 5]
         """
-        own, _ = split_sizes(self.anatomy, sizes)
-        self.target(self.config_at(own), stages)  # refused before anything is made
+        self.check_sizes(sizes)  # refused before anything is made
         core = super().initialize(stages=stages, seed=seed)
         if not sizes:
             return core
