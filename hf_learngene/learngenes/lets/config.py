@@ -28,7 +28,7 @@ class LetsConfig(LearngeneConfig):
     model_type = "learngene_lets"
     learngene_type: ClassVar[str] = "lets"
     summary: ClassVar[str] = "a small model's layers, and learned maps that widen and mix them"
-    reach: ClassVar[str] = "Depth is free. Widths: whole multiples of its templates, or up to its own."
+    reach: ClassVar[str] = "Depth is free. Widths: whole heads, from that of its small layers to its own."
     paper: ClassVar[Paper | None] = Paper(
         "Initializing Variable-sized Vision Transformers from Learngene with Learnable Transformation",
         venue="NeurIPS 2024",  # Xia, Zu, Yang, Geng; not on arXiv
