@@ -81,6 +81,7 @@ def main() -> None:
     """`python -m testing.launched JOBS`: a JSON list of `[script, arguments]` and `["fsdp2", [kind, class, environment]]`."""
     for what, arguments in json.loads(Path(sys.argv[1]).read_text()):
         fsdp2_step(*arguments) if what == "fsdp2" else run(what, arguments)
+        PartialState().wait_for_everyone()  # what the first process still writes, the next job of the second may read
     PartialState().destroy_process_group()  # a process that leaves its peers without a word may be aborted on the way out
 
 
