@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 
+from hf_learngene.anatomy import meta
+
 
 _CLASSES: list[Any] = [c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()]
 _ACTIVATIONS = tuple(c for c in _CLASSES if c is not nn.Identity)
@@ -184,7 +186,7 @@ class _Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = meta.run(func, args, kwargs)
         inputs = [*_tensors(args), *_tensors(kwargs)]
         self.trace.touched.update(self.names[id(t)] for t in inputs if id(t) in self.names)
         if self.inside or not any(True for _ in _tensors(result)):

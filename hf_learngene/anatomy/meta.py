@@ -1,0 +1,70 @@
+"""What the functions of nearly every layer give on `meta`.
+
+Torch works out their results there by rules in Python, about a millisecond for each norm: nearly all the time of a plain pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def run(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`func(*args, **kwargs)`; where that is on `meta` and fits, a result of the right shape at once.
+
+    Example:
+        >>> import torch
+        >>> x, weight = torch.empty(2, 3, 8, device="meta"), torch.empty(5, 8, device="meta")
+        >>> run(functional.linear, (x, weight), {}).shape
+        torch.Size([2, 3, 5])
+    """
+    quick = _QUICK.get(func)
+    if quick is None:
+        return func(*args, **kwargs)
+    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+    plain = all(t.is_meta and t.dtype == tensors[0].dtype for t in tensors)
+    found = quick(*args, **kwargs) if plain else None
+    return func(*args, **kwargs) if found is None else found
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    fits = input.dim() > 1 and weight.dim() == 2 and input.shape[-1] == weight.shape[1]
+    if not fits or (bias is not None and bias.shape != weight.shape[:1]):
+        return None  # torch says best what is wrong
+    return input.new_empty(*input.shape[:-1], weight.shape[0])
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    own = tuple(normalized_shape)
+    fits = input.shape[-len(own) :] == own and all(t is None or tuple(t.shape) == own for t in (weight, bias))
+    return input.new_empty(input.shape) if fits else None
+
+
+def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    return input.new_empty(input.shape)
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
+) -> Tensor | None:
+    if attn_mask is not None or query.dim() != 4 or key.shape != value.shape:
+        return None
+    fits = query.shape[:2] == key.shape[:2] and query.shape[3] == key.shape[3]
+    return query.new_empty(query.shape) if fits else None
+
+
+_QUICK: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
+    functional.linear: _linear,
+    functional.layer_norm: _layer_norm,
+    functional.gelu: _gelu,
+    functional.scaled_dot_product_attention: _attention,
+}
