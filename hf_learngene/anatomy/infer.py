@@ -14,7 +14,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_config, admit_tensors, refuse_towers
 from hf_learngene.anatomy.axes import NAMED_AXES, axes_of, layer_of
-from hf_learngene.anatomy.config_fields import as_pair, changed, check_bounds, native_name, section, section_name
+from hf_learngene.anatomy.config_fields import (
+    as_pair,
+    changed,
+    check_bounds,
+    known_sizes,
+    native_name,
+    section,
+    section_name,
+)
 from hf_learngene.anatomy.layer_lists import per_layer_fields
 from hf_learngene.anatomy.passes import check_target, plain_pass, reads_grid
 from hf_learngene.anatomy.probe import Prober, build, layer_containers
@@ -267,6 +275,7 @@ def _like(
 ) -> Anatomy:
     part = section(config, known.section)
     depth = getattr(part, _native_depth(part))
+    fields = known_sizes(part) | known.fields  # a head size may be given where the known one followed from its width
     tensors = {}
     for name, parameter, layer, template in _placed(full, _known_containers(known, full)):
         like = known.templates.get(template)
@@ -278,7 +287,7 @@ def _like(
         known,
         tensors=tensors,
         ties=_full_ties(full),
-        sizes={**_sizes(part, known.fields), "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
+        sizes={**_sizes(part, fields), "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
         grid=_grid(part),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from hf_learngene.anatomy.axes import UNKNOWN
+from hf_learngene.anatomy.axes import UNKNOWN, layer_of
 from hf_learngene.anatomy.registry import Declaration
 from hf_learngene.anatomy.rules import fused_inside_heads, role_of
 from hf_learngene.anatomy.trace import Node, Trace, is_norm
@@ -162,11 +162,23 @@ def settle(
             writes_stream=(writes and kind != "norm")
             or (kind == "token" and info.layer is None and dims[-1].axis == HIDDEN),
             reads_norm=bool(reads) and reads <= {"norm"},
+            norm=_norm_read(seen, flow),
             scaled_by=next((flow.scale_of[w] for w in seen if w in flow.scale_of), ""),
             traced=bool((seen | {name}) & flow.trace.touched),
             computed=name in fixed_parameters and any(d.axis == HEAD_DIM for d in dims),
         )
     return settled
+
+
+def _norm_read(seen: set[str], flow: Flow) -> str:
+    """Template of the one norm that a matrix reads in every layer, in the layer itself or outside of them."""
+    found = set()
+    for weight in seen:
+        for kind, norm in flow.reads(weight):
+            layer, template = layer_of(f"{norm}.weight", flow.containers)
+            near = layer is None or layer == layer_of(weight, flow.containers)[0]
+            found.add(template.removesuffix(".weight") if kind == "norm" and near else "")
+    return found.pop() if len(found) == 1 else ""
 
 
 def _declared_axes(name: str, dims: tuple[Dim, ...], axes: tuple[str | None, ...], known: set[str]) -> tuple[Dim, ...]:

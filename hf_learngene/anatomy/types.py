@@ -63,6 +63,7 @@ class TensorInfo:
         role: `q`, `k`, `v`, `qkv`, `kv`, `o`, `ffn_in`, `ffn_out` or the empty string.
         writes_stream: whether what it writes reaches a normalisation by sums alone (a writer of the residual stream).
         reads_norm: whether it reads the output of a normalisation.
+        norm: template of the normalisation that it reads, where that is one, of its own layer or of none; else ''.
         computed: whether the family's own initialisation gives its value (sinusoidal tables over the head size).
         scaled_by: template of the LayerScale between it and the residual stream, or ''.
         traced: whether the recorded pass reached it; of one that it did not, only the shape is known.
@@ -77,6 +78,7 @@ class TensorInfo:
     role: str = ""
     writes_stream: bool = False
     reads_norm: bool = False
+    norm: str = ""
     computed: bool = False
     scaled_by: str = ""
     traced: bool = True

@@ -29,8 +29,8 @@ class AncestryMixin:
         options: Mapping[str, Any],
         seed: int,
         examples: Mapping[str, Any],
-    ) -> PreTrainedModel:
-        """The ancestry model itself, or resized: fewer layers are picked evenly, new ones change nothing.
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The ancestry itself, or resized: fewer layers are picked evenly, new ones change nothing; and fields of the config.
 
         Args:
             ancestry: the ancestry model.
@@ -40,13 +40,13 @@ class AncestryMixin:
             examples: keywords of `resize` that say what it looks at; empty unless `takes_examples`.
         """
         if not sizes:
-            return ancestry
+            return ancestry, {}
         with quiet():
             depth = sizes.get("num_hidden_layers")
             old = anatomy_of(ancestry.config, type(ancestry)).num_layers
             if set(sizes) == {"num_hidden_layers"} and isinstance(depth, int) and 0 < depth < old:
-                return resize(ancestry, method="weight_selection", layer_selection="uniform", seed=seed, **sizes)
-            return resize(ancestry, seed=seed, calibration=None, **sizes)
+                return resize(ancestry, method="weight_selection", layer_selection="uniform", seed=seed, **sizes), {}
+            return resize(ancestry, seed=seed, calibration=None, **sizes), {}
 
     def input_processor(self) -> Any:
         """Tokenizer or image processor that is saved beside it; None where nothing that it does reads raw inputs."""

@@ -58,13 +58,14 @@ def fitted_learngene(
     if model_class.takes_examples:
         given = examples.get("processing_class")
         examples["processing_class"] = resolved_processor(given, model, source, loading)
-    auxiliary = model_class.auxiliary_of(model, sizes, own, seed, examples)
+    auxiliary, found = model_class.auxiliary_of(model, sizes, own, seed, examples)
     config = config_class(
         base_config=auxiliary.config.to_dict(),
         base_architecture=type(model).__name__,
         ancestry_parameters=anatomy.num_parameters,
         **origin,
         **own,
+        **found,
     )
     dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
     with seeded(seed), torch.inference_mode(False):  # what no component is fitted to keeps what was drawn

@@ -314,7 +314,8 @@ class Weigh(Op):
     label: str = ""
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
-        return tensor * _along(context.read(self.name).to(tensor), tensor, self.dim)
+        vector = context.read(self.name).to(tensor)  # parts that are fused are weighed alike
+        return tensor * _along(vector.repeat(tensor.shape[self.dim] // len(vector)), tensor, self.dim)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,6 @@ TOKENS = 4096  # of the examples that are looked at to see which leave, together
 USUAL, FEWEST = 12, 16  # depth from which on fewer examples are looked at, and how many at least
 
 
-@torch.no_grad()
-@without_autocast()
 def kept_layers(
     model: PreTrainedModel, anatomy: Anatomy, depth: int, examples: Batches, disable_progress: bool = False
 ) -> tuple[int, ...]:
@@ -42,7 +40,22 @@ def kept_layers(
         examples: calibration examples; a few dozen, spread over all, are looked at.
         disable_progress: no progress bar.
     """
-    alive = list(range(anatomy.num_layers))
+    left = set(leaving_layers(model, anatomy, depth, examples, disable_progress))
+    return tuple(layer for layer in range(anatomy.num_layers) if layer not in left)
+
+
+@torch.no_grad()
+@without_autocast()
+def leaving_layers(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    depth: int,
+    examples: Batches,
+    disable_progress: bool = False,
+    rounds: int = ROUNDS,
+) -> tuple[int, ...]:
+    """The layers that leave until `depth` are left, in this order, in so many rounds; see `kept_layers`."""
+    alive, left = list(range(anatomy.num_layers)), list[int]()
     leaving = len(alive) - depth
     progress = tqdm(total=leaving, desc="choosing layers", disable=disable_progress)
     with (
@@ -52,14 +65,15 @@ def kept_layers(
         wanted = suffixes.leave()
         while len(alive) > depth:
             costs = [_cost(suffixes, layer, wanted) for layer in alive]
-            portion = min(len(alive) - depth, -(-leaving // ROUNDS))
+            portion = min(len(alive) - depth, -(-leaving // rounds))
             order = sorted(range(len(alive)), key=lambda i: costs[i])
-            out = {alive[i] for i in order[:portion]}
+            out = [alive[i] for i in order[:portion]]
             alive = [i for i in alive if i not in out]
+            left += out
             if len(alive) > depth:
                 suffixes.leave(*out)
             bar.update(portion)
-    return decided(tuple(alive))
+    return decided(tuple(left))
 
 
 @torch.no_grad()

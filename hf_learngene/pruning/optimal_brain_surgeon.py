@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,46 @@ def kept_units(
         >>> kept_units(gram, torch.tensor([[3.0, 0.1, 2.0]]), keep=2).tolist()
         [0, 2]
     """
+    left = _leave(gram, weight, keep, size, ridge, group, least)
+    alive = torch.ones(len(gram) // size, dtype=torch.bool)
+    alive[torch.cat([torch.empty(0, dtype=torch.long), *left])] = False
+    return alive.nonzero().flatten()
+
+
+def leaving_order(gram: Tensor, weight: Tensor, size: int = 1, ridge: float = RIDGE) -> Tensor:
+    """Units (or blocks) by how long they stay: first what would be kept last of all, so that the first `k` are a choice of `k`.
+
+    Args:
+        gram: mean product of the inputs, (inputs, inputs), float64.
+        weight: the matrix that reads them, (outputs, inputs).
+        size: inputs of one block.
+        ridge: the ridge of the refit that follows.
+
+    Returns:
+        Indices of all units (or blocks).
+
+    Example:
+        >>> gram = torch.eye(3, dtype=torch.float64)
+        >>> leaving_order(gram, torch.tensor([[3.0, 0.1, 2.0]])).tolist()
+        [0, 2, 1]
+    """
+    left = torch.cat([torch.empty(0, dtype=torch.long), *_leave(gram, weight, 1, size, ridge, shrinking=True)])
+    last = torch.ones(len(gram) // size, dtype=torch.bool)
+    last[left] = False
+    return torch.cat([last.nonzero().flatten(), left.flip(0)])
+
+
+def _leave(
+    gram: Tensor,
+    weight: Tensor,
+    keep: int,
+    size: int,
+    ridge: float,
+    group: int = 0,
+    least: int = 0,
+    shrinking: bool = False,
+) -> Iterator[Tensor]:
+    """Units (or blocks) in the order in which they leave, a few at a time; fewer of fewer, where `shrinking`."""
     blocks, place = len(gram) // size, gram.device
     inside, numbers = torch.arange(size, device=place), torch.arange(blocks, device=place)
     columns = weight.to(place, torch.float64).T.clone()  # (inputs, outputs)
@@ -51,8 +93,9 @@ def kept_units(
     # [G^-1] of what is left is [G^-1] - F F^T: only what is read of it is worked out
     factors = torch.empty(len(gram), (blocks - keep) * size, dtype=torch.float64, device=place)
     alive = torch.ones(blocks, dtype=torch.bool, device=place)
-    portion, removed = max(1, blocks // PORTION) if size == 1 else 1, 0
+    removed = 0
     while removed < blocks - keep:
+        portion = max(1, (blocks - removed if shrinking else blocks) // PORTION) if size == 1 else 1
         costs = torch.where(alive, _costs(columns, squares), torch.inf)
         if group:
             full = alive.reshape(-1, group).sum(1) > least
@@ -77,7 +120,7 @@ def kept_units(
         squares -= opened @ opened.mT if size > 1 else opened.pow(2).sum(-1, keepdim=True)
         squares[leave] = torch.eye(size, dtype=torch.float64, device=place)  # nothing is left of them to solve with
         removed += len(leave)
-    return alive.nonzero().flatten().cpu()
+        yield leave.cpu()
 
 
 def _inverse(gram: Tensor) -> Tensor:

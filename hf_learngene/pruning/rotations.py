@@ -51,6 +51,38 @@ def stream_map(covariance: Tensor, width: int, centred: bool) -> Tensor:
     return directions * (width / old) ** 0.5
 
 
+def turned_map(covariance: Tensor, centred: bool) -> Tensor:
+    """The rotation of the residual stream after which `nested_map` takes its principal directions, (width, width), orthogonal.
+
+    Args:
+        covariance: mean product of the normalised residual stream, (width, width).
+        centred: whether the norms subtract the mean: then the direction of ones stays where it is.
+
+    Example:
+        >>> turn = turned_map(torch.diag(torch.tensor([1.0, 4.0, 2.0], dtype=torch.float64)), False)
+        >>> (turn @ nested_map(3, 1, False)).abs().flatten().tolist()
+        [0.0, 0.5773502691896257, 0.0]
+    """
+    width = len(covariance)
+    if not centred:
+        return principal_directions(covariance, width, False)
+    basis = without_ones(width)
+    return principal_directions(covariance, width - 1, True) @ basis.T + 1 / width
+
+
+def nested_map(old: int, new: int, centred: bool) -> Tensor:
+    """The map of a residual stream that `turned_map` turned to fewer directions, (old, new): the same whatever the weights.
+
+    Args:
+        old: width of the source.
+        new: width of the target.
+        centred: whether the norms subtract the mean: then the first `new - 1` directions go to the vectors of mean 0.
+    """
+    if not centred:
+        return torch.eye(old, dtype=torch.float64)[:, :new] * (new / old) ** 0.5
+    return without_ones(old)[:, : new - 1] @ without_ones(new).T * (new / old) ** 0.5
+
+
 def mixed_map(covariance: Tensor, width: int, gains: Tensor) -> Tensor:
     """The map of a post-norm residual stream to fewer directions, (source width, target width), that norms mind least.
 

@@ -77,9 +77,7 @@ class CalibratedSelection:
             finally:
                 runner.close()
         if wanted.width is not None:
-            stream = ResidualStream(self.model, self.anatomy, self.examples, self.ridge).narrowed(
-                wanted.width, disable_progress, products
-            )
+            stream = self._stream(wanted.width, products, disable_progress)
             pooled = stream.coordinates
             if pooled is None:
                 pooled = uniform_indices(self.anatomy.sizes["hidden_size"], wanted.width)
@@ -98,6 +96,21 @@ class CalibratedSelection:
             gains=stream.gains,
             merged=self.merged,
         )
+
+    # ---- how each is chosen
+
+    def _stream(self, width: int, products: NormProducts | None, disable_progress: bool) -> StreamMap:
+        stream = ResidualStream(self.model, self.anatomy, self.examples, self.ridge)
+        return stream.narrowed(width, disable_progress, products)
+
+    def _kept_units(self, gram: Tensor, weight: Tensor, keep: int) -> Tensor:
+        return kept_units(gram, weight, keep, 1, self.ridge)
+
+    def _kept_heads(self, gram: Tensor, weight: Tensor, size: int) -> Tensor:
+        return kept_heads(gram, weight, size, self.task.groups, self.ridge)
+
+    def _steadied(self, gram: Tensor) -> Tensor:
+        return gram
 
     def _stages(self, norms: Sequence[NormInfo], layers: Sequence[int]) -> list[list[NormInfo]]:
         """The norms that run between one of these layers and the next, with what runs before the first and after the last."""
@@ -168,7 +181,7 @@ class CalibratedSelection:
             keep, weight = self._units(out), self._weight(out, together)
             enough(seen[out.module].count, keep, "ffn units")
             looked = self._shown.get(layer, torch.arange(weight.shape[1]))
-            kept = kept_units(seen[out.module].gram, weight[:, looked], keep, 1, self.ridge)
+            kept = self._kept_units(seen[out.module].gram, weight[:, looked], keep)
             units[layer] = looked.to(kept)[kept]
         if o is None:
             return
@@ -176,7 +189,7 @@ class CalibratedSelection:
         (number_of_heads, size), _ = self.task.heads
         if wanted.heads is not None or many > 1:
             enough(moments.count, (wanted.heads or number_of_heads) * size, "entries of the kept heads")
-            heads[layer] = kept_heads(moments.gram, weight, size, self.task.groups, self.ridge)
+            heads[layer] = self._kept_heads(moments.gram, weight, size)
         if wanted.head_size is not None:
             kept = heads.get(layer, torch.arange(number_of_heads))
             inside[layer] = self._inside(moments, weight, {n: seen[n] for n in readers}, readers, kept, many)
@@ -195,8 +208,9 @@ class CalibratedSelection:
         maps: list[tuple[Tensor, ...]] = []
         for head in kept.tolist():
             span = slice(head * size, (head + 1) * size)
-            q, k = head_maps(products["q"][span, span], products["k"][span, span], new)
-            v, back = value_map(moments.gram[span, span], weight[:, span], new)
+            queries, keys = (self._steadied(products[r][span, span]) for r in "qk")
+            q, k = head_maps(queries, keys, new)
+            v, back = value_map(self._steadied(moments.gram[span, span]), weight[:, span], new)
             maps.append((q * (new / size) ** 0.5, k, v, back.T))  # attention divides by the root of the head size
         query, key, value, output = (torch.stack(m).cpu() for m in zip(*maps, strict=True))
         return HeadMaps(query, key, value, output)

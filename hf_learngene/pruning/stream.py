@@ -19,7 +19,7 @@ from hf_learngene.errors import CalibrationError
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.gains import Lines
 from hf_learngene.pruning.moments import RIDGE, Moments, enough, normalised, precise
-from hf_learngene.pruning.optimal_brain_surgeon import kept_units
+from hf_learngene.pruning.optimal_brain_surgeon import kept_units, leaving_order
 from hf_learngene.pruning.rotations import mixed_map, stream_map
 
 
@@ -131,7 +131,7 @@ class ResidualStream:
             seen: what norms were given in a pass that was made anyway; default: a pass is made for it.
         """
         rotates = rotates_residual_stream(self.anatomy)
-        statistics = (seen or self._looked(disable_progress)).total(width).cpu()  # what follows is of the width alone
+        statistics = (seen or self.looked(disable_progress)).total(width).cpu()  # what follows is of the width alone
         if rotates:
             return StreamMap(None, stream_map(statistics, width, all(n.centred for n in self.norms)), False)
         coordinates = self._coordinates(statistics, width)
@@ -142,7 +142,7 @@ class ResidualStream:
         entries, directions = self._lost([picked, rotation])
         return StreamMap(coordinates, None, False) if entries <= directions else StreamMap(None, rotation, True)
 
-    def _looked(self, disable_progress: bool) -> NormProducts:
+    def looked(self, disable_progress: bool) -> NormProducts:
         """What the norms are given, in a pass of its own."""
         products = NormProducts(self.model, self.anatomy)
         with Runner(self.model, self.anatomy) as runner:
@@ -151,8 +151,19 @@ class ResidualStream:
                 products.add(products.norms, found, tokens_shown(batch))
         return products
 
+    def ordered(self, disable_progress: bool = False, seen: NormProducts | None = None) -> Tensor:
+        """Entries of the stream, those first that would stay longest."""
+        width = self.anatomy.sizes["hidden_size"]
+        statistics = (seen or self.looked(disable_progress)).total(width).cpu()
+        return leaving_order(statistics / statistics.diagonal().mean(), self._reads(statistics), ridge=self.ridge)
+
     def _coordinates(self, statistics: Tensor, width: int) -> Tensor:
         """Entries of the stream that stay: those that what reads it can spare least, the rest made up for by the kept ones."""
+        reads = self._reads(statistics)
+        return kept_units(statistics / statistics.diagonal().mean(), reads, width, ridge=self.ridge)
+
+    def _reads(self, statistics: Tensor) -> Tensor:
+        """A matrix that reads the stream as all that reads it do together, (width, width)."""
         reads = torch.zeros_like(statistics, device=self.model.device)
         for info in _readers(self.anatomy):
             if len(info.dims) == 2 and info.dims[1].axis == HIDDEN and info.dims[1].parts == 1:
@@ -162,8 +173,7 @@ class ResidualStream:
         # the residual carries every entry on as it is
         reads = reads.cpu()
         reads += torch.eye(len(reads), dtype=reads.dtype) * reads.diagonal().mean()
-        factor = torch.linalg.cholesky(reads)
-        return kept_units(statistics / statistics.diagonal().mean(), factor.T, width, ridge=self.ridge)
+        return torch.linalg.cholesky(reads).T
 
     def _gains(self) -> Tensor:
         """Mean gain of each entry over the norms, (width,)."""

@@ -69,7 +69,7 @@ def test_the_core_is_what_a_calibrated_shrink_gives(family, name):
     source = tiny_model(family, name).double()
     given = looked_at(source)
     options = {"calibration": given, "calibration_top_up": False, "num_hidden_layers": 2}
-    learngene = AutoLearngene.from_ancestry(source, "condensed", **options)
+    learngene = AutoLearngene.from_ancestry(source, "condensed", nested=False, **options)
     core, wanted = learngene.initialize(), resize(source, **options)
     assert core.config.num_hidden_layers == 2
     for a, b in zip(core.parameters(), wanted.parameters(), strict=True):
@@ -89,8 +89,9 @@ def test_a_smaller_size_is_nearer_than_what_needs_no_examples(family, name):
 
 
 @every_family
-def test_weights_of_any_size_are_those_of_a_resize_without_examples_and_differentiable(family, name):
-    learngene = AutoLearngene.from_ancestry(tiny_model(family, name).double(), "condensed", stored_share=1)
+def test_without_nested_order_weights_are_those_of_a_resize_without_examples_and_differentiable(family, name):
+    source = tiny_model(family, name).double()
+    learngene = AutoLearngene.from_ancestry(source, "condensed", stored_share=1, nested=False)
     core = learngene.initialize()
     for sizes in ({"num_hidden_layers": 2}, {"num_hidden_layers": 5}, {"intermediate_size": 24}):
         wanted = dict(resize(core, calibration=None, **sizes).named_parameters())

@@ -9,15 +9,18 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import TensorInfo, anatomy_of
+from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.processing import processor_for
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.condensed.config import SHARE, CondensedConfig, check_share
 from hf_learngene.learngenes.condensed.core_sizes import core_sizes
-from hf_learngene.learngenes.growth import check_layers
+from hf_learngene.learngenes.condensed.nested import in_nested_order, nested_pass
+from hf_learngene.learngenes.growth import OWN, check_layers
 from hf_learngene.learngenes.parts import Target
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.maps import apply
 from hf_learngene.resizing import resize
+from hf_learngene.resizing.calibrating import examples_for
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.sizes import check_names
@@ -28,8 +31,8 @@ class CondensedLearngene(Learngene):
     """A core: the ancestry shrunk by `calibrated`, stored whole. It works as it is, and so does every size made of it.
 
     `initialize` makes smaller sizes by a calibrated shrink of the core, on made-up examples or on given ones, and larger ones by
-    exact growth. `weights(config)`, which training uses, is what needs no examples, and is differentiable: exact growth, and
-    for what shrinks, selection of evenly spread layers and entries.
+    exact growth. `weights(config)`, which training uses, needs no examples, and is differentiable: exact growth, and for what
+    shrinks, the first parts of the core, which is sorted by what would leave it first.
     """
 
     config_class = CondensedConfig
@@ -79,15 +82,21 @@ class CondensedLearngene(Learngene):
         options: Mapping[str, Any],
         seed: int,
         examples: Mapping[str, Any],
-    ) -> PreTrainedModel:
-        """The core: the ancestry at sizes that are given or follow from `stored_share`, by a calibrated shrink."""
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The core: the ancestry at sizes that are given or follow from `stored_share`, by a calibrated shrink, and sorted."""
         anatomy = anatomy_of(ancestry.config, type(ancestry))
         wanted = check_names(anatomy, sizes)
         share = options.get("stored_share")
         check_share(share)
         if share is not None or not wanted:
             wanted = core_sizes(anatomy, share if share is not None else SHARE, wanted)
-        return resize(ancestry, seed=seed, **examples, **wanted) if wanted else ancestry
+        core = resize(ancestry, seed=seed, **examples, **wanted) if wanted else ancestry
+        if not options.get("nested", True) or examples.get("calibration", AUTO) is None:
+            return core, {}
+        smallest = ResizeSpec.parse({"num_hidden_layers": 1}, method="calibrated", seed=seed, **examples)
+        with examples_for(make_plan(core.config, type(core), smallest), core) as seen:
+            nested, order = in_nested_order(core, cast(Batches, seen))
+        return nested, {"order": order}
 
     def config_at(self, own: Mapping[str, Any]) -> PreTrainedConfig:
         return self._plan(own).target_config
@@ -104,8 +113,13 @@ class CondensedLearngene(Learngene):
         own, sizes = self.anatomy.sizes, target.anatomy.sizes
         key = target.config.to_json_string(use_diff=False)
         if key not in self._known:
-            changed = {name: size for name, size in sizes.items() if own.get(name) != size}
-            self._known[key] = list(self._plan(changed).passes) if changed else []
+            changed = {name for name, size in sizes.items() if own.get(name) != size}
+            # what is left out would follow the width's proportions
+            follows = {n for n in OWN if n in sizes and (n != "head_dim" or self.anatomy.head_dim_honoured)}
+            wanted = {n: sizes[n] for n in sizes if n in changed | follows}
+            passes = self._plan(wanted).passes if changed else ()
+            order = self.config.order
+            self._known[key] = [nested_pass(p, order) if order and p.method.shrinks else p for p in passes]
         return self._known[key]
 
     # ---- weights
@@ -144,7 +158,7 @@ class CondensedLearngene(Learngene):
             stages (*optional*): none; `sws` has stages.
             seed (`int`, *optional*, defaults to 0): for made-up examples, and for what has to start anew.
             calibration (*optional*, defaults to `"auto"`): what a smaller size is fitted on, as in `resize`: a few hundred
-                unlabelled examples, or made-up ones.
+                unlabelled examples, or made-up ones. None gives what `weights` makes: the first parts of the core, as they are.
             processing_class (*optional*): as in `resize`. Default: the one that is saved beside the learngene.
             calibration_column (*optional*): as in `resize`.
             calibration_size (`int`, *optional*): as in `resize`.
@@ -169,6 +183,8 @@ class CondensedLearngene(Learngene):
             [2, 5]
         """
         self.check_sizes(sizes)  # refused before anything is made
+        if calibration is None:  # what `weights` makes of it
+            return super().initialize(stages=stages, seed=seed, **sizes)
         core = super().initialize(stages=stages, seed=seed)
         if not sizes:
             return core
