@@ -3,6 +3,7 @@
     python benchmarks/learngenes.py --task images
     python benchmarks/learngenes.py --task text
     python benchmarks/learngenes.py --untrained --task images    # before any training, see `learngenes_untrained.py`
+    python benchmarks/learngenes.py --nested --task images       # one nested training against n, see `learngenes_nested.py`
 
 Teacher and ancestry are those of `learngene_task.py`. Each learngene is fitted to the ancestry in closed form, distilled from the
 teacher for `--steps`, and asked for models of several depths (WAVE of several widths too); each is fine-tuned for `--tune-steps`
@@ -313,5 +314,9 @@ if __name__ == "__main__":
         from learngenes_untrained import main as untrained
 
         untrained([given for given in sys.argv[1:] if given != "--untrained"])
+    elif "--nested" in sys.argv:
+        from learngenes_nested import main as nested
+
+        nested([given for given in sys.argv[1:] if given != "--nested"])
     else:
         main()

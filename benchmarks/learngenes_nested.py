@@ -1,0 +1,197 @@
+"""Slices of a condensed learngene before training, and one nested training against n models distilled one by one.
+
+    python benchmarks/learngenes.py --nested --task images     # of the ViT-S on CIFAR-10, official test split
+
+Slices: the whole ancestry, sorted (`condensed`, stored_share=1, 512 unlabelled examples), and what its first parts give as they are,
+beside evenly spread parts, and Taylor's choice of the dimensions of heads (with labels; SKD's first stage, arXiv 2511.11683, sorts those).
+
+Training: a core of a third. *one*: distilled once for `--steps`, each of them the core and one smaller size inside it, and every size
+taken as a slice of it. *n models*: each size made by a calibrated shrink of the core, then distilled by itself for as many steps.
+The rate of each is the one of `--rates` that did best on 2,000 validation images, for *one* the same at every size, with the first
+seed. Finished jobs are kept and skipped, so that it can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from typing import Any
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker
+
+from jobs import SOURCE, Rows, cell, counted, heading, machine, parser_of, quiet, tabulate, timed  # noqa: E402
+from learngene_task import DATA, HERE, teacher_of, trained  # noqa: E402
+from untrained_tasks import examples_of, task_of  # noqa: E402
+
+
+SLICES: dict[str, list[dict[str, int]]] = {
+    "images": [
+        *({"num_attention_heads": 6, "head_dim": size} for size in (48, 32, 16)),
+        *({"intermediate_size": units} for units in (1152, 768, 384)),
+        *({"num_attention_heads": heads, "head_dim": 64} for heads in (4, 3, 2)),
+        *({"hidden_size": 64 * heads, "num_attention_heads": 6, "head_dim": 64} for heads in (5, 4, 3)),
+        *({"num_hidden_layers": layers} for layers in (9, 6)),
+    ],
+}  # fmt: skip
+NAMES = {"nested": "first parts", "spread": "evenly spread", "taylor": "Taylor, of labels"}
+DEPTHS, WIDTHS = (12, 9, 6), (192, 128)
+SIZES: list[dict[str, int]] = [{"num_hidden_layers": d, "hidden_size": w} for w in WIDTHS for d in DEPTHS]
+SHARE, BATCH, VALIDATED = 1 / 3, 32, 2000
+TRAINED = ("start", "slices", "one", "one, calibrated", "n models")
+
+
+def work(job: dict[str, Any], options: Any) -> Rows:
+    """The rows of one job: slices, the core's sizes before training, one nested training, or one size distilled alone."""
+    import torch
+
+    quiet()
+    torch.manual_seed(job["seed"])
+    from hf_learngene import AutoLearngene, resize
+
+    task = task_of(options.task, options.data)
+    source, seed, method = task.source, job["seed"], job["method"]
+
+    def row(size: dict[str, int], model: Any, name: str = method, **more: Any) -> dict[str, Any]:
+        valid = {"valid": task.score(model, "valid", VALIDATED)["accuracy"]} if name in TRAINED else {}
+        found = task.score(model, options.split, options.limit)
+        return job | {"method": name, "sizes": size} | counted(model) | valid | found | more
+
+    if method == "source":
+        return [row({}, source)]
+    looks = {"calibration": task.real(seed), "processing_class": task.processor}
+    if method in ("nested", "spread"):
+        whole = AutoLearngene.from_ancestry(
+            source, "condensed", stored_share=1, seed=seed, nested=method == "nested", **looks
+        )
+        return [row(size, whole.initialize(calibration=None, **size)) for size in SLICES[options.task]]
+    if method == "taylor":
+        labelled = examples_of(task.data, seed, labels=True)
+        wanted = [size for size in SLICES[options.task] if size.keys() == {"num_attention_heads", "head_dim"}]
+        return [row(size, resize(source, method="taylor", calibration=labelled, **size)) for size in wanted]
+
+    core, made = timed(AutoLearngene.from_ancestry, source, "condensed", stored_share=SHARE, seed=seed, **looks)
+    teacher = teacher_of(options.task, options.data)
+    distil = {"steps": options.steps, "rate": job.get("rate"), "seed": seed, "batch": BATCH}
+    if method == "start":
+        rows = []
+        for size in SIZES:
+            shrunk, seconds = timed(core.initialize, seed=seed, **size, **looks)
+            rows += [row(size, shrunk, "start", cpu_seconds=made + seconds)]
+            rows += [row(size, core.initialize(calibration=None, **size), "slices", cpu_seconds=made)]
+        return rows
+    if method == "one":
+        inside = {"sandwich_weight": 1.0, "sandwich_min_layers": min(DEPTHS), "sandwich_max_layers": max(DEPTHS)}
+        _, seconds = timed(trained, core, task.data, teacher, **distil, **inside, sandwich_widths=list(WIDTHS))
+        rows = [row(size, core.initialize(calibration=None, **size), cpu_seconds=seconds) for size in SIZES]
+        again = [core.initialize(seed=seed, **size, **looks) for size in SIZES]
+        return rows + [
+            row(size, model, "one, calibrated", cpu_seconds=seconds) for size, model in zip(SIZES, again, strict=True)
+        ]
+    size = job["sizes"]
+    model = core.initialize(seed=seed, **size, **looks)
+    _, seconds = timed(trained, model, task.data, teacher, **distil)
+    return [row(size, model, cpu_seconds=seconds)]
+
+
+def jobs(options: Any) -> Rows:
+    found = [SOURCE, *({"method": m, "seed": options.seeds[0]} for m in NAMES)]
+    for seed in options.seeds:
+        found.append({"method": "start", "seed": seed})
+        for rate in options.rates:
+            found.append({"method": "one", "seed": seed, "rate": rate})
+            found += [{"method": "n models", "seed": seed, "rate": rate, "sizes": size} for size in SIZES]
+    return found
+
+
+def best(rows: Rows, method: str, first: int) -> Rows:
+    """Rows of the rate that did best on validation data with the first seed, for each size, or for all sizes of one training."""
+    mine = [r for r in rows if r["method"] == method]
+    if not mine or "rate" not in mine[0]:
+        return mine
+    rates = sorted({r["rate"] for r in mine})
+    chosen: Rows = []
+    for group in [[size] for size in SIZES] if method == "n models" else [SIZES]:
+        here = [r for r in mine if r["sizes"] in group]
+
+        def valid(rate: float, here: Rows = here) -> float:
+            return statistics.mean([r["valid"] for r in here if r["rate"] == rate and r["seed"] == first] or [0.0])
+
+        chosen += [r for r in here if r["rate"] == max(rates, key=valid)]
+    return chosen
+
+
+def shown(size: dict[str, int]) -> str:
+    short = {
+        "num_attention_heads": "heads",
+        "head_dim": "head size",
+        "intermediate_size": "ffn",
+        "hidden_size": "width",
+    }
+    return ", ".join(f"{short.get(n, 'layers')} {v}" for n, v in size.items())
+
+
+def report(rows: Rows, head: dict[str, Any]) -> str:
+    first = min((r["seed"] for r in rows if r["method"] in TRAINED), default=0)
+    seeds = sorted({r["seed"] for r in rows if r["method"] == "one"})
+    lines = heading("Slices of a condensed learngene", rows, head, f"seeds of the training: {len(seeds)}")
+    lines += [
+        "",
+        "## Before any training",
+        "",
+        "Accuracy in % of what is left of the whole ancestry, its weights as they are.",
+        "",
+    ]
+    lines += [f"| | {' | '.join(NAMES.values())} |", f"| --- | {' | '.join('---:' for _ in NAMES)} |"]
+    for size in SLICES[head["task"]]:
+        here = [r for r in rows if r["sizes"] == size]
+        lines.append(f"| {shown(size)} | {' | '.join(cell(here, m) for m in NAMES)} |")
+    lines += ["", "## One training against n", ""]
+    lines += [
+        f"A core of a third; {head['steps']} steps of {BATCH} images. Accuracy in %, mean ± standard deviation over seeds.",
+        "",
+    ]
+    lines += [
+        "| | parameters | calibrated, untrained | slice, untrained | one training | the same, calibrated anew | n trainings |"
+    ]
+    lines += ["| --- | ---: | --- | --- | --- | --- | --- |"]
+    chosen = [r for m in TRAINED for r in best(rows, m, first)]
+    for size in SIZES:
+        here = [r for r in chosen if r["sizes"] == size]
+        if here:
+            cells = " | ".join(cell(here, m) for m in TRAINED)
+            lines.append(f"| {shown(size)} | {here[0]['parameters'] / 1e6:.1f} M | {cells} |")
+    lines += ["", *_totals(chosen)]
+    return "\n".join(lines) + "\n"
+
+
+def _totals(chosen: Rows) -> list[str]:
+    """What all sizes together cost: processor seconds of training, and parameters that are stored."""
+    one = [r["cpu_seconds"] for r in chosen if r["method"] == "one" and r["sizes"] == SIZES[0]]
+    each = [[r["cpu_seconds"] for r in chosen if r["method"] == "n models" and r["sizes"] == size] for size in SIZES]
+    if not one or not all(each):
+        return []
+    many = sum(statistics.mean(seconds) for seconds in each)
+    stored = [next(r["parameters"] for r in chosen if r["sizes"] == size) for size in SIZES]
+    rates = {m: sorted({r["rate"] for r in chosen if r["method"] == m}) for m in ("one", "n models")}
+    return [
+        f"Training of all sizes: {statistics.mean(one):.0f} processor seconds in one, {many:.0f} one by one, "
+        f"{many / statistics.mean(one):.1f} times as much. Stored: {stored[0] / 1e6:.1f} M parameters and {sum(stored) / 1e6:.1f} M, "
+        f"{sum(stored) / stored[0]:.1f} times as much. Rates: {rates['one']}; {rates['n models']}.",
+    ]  # fmt: skip
+
+
+def main(arguments: list[str]) -> None:
+    parser = parser_of(__doc__, SLICES, [*NAMES, *TRAINED], DATA, HERE / "results")
+    parser.add_argument("--steps", type=int, default=300, help="of each distillation")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4], help="of which the best is taken")
+    options = parser.parse_args(arguments)
+    spelt = f"--steps {options.steps} --rates {' '.join(map(str, options.rates))} --seeds {' '.join(map(str, options.seeds))}"
+    limit = f" --limit {options.limit}" if options.limit else ""
+    head = {
+        "command": f"python benchmarks/learngenes.py --nested --task {options.task} {spelt} --split {options.split}{limit}",
+        "task": options.task,
+        "steps": options.steps,
+        **machine(),
+    }
+    tabulate("nested", head, jobs(options), work, report, options)
