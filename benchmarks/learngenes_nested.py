@@ -2,13 +2,14 @@
 
     python benchmarks/learngenes.py --nested --task images     # of the ViT-S on CIFAR-10, official test split
 
-Slices: the whole ancestry, sorted (`condensed`, stored_share=1, 512 unlabelled examples), and what its first parts give as they are,
-beside evenly spread parts, and Taylor's choice of the dimensions of heads (with labels; SKD's first stage, arXiv 2511.11683, sorts those).
+Slices: the whole ancestry, sorted (`condensed`, stored_share=1, 512 unlabelled examples), and what its first parts give as they
+are, beside evenly spread parts, and Taylor's choice of the dimensions of heads (with labels), which SKD (arXiv 2511.11683) sorts.
 
-Training: a core of a third. *one*: distilled once for `--steps`, each of them the core and one smaller size inside it, and every size
-taken as a slice of it. *n models*: each size made by a calibrated shrink of the core, then distilled by itself for as many steps.
-The rate of each is the one of `--rates` that did best on 2,000 validation images, for *one* the same at every size, with the first
-seed. Finished jobs are kept and skipped, so that it can be stopped and started again.
+Training: a core of a third. *one*: distilled once for `--steps`, in each of them the core and one smaller size inside it, and
+every size taken as a slice of it. *n models*: each size made by a calibrated shrink of the core, then distilled by itself for as
+many steps. All are taught by the ancestry alone. The rate of each is the one of `--rates` that did best on 2,000 validation
+images with the first seed, for *one* the same at every size. Finished jobs are kept and skipped, so that it can be stopped and
+started again.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def work(job: dict[str, Any], options: Any) -> Rows:
 
     core, made = timed(AutoLearngene.from_ancestry, source, "condensed", stored_share=SHARE, seed=seed, **looks)
     teacher = teacher_of(options.task, options.data)
-    distil = {"steps": options.steps, "rate": job.get("rate"), "seed": seed, "batch": BATCH}
+    distil = {"steps": options.steps, "rate": job.get("rate"), "seed": seed, "batch": BATCH, "alpha": 1.0}
     if method == "start":
         rows = []
         for size in SIZES:
@@ -171,20 +172,20 @@ def _totals(chosen: Rows) -> list[str]:
     each = [[r["cpu_seconds"] for r in chosen if r["method"] == "n models" and r["sizes"] == size] for size in SIZES]
     if not one or not all(each):
         return []
-    many = sum(statistics.mean(seconds) for seconds in each)
+    many, once = sum(statistics.mean(seconds) for seconds in each), statistics.mean(one)
     stored = [next(r["parameters"] for r in chosen if r["sizes"] == size) for size in SIZES]
     rates = {m: sorted({r["rate"] for r in chosen if r["method"] == m}) for m in ("one", "n models")}
     return [
-        f"Training of all sizes: {statistics.mean(one):.0f} processor seconds in one, {many:.0f} one by one, "
-        f"{many / statistics.mean(one):.1f} times as much. Stored: {stored[0] / 1e6:.1f} M parameters and {sum(stored) / 1e6:.1f} M, "
-        f"{sum(stored) / stored[0]:.1f} times as much. Rates: {rates['one']}; {rates['n models']}.",
-    ]  # fmt: skip
+        f"Training of all sizes: {once:.0f} processor seconds in one, {many:.0f} one by one, {many / once:.1f} times as much.",
+        f"Stored: {stored[0] / 1e6:.1f} M parameters and {sum(stored) / 1e6:.1f} M, {sum(stored) / stored[0]:.1f} times as much.",
+        f"Rates: {rates['one']}; {rates['n models']}.",
+    ]
 
 
 def main(arguments: list[str]) -> None:
     parser = parser_of(__doc__, SLICES, [*NAMES, *TRAINED], DATA, HERE / "results")
-    parser.add_argument("--steps", type=int, default=300, help="of each distillation")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4], help="of which the best is taken")
+    parser.add_argument("--steps", type=int, default=200, help="of each distillation")
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4], help="of which the best is taken")
     options = parser.parse_args(arguments)
     spelt = f"--steps {options.steps} --rates {' '.join(map(str, options.rates))} --seeds {' '.join(map(str, options.seeds))}"
     limit = f" --limit {options.limit}" if options.limit else ""
