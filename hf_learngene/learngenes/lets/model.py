@@ -223,20 +223,28 @@ class LetsLearngene(Learngene):
         wanted = target.anatomy.templates.get(template, info)
         wide: dict[int, Tensor] = {}
         mix = self.part(template, "mix")
+        mixed: dict[tuple[int, int, int], Tensor] = {}
         made = []
         for layer in self.layers_of(target):
-            row, pair = mix[layer // 2], self._pair(layer)
-            for source in pair:
+            row, (first, second) = layer // 2, self._pair(layer)
+            for source in (first, second):
                 if source not in wide:
                     wide[source] = self._widen(self.part(template, f"small.{source}"), info, wanted, source)
-            made.append(row[0] * wide[pair[0]] + row[1] * wide[pair[1]])
+            if (row, first, second) not in mixed:  # layers 2k and 2k + 1 are one and the same
+                mixed[row, first, second] = torch.addcmul(mix[row, 0] * wide[first], mix[row, 1], wide[second])
+            made.append(mixed[row, first, second])
         return made
 
     def _widen(self, tensor: Tensor, info: TensorInfo, wanted: TensorInfo, source: int) -> Tensor:
-        for place, (dim, new) in enumerate(zip(info.dims, wanted.dims, strict=True)):
+        dims = enumerate(zip(info.dims, wanted.dims, strict=True))
+        for place, (dim, new) in sorted(
+            dims, key=lambda one: -one[1][0].size
+        ):  # the largest map while the rest is small
             if dim.axis not in WIDE:
                 continue
             size = new.size // new.parts
+            if dim.parts == 1 and size == tensor.shape[place]:
+                continue
             done = []
             for role, part in zip(
                 self._roles(dim, info), tensor.unflatten(place, (dim.parts, -1)).unbind(place), strict=True
@@ -246,7 +254,7 @@ class LetsLearngene(Learngene):
                     grown = self.map_of(dim.axis, role, source)[:more]
                     part = torch.cat([part, (part.movedim(place, -1) @ grown.T).movedim(-1, place)], place)
                 done.append(part)
-            tensor = torch.stack(done, place).flatten(place, place + 1)
+            tensor = done[0] if len(done) == 1 else torch.stack(done, place).flatten(place, place + 1)
         return tensor
 
     def _outside(self, name: str, info: TensorInfo, target: Target) -> Tensor:
