@@ -275,7 +275,10 @@ def _like(
 ) -> Anatomy:
     part = section(config, known.section)
     depth = getattr(part, _native_depth(part))
-    fields = {**known_sizes(part), **known.fields}  # a head size may be given where the known one followed from its width
+    fields = {
+        **known_sizes(part),
+        **known.fields,
+    }  # a head size may be given where the known one followed from its width
     tensors = {}
     for name, parameter, layer, template in _placed(full, _known_containers(known, full)):
         like = known.templates.get(template)

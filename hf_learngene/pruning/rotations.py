@@ -66,8 +66,8 @@ def turned_map(covariance: Tensor, centred: bool) -> Tensor:
     width = len(covariance)
     if not centred:
         return principal_directions(covariance, width, False)
-    basis = without_ones(width)
-    return principal_directions(covariance, width - 1, True) @ basis.T + 1 / width
+    mean_free = reflected(torch.eye(width, dtype=torch.float64))[:-1]
+    return principal_directions(covariance, width - 1, True) @ mean_free + 1 / width
 
 
 def nested_map(old: int, new: int, centred: bool) -> Tensor:
@@ -78,9 +78,42 @@ def nested_map(old: int, new: int, centred: bool) -> Tensor:
         new: width of the target.
         centred: whether the norms subtract the mean: then the first `new - 1` directions go to the vectors of mean 0.
     """
+    return narrowed(torch.eye(old, dtype=torch.float64), new, centred)
+
+
+def narrowed(values: Tensor, new: int, centred: bool, factor: float = 1.0) -> Tensor:
+    """`factor * values @ nested_map(...)`, (..., old) -> (..., new), for about the price of a copy. Differentiable."""
+    old = values.shape[-1]
+    scale = factor * (new / old) ** 0.5
     if not centred:
-        return torch.eye(old, dtype=torch.float64)[:, :new] * (new / old) ** 0.5
-    return without_ones(old)[:, : new - 1] @ without_ones(new).T * (new / old) ** 0.5
+        return values[..., :new] * scale
+    if new == 1:
+        return values[..., :1] * 0.0  # a norm that subtracts the mean sees nothing of one entry
+    # a mirror's vector has one number in all entries but the last: what is added to the first ones is the same for all
+    (every, last), (new_every, new_last) = _mirror(old), _mirror(new)
+    first = values[..., : new - 1]
+    along = every * values[..., :-1].sum(-1, keepdim=True) + last * values[..., -1:]
+    moved = -2 * every * along
+    back = -2 * new_every * (first.sum(-1, keepdim=True) + (new - 1) * moved)
+    return torch.cat([torch.add((moved + back * new_every) * scale, first, alpha=scale), back * new_last * scale], -1)
+
+
+def reflected(values: Tensor) -> Tensor:
+    """The last axis in its mirror that puts the direction of ones in the place of the last entry, and back (Householder)."""
+    width = values.shape[-1]
+    if width == 1:
+        return values
+    every, last = _mirror(width)
+    mirror = values.new_full((width,), every)
+    mirror[-1] = last
+    return values - 2 * (values @ mirror)[..., None] * mirror
+
+
+def _mirror(width: int) -> tuple[float, float]:
+    """The unit vector that a width is mirrored along: every entry but the last, and the last."""
+    one = width**-0.5
+    length = ((width - 1) * one**2 + (1 - one) ** 2) ** 0.5
+    return -one / length, (1 - one) / length
 
 
 def mixed_map(covariance: Tensor, width: int, gains: Tensor) -> Tensor:

@@ -21,12 +21,12 @@ from hf_learngene.calibration.examples import Batches
 from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.learngenes.condensed.config import DIRECTIONS, ENTRIES
 from hf_learngene.maps import Fill, LayerMap, Matrix, Op, Take, Weigh
-from hf_learngene.maps.ops import Context, uniform_indices
+from hf_learngene.maps.ops import Blocks, Context, uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection
 from hf_learngene.maps.task import ResizeTask, WidthChange, in_stream
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.pruning.order import leaving
-from hf_learngene.pruning.rotations import nested_map
+from hf_learngene.pruning.rotations import narrowed, nested_map
 from hf_learngene.pruning.targets import AxisTargets
 from hf_learngene.resizing.build_model import build_model
 from hf_learngene.resizing.passes import Pass, make_pass
@@ -52,6 +52,50 @@ class Absorb(Op):
         return tensor + weight @ shift.repeat(
             weight.shape[1] // len(shift)
         )  # a head may read several states side by side
+
+
+@dataclass(frozen=True)
+class Narrow(Op):
+    """Keeps the first directions of a sorted residual stream along one dimension.
+
+    Attributes:
+        blocks: the dimension.
+        new: how many.
+        centred: whether norms subtract the mean.
+        factor: that all is multiplied by.
+    """
+
+    blocks: Blocks
+    new: int
+    centred: bool
+    factor: float
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        def act(part: Tensor, dim: int) -> Tensor:
+            return narrowed(part.movedim(dim, -1), self.new, self.centred, self.factor).movedim(-1, dim)
+
+        return self.blocks.apply(tensor, act)
+
+
+@dataclass(frozen=True)
+class First(Op):
+    """Keeps the first entries of each fused part of a dimension.
+
+    Attributes:
+        dim: the dimension.
+        parts: how many are fused in it.
+        size: how many of each are kept.
+    """
+
+    dim: int
+    parts: int
+    size: int
+    label: str = ""
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        opened: Tensor = tensor.unflatten(self.dim, (self.parts, -1))
+        return opened.narrow(self.dim + 1, 0, self.size).flatten(self.dim, self.dim + 1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +143,9 @@ class Nested(PruningMethod):
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         ops = self._absorbed(tensor, task)
-        for change in self.changes(tensor, task):
+        for change in sorted(
+            self.changes(tensor, task), key=lambda one: one.axis == HIDDEN
+        ):  # most work on what is left
             ops += self._changed(tensor, change, task)
         return ops
 
@@ -123,7 +169,7 @@ class Nested(PruningMethod):
         """What is done to one dimension of a tensor."""
         rotation = task.selection.rotation if task.selection is not None else None
         if rotation is None or change.axis != HIDDEN or not in_stream(tensor, change.side):
-            return [self.keep(tensor, change, task)]
+            return [self._first(tensor, change, task)]
         blocks = task.blocks(tensor, change.dim)
         layer = task.layer_map[tensor.layer].index if tensor.layer is not None else None
         if tensor.kind in ("norm", "norm_bias", "scale"):
@@ -134,8 +180,25 @@ class Nested(PruningMethod):
             ops.append(Weigh(change.dim, f"{tensor.norm.format(layer)}.weight"))
         elif tensor.scaled_by:
             ops.append(Weigh(change.dim, tensor.scaled_by.format(layer)))
+        return [*ops, self._turned(blocks, change, task)]
+
+    def _first(self, tensor: TensorInfo, change: WidthChange, task: ResizeTask) -> Op:
+        """The first entries of an axis that is sorted, without an index: what is taken one by one is slow to go back through."""
+        dim, ((_, group), (_, queries)) = tensor.dims[change.dim], task.groups
+        axes = {FFN} | ({HIDDEN} if self.stream == ENTRIES else set())
+        if group == queries and not (task.selection and task.selection.inside):  # whole heads
+            axes |= {HEADS, KV_HEADS, HEAD_COUNT}
+        if change.axis not in axes:
+            return self.keep(tensor, change, task)
+        label = f"first {change.new} of {change.old}"
+        if dim.by_head:
+            return First(change.dim, 1, change.new * dim.parts, label)
+        return First(change.dim, dim.parts, change.new, label)
+
+    def _turned(self, blocks: Blocks, change: WidthChange, task: ResizeTask) -> Op:
+        centred = all(n.centred for n in task.source.norms if n.axis == HIDDEN)
         factor = change.old / change.new if change.side == "in" else 1.0
-        return [*ops, Matrix(blocks, rotation.T * factor, f"first {change.new} of {change.old} directions")]
+        return Narrow(blocks, change.new, centred, factor, f"first {change.new} of {change.old} directions")
 
 
 @dataclass(frozen=True)
@@ -149,6 +212,12 @@ class _Sorting(Nested):
             for i, d in enumerate(tensor.dims)
             if d.axis in sorted_axes and (d.side != "-" or d.axis == HEAD_COUNT)
         ]
+
+    def _first(self, tensor: TensorInfo, change: WidthChange, task: ResizeTask) -> Op:
+        return self.keep(tensor, change, task)
+
+    def _turned(self, blocks: Blocks, change: WidthChange, task: ResizeTask) -> Op:
+        return Matrix(blocks, cast(Tensor, cast(Selection, task.selection).rotation).T)
 
 
 def in_nested_order(model: PreTrainedModel, examples: Batches) -> tuple[PreTrainedModel, dict[str, Any]]:
