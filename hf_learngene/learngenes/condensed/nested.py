@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo, anatomy_of
 from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.calibration.examples import Batches
+from hf_learngene.calibration.few import few
 from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.learngenes.condensed.config import DIRECTIONS, ENTRIES
 from hf_learngene.maps import Fill, LayerMap, Matrix, Op, Take, Weigh
@@ -32,6 +33,9 @@ from hf_learngene.resizing.build_model import build_model
 from hf_learngene.resizing.passes import Pass, make_pass
 from hf_learngene.resizing.verify import verify
 from hf_learngene.resizing.weights import Transfer
+
+
+CHECKED = 8  # examples on which a sorted model is held against itself
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ class _Sorting(Nested):
 def in_nested_order(model: PreTrainedModel, examples: Batches) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A model sorted by what would leave it first, which computes the same, and its order as plain data.
 
-    Where the sorted residual stream does not compute the same, in float64 on random inputs, it stays as it is.
+    Where the sorted residual stream does not compute the same, in float64 on some of the examples, it stays as it is.
 
     Args:
         model: the model; it is left as it is.
@@ -236,13 +240,14 @@ def in_nested_order(model: PreTrainedModel, examples: Batches) -> tuple[PreTrain
         UnsupportedFamilyError: sorted heads and units do not compute the same either.
     """
     order = leaving(model, examples)
+    looked = {n: t.double() if t.is_floating_point() else t for n, t in few(examples, model, CHECKED)[0].items()}
     whole = cast(PreTrainedModel, nn.Module.to(copy.deepcopy(model), dtype=torch.float64))
     for selection in (
         order.selection,
         dataclasses.replace(order.selection, coordinates=None, rotation=None, pooled=None),
     ):
         made = _sorted(whole, selection)
-        if verify(whole, made).function_preserving:
+        if verify(whole, made, looked).function_preserving:
             stream = DIRECTIONS if selection.rotation is not None else ENTRIES
             found = stream if selection.rotation is not None or selection.coordinates is not None else None
             return cast(PreTrainedModel, nn.Module.to(made, dtype=model.dtype)), {
