@@ -172,3 +172,29 @@ def test_the_model_is_not_touched():
     anatomy_of(model.config, type(model))
     assert model.config.to_json_string() == config
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "reader", "norm"),
+    [
+        ("vit", "ViTForImageClassification", "mlp.fc1.weight", "vit.layers.{}.layernorm_after"),
+        ("vit", "ViTForImageClassification", "q_proj.bias", "vit.layers.{}.layernorm_before"),
+        ("vit", "ViTForImageClassification", "classifier.weight", "vit.layernorm"),
+        ("bert", "BertForMaskedLM", "intermediate.dense.weight", "bert.encoder.layer.{}.attention.output.LayerNorm"),
+        ("bert", "BertForMaskedLM", "self.query.weight", ""),  # of the layer before
+        ("modernbert", "ModernBertForMaskedLM", "attn.Wqkv.weight", ""),  # the first layer reads the embeddings' norm
+    ],
+)
+def test_which_norm_a_matrix_reads(family, name, reader, norm):
+    model = tiny_model(family, name)
+    found = anatomy_of(model.config, type(model)).templates
+    assert {info.norm for template, info in found.items() if template.endswith(reader)} == {norm}
+
+
+def test_a_head_size_that_a_target_gives_counts():
+    model = tiny_model("vit", "ViTForImageClassification")
+    known = anatomy_of(model.config, type(model))
+    config = copy.deepcopy(model.config)
+    config.head_dim = 4
+    assert known.sizes["head_dim"] == 8
+    assert anatomy_like(known, config, type(model)).sizes["head_dim"] == 4
