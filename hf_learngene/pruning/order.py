@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
-from hf_learngene.anatomy.types import FFN
+from hf_learngene.anatomy.types import FFN, HEAD_COUNT
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.shares import decided, shared
 from hf_learngene.maps import LayerMap
@@ -68,11 +68,13 @@ class _Sorted(CalibratedSelection):
     def __init__(self, model: PreTrainedModel, task: ResizeTask, examples: Batches, ridge: float) -> None:
         super().__init__(model, task, examples, ridge)
         sizes, (heads, size) = task.source.sizes, task.heads[0]
-        alone = task.groups[0].queries == 1  # queries that share a key and a value stay where they are
+        # queries that share a key and a value stay where they are, and heads that all layers have one table of
+        tables = any(d.axis == HEAD_COUNT for t in task.source.tensors.values() if t.layer is None for d in t.dims)
+        alone = task.groups[0].queries == 1 and not tables
         self.wanted = AxisTargets(
             None if model.base_model is model else sizes["hidden_size"],  # else its output would be in another order
             heads if alone else None,
-            size if alone and heads_can_shrink(task.source) and self._sees_heads() else None,
+            size if heads_can_shrink(task.source) and self._sees_heads() else None,
             next((old for axis, (old, _) in task.axis_sizes.items() if axis == FFN), None),
         )
 

@@ -91,7 +91,8 @@ class CondensedLearngene(Learngene):
         if share is not None or not wanted:
             wanted = core_sizes(anatomy, share if share is not None else SHARE, wanted)
         core = resize(ancestry, seed=seed, **examples, **wanted) if wanted else ancestry
-        if not options.get("nested", True) or examples.get("calibration", AUTO) is None:
+        refused = anatomy.shared_layers  # by what every kind asks of a family, when it is made
+        if refused or not options.get("nested", True) or examples.get("calibration", AUTO) is None:
             return core, {}
         smallest = ResizeSpec.parse({"num_hidden_layers": 1}, method="calibrated", seed=seed, **examples)
         with examples_for(make_plan(core.config, type(core), smallest), core) as seen:

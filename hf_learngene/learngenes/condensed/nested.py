@@ -227,7 +227,8 @@ class _Sorting(Nested):
 def in_nested_order(model: PreTrainedModel, examples: Batches) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A model sorted by what would leave it first, which computes the same, and its order as plain data.
 
-    Where the sorted residual stream does not compute the same, in float64 on some of the examples, it stays as it is.
+    What does not compute the same once it is sorted, in float64 on some of the examples, stays as it is: the residual stream,
+    then heads too.
 
     Args:
         model: the model; it is left as it is.
@@ -237,25 +238,23 @@ def in_nested_order(model: PreTrainedModel, examples: Batches) -> tuple[PreTrain
         The sorted model, and `layers`, those that stay longest first, and `stream`: what its first parts are.
 
     Raises:
-        UnsupportedFamilyError: sorted heads and units do not compute the same either.
+        UnsupportedFamilyError: nor do sorted units.
     """
     order = leaving(model, examples)
     looked = {n: t.double() if t.is_floating_point() else t for n, t in few(examples, model, CHECKED)[0].items()}
     whole = cast(PreTrainedModel, nn.Module.to(copy.deepcopy(model), dtype=torch.float64))
-    for selection in (
-        order.selection,
-        dataclasses.replace(order.selection, coordinates=None, rotation=None, pooled=None),
-    ):
+    unturned = dataclasses.replace(order.selection, coordinates=None, rotation=None, pooled=None)
+    for selection in (order.selection, unturned, dataclasses.replace(unturned, heads={}, inside={})):
         made = _sorted(whole, selection)
         if verify(whole, made, looked).function_preserving:
-            stream = DIRECTIONS if selection.rotation is not None else ENTRIES
-            found = stream if selection.rotation is not None or selection.coordinates is not None else None
+            directions, entries = selection.rotation is not None, selection.coordinates is not None
+            stream = DIRECTIONS if directions else ENTRIES if entries else None
             return cast(PreTrainedModel, nn.Module.to(made, dtype=model.dtype)), {
                 "layers": list(order.layers),
-                "stream": found,
+                "stream": stream,
             }
     raise UnsupportedFamilyError(
-        f"A `{model.config.model_type}` computes something else once its heads and units are sorted: give nested=False."
+        f"A `{model.config.model_type}` computes something else once its ffn units are sorted: give nested=False."
     )
 
 
