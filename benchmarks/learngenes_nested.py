@@ -8,8 +8,8 @@ are, beside evenly spread parts, and Taylor's choice of the dimensions of heads 
 Training: a core of a third. *one*: distilled once for `--steps`, in each of them the core and one smaller size inside it, and
 every size taken as a slice of it. *n models*: each size made by a calibrated shrink of the core, then distilled by itself for as
 many steps. All are taught by the ancestry alone. The rate of each is the one of `--rates` that did best on 2,000 validation
-images with the first seed, for *one* the same at every size. Finished jobs are kept and skipped, so that it can be stopped and
-started again.
+images with the first seed, for *one* the same at every size; the other seeds are trained at that rate alone. Cores are kept in
+`benchmarks/.cache`, finished jobs in the results, so that it can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker
 
 from jobs import SOURCE, Rows, cell, counted, heading, machine, parser_of, quiet, tabulate, timed  # noqa: E402
-from learngene_task import DATA, HERE, teacher_of, trained  # noqa: E402
+from learngene_task import CACHE, DATA, HERE, teacher_of, trained  # noqa: E402
 from untrained_tasks import examples_of, task_of  # noqa: E402
 
 
@@ -71,7 +71,7 @@ def work(job: dict[str, Any], options: Any) -> Rows:
         wanted = [size for size in SLICES[options.task] if size.keys() == {"num_attention_heads", "head_dim"}]
         return [row(size, resize(source, method="taylor", calibration=labelled, **size)) for size in wanted]
 
-    core, made = timed(AutoLearngene.from_ancestry, source, "condensed", stored_share=SHARE, seed=seed, **looks)
+    core, made = _core(options.task, source, seed, looks)
     teacher = teacher_of(options.task, options.data)
     distil = {"steps": options.steps, "rate": job.get("rate"), "seed": seed, "batch": BATCH, "alpha": 1.0}
     if method == "start":
@@ -95,14 +95,35 @@ def work(job: dict[str, Any], options: Any) -> Rows:
     return [row(size, model, cpu_seconds=seconds)]
 
 
-def jobs(options: Any) -> Rows:
-    found = [SOURCE, *({"method": m, "seed": options.seeds[0]} for m in NAMES)]
-    for seed in options.seeds:
-        found.append({"method": "start", "seed": seed})
-        for rate in options.rates:
-            found.append({"method": "one", "seed": seed, "rate": rate})
-            found += [{"method": "n models", "seed": seed, "rate": rate, "sizes": size} for size in SIZES]
-    return found
+def _core(task: str, source: Any, seed: int, looks: dict[str, Any]) -> tuple[Any, float]:
+    """The core of a seed, and the processor seconds that it once took."""
+    from hf_learngene import AutoLearngene
+
+    path = CACHE / "nested" / f"{task}-{seed}"
+    if not path.exists():
+        core, seconds = timed(AutoLearngene.from_ancestry, source, "condensed", stored_share=SHARE, seed=seed, **looks)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        core.save_pretrained(partial)
+        (partial / "seconds").write_text(str(seconds))
+        os.replace(partial, path)
+    return AutoLearngene.from_pretrained(path).eval(), float((path / "seconds").read_text())
+
+
+def starts(options: Any) -> Rows:
+    """What is looked at untrained, by which the cores are made."""
+    return [SOURCE, *({"method": "start", "seed": s} for s in options.seeds)] + [
+        {"method": m, "seed": options.seeds[0]} for m in NAMES
+    ]
+
+
+def trainings(options: Any, seeds: list[int], found: Rows) -> Rows:
+    """One training of all sizes, and each size by itself, at every rate, or where rows are `found`, at the best of them."""
+    jobs = []
+    for method, sizes in [("one", {})] + [("n models", {"sizes": size}) for size in SIZES]:
+        mine = best([r for r in found if not sizes or r["sizes"] == sizes["sizes"]], method, options.seeds[0])
+        rates = sorted({r["rate"] for r in mine}) or options.rates
+        jobs += [{"method": method, "seed": s, "rate": rate} | sizes for s in seeds for rate in rates]
+    return jobs
 
 
 def best(rows: Rows, method: str, first: int) -> Rows:
@@ -195,4 +216,7 @@ def main(arguments: list[str]) -> None:
         "steps": options.steps,
         **machine(),
     }
-    tabulate("nested", head, jobs(options), work, report, options)
+    for jobs in (starts, lambda o: trainings(o, o.seeds[:1], [])):
+        rows, _ = tabulate("nested", head, jobs(options), work, report, options)
+    if not options.report:
+        tabulate("nested", head, trainings(options, options.seeds[1:], rows), work, report, options)
