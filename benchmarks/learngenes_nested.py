@@ -14,6 +14,7 @@ images with the first seed, for *one* the same at every size; the other seeds ar
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 from typing import Any
@@ -105,7 +106,8 @@ def _core(task: str, source: Any, seed: int, looks: dict[str, Any]) -> tuple[Any
         partial = path.with_name(f"{path.name}.{os.getpid()}")
         core.save_pretrained(partial)
         (partial / "seconds").write_text(str(seconds))
-        os.replace(partial, path)
+        with contextlib.suppress(OSError):  # another worker was first
+            os.replace(partial, path)
     return AutoLearngene.from_pretrained(path).eval(), float((path / "seconds").read_text())
 
 

@@ -5,8 +5,8 @@
 
 Each learngene is made from the teacher of `../shared/data` in closed form. `condensed` is made and taken to each depth on made-up
 examples alone or on 512 training examples without labels; the seeds are those of the examples. Beside it: the ancestry itself
-shrunk straight to each size, whose whole weights must be kept for that; every other kind; evenly picked layers of the ancestry;
-FRONT. Finished jobs are kept and skipped, so that it can be stopped and started again.
+shrunk straight to each size, whose whole weights must be kept for that; every other kind, fitted to weights, and where it can be
+fitted on examples (`calibration=`, at its own depth and for every other), that too; evenly picked layers of the ancestry; FRONT. Finished jobs are kept and skipped, so that it can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 SMALLER = {"condensed to an eighth": 1 / 8, "condensed to a sixteenth": 1 / 16}  # of the ViT
+REFITTED = ("sws", "fine", "wave")
 PLAIN = ("ancestry's layers", "front")
 METHODS = [
     *(f"{kind}, {seen}" for kind in ("condensed", "straight") for seen in EXAMPLES),
     *(f"{name}, no data" for name in SMALLER),
-    *KINDS["images"],
+    *(f"{kind}{seen}" for kind in KINDS["images"] for seen in ("", *(f", {s}" for s in EXAMPLES if kind in REFITTED))),
     *PLAIN,
 ]
 
@@ -79,7 +80,8 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
         learngene, cost = timed(AutoLearngene.from_ancestry, source, "condensed", seed=seed, **core, **looks)
         stored = learngene.stored_share
     elif name in KINDS[options.task]:
-        learngene, cost = timed(AutoLearngene.from_ancestry, source, name, seed=seed, **KINDS[options.task][name])
+        options_of = KINDS[options.task][name]
+        learngene, cost = timed(AutoLearngene.from_ancestry, source, name, seed=seed, **options_of, **looks)
         stored = learngene.stored_share
     sizes = [{"num_hidden_layers": depth} for depth in DEPTHS[options.task]]
     for size in [*sizes, LARGER[options.task]] if name == "condensed" else sizes:
@@ -93,7 +95,8 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
         elif name == "ancestry's layers":
             model, seconds = timed(resize, source, method="weight_selection", layer_selection="uniform", **size)
         else:
-            model, seconds = timed(learngene.initialize, **size)
+            given = {} if size == sizes[0] else size
+            model, seconds = timed(learngene.initialize, seed=seed, **given, **looks)
         rows.append(
             job
             | {"sizes": size, "stored": stored, "made_s": cost, "cpu_seconds": seconds}

@@ -25,7 +25,7 @@ from hf_learngene.cli.arguments import (
     keywords,
     options_of,
 )
-from hf_learngene.errors import InvalidSizeError, TrainingDataError, UnknownOptionError
+from hf_learngene.errors import InvalidSizeError, TrainingDataError
 
 
 if TYPE_CHECKING:
@@ -90,12 +90,7 @@ def build_command(
 
     if steps and data is None:
         raise TrainingDataError("--steps needs --data to train on; --steps 0 only fits, without data.")
-    takes_examples = learngene_class_of(learngene_type).takes_examples
     looked_at = _examples(calibration, calibration_column, calibration_size)
-    if looked_at and not takes_examples:
-        raise UnknownOptionError(
-            f"`{learngene_type}` looks at no examples, so --calibration would do nothing; `condensed` looks at some."
-        )
     depths = _depths(eval_layers, eval_data)
     given: dict[str, Any] = options_of(option)
     if num_hidden_layers is not None:
@@ -119,7 +114,8 @@ def build_command(
                 check_one_label(type(model))  # not after the training
             origin = origin_of(teacher, loading)
             processor = processor_of(teacher, model.main_input_name, loading)
-        reads = {"processing_class": processor} if takes_examples else {}
+        looks = looked_at.get("calibration", learngene_class_of(learngene_type).default_calibration) is not None
+        reads = {"processing_class": processor} if looks else {}
         with status(f"Fitting {learngene_type} to it"):
             learngene = fitted_learngene(model, learngene_type, {**given, **looked_at, **reads}, seed, origin)
         typer.echo(report(learngene))

@@ -9,7 +9,11 @@ from typing import Any, TypeVar, cast
 
 from transformers import PreTrainedModel
 
+from hf_learngene.errors import UnknownOptionError
 from hf_learngene.learngenes.protocol import LearngeneLike
+from hf_learngene.learngenes.refit import refit
+from hf_learngene.resizing.calibrating import examples_of
+from hf_learngene.resizing.spec import ResizeSpec
 from hf_learngene.state import undisturbed
 from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
 
@@ -25,6 +29,17 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
     passed = {k: v for k, v in given.items() if k in _TRAINER}
     sizes = {k: v for k, v in given.items() if k not in fields and k not in _TRAINER}
     other = learngene.for_size(**sizes)
+    if not steps:
+        _check_untrained({**options, **passed}, teacher)
+        looks = {
+            "calibration": train_dataset,
+            "processing_class": passed.get("processing_class"),
+            "seed": options.get("seed", 0),
+        }
+        wanted = learngene.initialize(**sizes, **looks)
+        with undisturbed(), examples_of(ResizeSpec.parse({}, **looks), wanted) as examples:
+            refit(other, wanted, examples, scalers_only=True)
+        return cast(Any, other).eval()
     with undisturbed(), tempfile.TemporaryDirectory(prefix="learngene_adapt_") as folder:
         defaults: dict[str, Any] = {
             "output_dir": folder,
@@ -40,3 +55,15 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
         trainer = LearngeneTrainer(cast(PreTrainedModel, other), args, teacher, train_dataset=train_dataset, **passed)
         trainer.train()
     return cast(Any, other).eval()
+
+
+def _check_untrained(given: Mapping[str, Any], teacher: Any) -> None:
+    """Refuses what only training would read."""
+    name = next(
+        (n for n in given if n not in ("seed", "processing_class")), "teacher" if teacher is not None else None
+    )
+    if name is not None:
+        raise UnknownOptionError(
+            f"steps=0 trains nothing, so {name}= would do nothing: scalers are fitted to the auxiliary model. Leave it out, or "
+            "give steps."
+        )

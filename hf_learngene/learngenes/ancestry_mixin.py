@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.calibration.processing import processor_for
 from hf_learngene.resizing import resize
 from hf_learngene.state import quiet
 
 
-# What `from_ancestry` and `initialize` of a learngene that looks at examples take, as `resize` does.
+# What `from_ancestry` and `initialize` of a learngene take, as `resize` does.
 EXAMPLES = ("calibration", "processing_class", "calibration_column", "calibration_size", "calibration_top_up")
 
 
 class AncestryMixin:
-    """How a learngene comes from its ancestry; for one that looks at examples, a subclass says otherwise."""
+    """How a learngene comes from its ancestry; for one that always looks at examples, a subclass says otherwise."""
 
-    takes_examples: ClassVar[bool] = False
+    default_calibration: ClassVar[Any] = None  # what it looks at where the caller names nothing
+    refits: ClassVar[bool] = False  # whether it is fitted once more on examples that the caller names
+    processing_class: Any
 
     @classmethod
     def auxiliary_of(
@@ -37,10 +40,12 @@ class AncestryMixin:
             sizes: of the auxiliary model, where they differ.
             options: of the learngene.
             seed: for every number that is drawn.
-            examples: keywords of `resize` that say what it looks at; empty unless `takes_examples`.
+            examples: keywords of `resize` that say what it looks at.
         """
         if not sizes:
             return ancestry, {}
+        if examples.get("calibration") is not None:
+            return resize(ancestry, seed=seed, **examples, **sizes), {}
         with quiet():
             depth = sizes.get("num_hidden_layers")
             old = anatomy_of(ancestry.config, type(ancestry)).num_layers
@@ -49,8 +54,10 @@ class AncestryMixin:
             return resize(ancestry, seed=seed, calibration=None, **sizes), {}
 
     def input_processor(self) -> Any:
-        """Tokenizer or image processor that is saved beside it; None where nothing that it does reads raw inputs."""
-        return None
+        """Tokenizer or image processor that is saved beside it, for examples; None where there is none."""
+        if self.processing_class is None:
+            self.processing_class = processor_for(cast(PreTrainedModel, self))
+        return self.processing_class
 
 
 __all__ = ["EXAMPLES", "AncestryMixin"]

@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
 from hf_learngene.errors import InvalidSizeError, UnfittedError, UnsupportedFamilyError
@@ -21,13 +18,14 @@ from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.descendant import assemble
 from hf_learngene.learngenes.hub_mixin import HubMixin
 from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, stacked
+from hf_learngene.learngenes.running_mixin import RunningMixin
 from hf_learngene.learngenes.training_mixin import TrainingMixin
 from hf_learngene.resizing import resize
 from hf_learngene.resizing.sizes import complete
-from hf_learngene.state import exclusive, seeded, without_autocast
+from hf_learngene.state import without_autocast
 
 
-class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
+class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
     """Base of every learngene.
 
     Its parameters stand in three trees: `shared` (what all layers and sizes share), `scalers` (what belongs to one size,
@@ -67,6 +65,7 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
         self.components = {t.template: t for t in self.anatomy.tensors.values() if t.layer is not None}
         self.shared, self.scalers, self.outside = Tree(), Tree(), Tree()
         self.residuals: dict[str, float] = {}
+        self.processing_class: Any = None
         self._models: dict[str, PreTrainedModel] = {}
         self._targets: dict[str, Target] = {}
         for name, info in self.anatomy.tensors.items():
@@ -96,6 +95,24 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
     @abstractmethod
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         """The component's tensor in each layer of the target. Differentiable."""
+
+    def whole_stages(self) -> list[int] | None:
+        """The stage of each layer, where layers of a stage are made of one that is held whole; None where none is."""
+        return None
+
+    def fit_scalers(self, template: str, info: TensorInfo, layer: int, gram: Tensor, cross: Tensor) -> None:
+        """Fits what a layer's matrix has of its own to mean products: of its inputs, and of these with the wanted outputs.
+
+        Args:
+            template: of the component.
+            info: of it.
+            layer: of the auxiliary model.
+            gram: (inputs, inputs), float64.
+            cross: (inputs, outputs).
+        """
+
+    def fit_vector(self, template: str, info: TensorInfo, layer: int, wanted: Tensor) -> None:
+        """Fits what a layer's bias has of its own to a vector, float64."""
 
     def outside_shape(self, info: TensorInfo) -> tuple[int, ...]:
         """Shape in which a tensor outside the layers is kept."""
@@ -148,7 +165,7 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
         """Draws every parameter anew, on the scale on which the family initialises its own."""
         self._fill(self.base_class(self.base), self.draw, fitting=False)
 
-    def _fill(self, model: PreTrainedModel, how: Any, fitting: bool) -> dict[str, Tensor]:
+    def _fill(self, model: PreTrainedModel, how: Any, fitting: bool) -> None:
         tensors = dict(model.named_parameters(remove_duplicate=False))
         dtype = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
         depth = self.anatomy.num_layers
@@ -162,7 +179,6 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
             self.fill_outside(path, self.anatomy.tensors[path], tensors[path])
         for template, info in self.components.items():
             how(template, info, wanted[template])
-        return stacks
 
     def _init_weights(self, module: nn.Module) -> None:
         """Transformers calls this for parameters that a checkpoint lacks."""
@@ -177,12 +193,18 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
         Returns:
             component -> relative Frobenius residual; also kept as `residuals`.
         """
-        stacks = self._fill(model, self.fit, fitting=True)
-        target = self.target()
-        for template, info in self.components.items():
-            made = [tensor.to(stacks[template]) for tensor in self.materialise(template, info, target)]
-            self.residuals[path_of(template)] = residual(stacks[template], made)
+        self._fill(model, self.fit, fitting=True)
         self.config.fitted = True
+        return self.measure_residuals(model)
+
+    @torch.no_grad()
+    def measure_residuals(self, model: PreTrainedModel) -> dict[str, float]:
+        """How far each component is from a model of the auxiliary size; kept as `residuals`, as of `fit_to`."""
+        tensors, target = dict(model.named_parameters(remove_duplicate=False)), self.target()
+        for template, info in self.components.items():
+            stack = stacked(template, tensors, self.anatomy.num_layers).to(self.device, self.dtype)
+            made = [tensor.to(stack) for tensor in self.materialise(template, info, target)]
+            self.residuals[path_of(template)] = residual(stack, made)
         return self.residuals
 
     # ---- targets
@@ -281,51 +303,33 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
             scale = min(1.0, self.anatomy.tensors[name].dims[0].size / info.dims[0].size)
         return growth.tensor_at_width(tensor, self.anatomy.tensors[name], info, scale)
 
-    # ---- running
-
-    def skeleton(self, target: Target) -> PreTrainedModel:
-        """The native model of a target without weights, on `meta`, with its buffers in place."""
-        key = target.config.to_json_string(use_diff=False)
-        if key not in self._models:
-            # torch.nn.init and nn.Module are patched for the whole process meanwhile, so one thread at a time. A few
-            # constructors draw their tokens all the same. Buffers made in inference mode could not be trained with.
-            with (
-                exclusive(), seeded(0), torch.inference_mode(False), torch.device("cpu"),
-                no_init_weights(), init_empty_weights(include_buffers=False),
-            ):  # fmt: skip
-                model = self.base_class(target.config)
-            # in a plain dict, so that no parameter of it is one of the learngene's
-            self._models[key] = model
-        model = self._models[key]
-        for name, buffer in model.named_buffers():
-            if buffer.device != self.device:
-                module, _, leaf = name.rpartition(".")
-                model.get_submodule(module)._buffers[leaf] = buffer.to(self.device)
-        return model.train(self.training)
-
-    def run(self, target: Target, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model of a target on the weights made for it."""
-        weights = self.weights(target=target)
-        tied = {name: weights[first] for name, first in target.anatomy.ties.items()}
-        return functional_call(self.skeleton(target), {**weights, **tied}, args, kwargs, tie_weights=False)
-
-    def forward(self, *args: Any, also: Target | None = None, **kwargs: Any) -> Any:
-        """The auxiliary model's own forward: the same inputs, the same output.
-
-        With `also`, a pair: its output and that of the model of another size, in one call (distributed wrappers want one).
-        """
-        own = self.run(self.target(), *args, **kwargs)
-        return own if also is None else (own, self.run(also, *args, **kwargs))
-
     # ---- the user's verbs
 
     @without_autocast()  # it would round what templates multiply
-    def initialize(self, *, stages: Sequence[int] | None = None, seed: int = 0, **sizes: Any) -> PreTrainedModel:
+    def initialize(
+        self,
+        *,
+        stages: Sequence[int] | None = None,
+        seed: int = 0,
+        calibration: Any = None,
+        processing_class: Any = None,
+        calibration_column: str | tuple[str, str] | None = None,
+        calibration_size: int | None = None,
+        calibration_top_up: bool = True,
+        **sizes: Any,
+    ) -> PreTrainedModel:
         """A descendant: a plain transformers model of any size that this learngene can make.
 
         Args:
             stages (`Sequence[int]`, *optional*): for `sws`, the stage of each layer.
-            seed (`int`, *optional*, defaults to 0): for what has to start anew (a head for other labels).
+            seed (`int`, *optional*, defaults to 0): for what has to start anew (a head for other labels), and made-up examples.
+            calibration (*optional*): a few hundred unlabelled examples, or `"synthetic"`, as in `resize`. With them a smaller
+                size is not made by the kind's own rule: it is the auxiliary model's calibrated shrink, and a larger one its exact
+                growth.
+            processing_class (*optional*): as in `resize`. Default: the one that is saved beside the learngene.
+            calibration_column (*optional*): as in `resize`.
+            calibration_size (`int`, *optional*): as in `resize`.
+            calibration_top_up (`bool`, *optional*, defaults to `True`): as in `resize`.
             **sizes: by the config's own field names. Depth, and width where the learngene allows, are its own; all others
                 (`num_labels`, `image_size`, `max_position_embeddings`, ...) are left to `resize`.
 
@@ -334,7 +338,8 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
 
         Raises:
             UnfittedError: nothing was fitted or trained yet.
-            InvalidSizeError: a size that it cannot make, with those it can.
+            InvalidSizeError: a size that it cannot make, with those it can; or stages beside examples.
+            CalibrationError: examples that do not fit.
 
         Example:
             >>> from transformers import BertConfig, BertModel
@@ -348,6 +353,25 @@ class Learngene(HubMixin, TrainingMixin, AncestryMixin, ABC):
             raise UnfittedError(
                 f"This `{self.config.learngene_type}` was neither fitted nor trained, so what it makes is random. Start from a "
                 "model with AutoLearngene.from_ancestry(model, ...), train it with LearngeneTrainer, or load a trained one."
+            )
+        if calibration is not None and stages is not None and self.has_stages:
+            raise InvalidSizeError(
+                "stages says how layers are repeated; with calibration= a size is made of the auxiliary model instead. Give "
+                "num_hidden_layers with it, or leave calibration out."
+            )
+        if calibration is not None and stages is None:
+            auxiliary = Learngene.initialize(self, seed=seed)
+            if not sizes:
+                return auxiliary
+            return resize(
+                auxiliary,
+                seed=seed,
+                calibration=calibration,
+                processing_class=processing_class if processing_class is not None else self.input_processor(),
+                calibration_column=calibration_column,
+                calibration_size=calibration_size,
+                calibration_top_up=calibration_top_up,
+                **sizes,
             )
         own, rest = growth.split_sizes(self.anatomy, sizes, stages)
         target = self.target(self.config_at(own), stages)

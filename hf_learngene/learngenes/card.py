@@ -87,6 +87,12 @@ def _sizes(learngene: LearngeneLike) -> str:
 
 def _provenance(learngene: LearngeneLike) -> str:
     config = learngene.config
-    record = {"package_version": __version__, "ancestry": config.ancestry, "ancestry_commit": config.ancestry_commit,
-              "learngene_type": config.learngene_type, "options": config.options()}  # fmt: skip
+    record = {
+        "package_version": __version__,
+        "ancestry": config.ancestry,
+        "ancestry_commit": config.ancestry_commit,
+        "learngene_type": config.learngene_type,
+        "options": config.options(),
+        "calibration": config.calibration,
+    }
     return f"Made by `hf_learngene` {__version__}.\n\n```json\n{json.dumps(record, indent=2)}\n```"

@@ -31,6 +31,8 @@ class LearngeneConfig(PreTrainedConfig):
         ancestry_commit (`str`, *optional*): of the Hub repository it was loaded from.
         ancestry_parameters (`int`, *optional*): how many it has.
         license (`dict`, *optional*): the ancestry's, as its model card has it.
+        calibration (`dict`, *optional*): on how many and what examples it was brought to its ancestry, and how far the residual
+            stream behind its last layer is from it.
         results (`list[dict]`, *optional*): what was measured of its descendants, see `Learngene.add_result`.
         depth_scale (`bool`, *optional*, defaults to `True`): in models deeper than the auxiliary one, what a layer adds to the
             residual stream is made smaller: by the ratio of the depths before a final norm (pre-norm), by its root in post-norm
@@ -66,6 +68,7 @@ class LearngeneConfig(PreTrainedConfig):
     ancestry_commit: str | None = None
     ancestry_parameters: int | None = None
     license: dict | None = None
+    calibration: dict | None = None
     results: list | None = None
     depth_scale: bool = True
     shapes: dict | None = None
@@ -126,6 +129,8 @@ class LearngeneConfig(PreTrainedConfig):
         results = self.results if self.results is not None else []
         if not isinstance(results, list) or not all(isinstance(r, dict) and r.keys() >= _RESULT for r in results):
             raise UnknownOptionError(f"results is a list of what `add_result` records; it was {self.results!r}.")
+        if not isinstance(self.calibration, dict | None):
+            raise UnknownOptionError(f"calibration tells of examples, or is None; it was {self.calibration!r}.")
         if not isinstance(self.license, dict | None):
             raise UnknownOptionError(f"license holds the license fields of a model card; it was {self.license!r}.")
         shapes = self.shapes if self.shapes is not None else {}

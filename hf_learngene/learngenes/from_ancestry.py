@@ -19,10 +19,12 @@ from hf_learngene.hub.card_parts import license_of
 from hf_learngene.hub.load import load_whole, pinned
 from hf_learngene.learngenes.ancestry_mixin import EXAMPLES
 from hf_learngene.learngenes.base import Learngene
-from hf_learngene.learngenes.registry import config_class_of, learngene_class_of
+from hf_learngene.learngenes.refit import refit
+from hf_learngene.learngenes.registry import config_class_of, learngene_class_of, registered_learngenes
+from hf_learngene.resizing.calibrating import examples_of
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.sizes import canonical
-from hf_learngene.resizing.spec import LOADING
+from hf_learngene.resizing.spec import LOADING, ResizeSpec
 from hf_learngene.state import seeded
 from hf_learngene.tables import render
 
@@ -50,12 +52,14 @@ def fitted_learngene(
         origin = origin_of(source, loading)
     check_source(model)
     model_class = learngene_class_of(learngene_type)
-    examples = {n: v for n, v in options.items() if n in EXAMPLES and model_class.takes_examples}
+    examples = {n: v for n, v in options.items() if n in EXAMPLES}
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
     sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING and n not in examples}
     anatomy = anatomy_of(model.config, type(model))
     config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
-    if model_class.takes_examples:
+    _check_examples(model_class, examples)
+    default = model_class.default_calibration
+    if examples.setdefault("calibration", default) is not None or default is not None:
         given = examples.get("processing_class")
         examples["processing_class"] = resolved_processor(given, model, source, loading)
     auxiliary, found = model_class.auxiliary_of(model, sizes, own, seed, examples)
@@ -72,10 +76,28 @@ def fitted_learngene(
         learngene = cast(Any, model_class)(config)
         learngene.to(device=model.device, dtype=dtype)
         learngene.fit_to(auxiliary)
-    if model_class.takes_examples:
-        learngene.processing_class = examples["processing_class"]
+    learngene.processing_class = examples.get("processing_class")
+    if examples["calibration"] is not None and model_class.refits:
+        with examples_of(ResizeSpec.parse({}, seed=seed, **examples), auxiliary) as seen, seeded(seed):
+            refit(learngene, auxiliary, seen)
     logger.info(report(learngene))
     return learngene.eval()
+
+
+def _check_examples(model_class: type[Learngene], examples: Mapping[str, Any]) -> None:
+    """Refuses examples for a kind that looks at none, and what says how examples are read where there are none."""
+    given = [n for n, v in examples.items() if n != "processing_class" and v is not None]
+    if given and not model_class.refits and model_class.default_calibration is None:
+        known = {kind: learngene_class_of(kind) for kind in registered_learngenes()}
+        takers = [kind for kind, each in known.items() if each.refits or each.default_calibration is not None]
+        raise UnknownOptionError(
+            f"`{model_class.config_class.learngene_type}` looks at no examples, so {given[0]}= would do nothing; "
+            f"{', '.join(takers)} do."
+        )
+    if given and examples.get("calibration", model_class.default_calibration) is None:
+        raise UnknownOptionError(
+            f"{given[0]}= says how calibration examples are read: give calibration= too, a few hundred examples or 'synthetic'."
+        )
 
 
 def origin_of(source: str, loading: Mapping[str, Any], commit: str | None = None) -> dict[str, Any]:

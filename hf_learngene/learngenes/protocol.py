@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
@@ -53,9 +53,23 @@ class LearngeneLike(Protocol):
 
     def depth_scale(self, info: TensorInfo, target: Target) -> float: ...
 
+    def whole_stages(self) -> list[int] | None: ...
+
+    def fit_scalers(self, template: str, info: TensorInfo, layer: int, gram: Tensor, cross: Tensor) -> None: ...
+
+    def fit_vector(self, template: str, info: TensorInfo, layer: int, wanted: Tensor) -> None: ...
+
+    def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]: ...
+
     def scaler_rows(self, target: Target) -> dict[str, Tensor]: ...
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def fit_to(self, model: PreTrainedModel) -> dict[str, float]: ...
+
+    def measure_residuals(self, model: PreTrainedModel) -> dict[str, float]: ...
 
     def input_processor(self) -> Any: ...
 

@@ -53,7 +53,8 @@ class TrainingMixin:
             train_dataset: as for `LearngeneTrainer`.
             teacher (`PreTrainedModel` or `str`, *optional*): teaches beside the labels.
             steps (`int`, *optional*, defaults to 200): optimizer steps of AdamW without decay: a tenth of warm-up, then a
-                cosine from 1e-3.
+                cosine from 1e-3. 0 trains nothing: scalers are fitted in closed form to what the auxiliary model's calibrated
+                shrink computes on the data, which then needs no labels (`initialize(calibration=...)` gives that one itself).
             **kwargs: sizes of the target; fields of `LearngeneTrainingArguments` (`learning_rate`, `seed`, ...); and
                 `data_collator` or `processing_class`.
 
@@ -62,6 +63,7 @@ class TrainingMixin:
 
         Raises:
             InvalidSizeError: a size that it cannot make, or a learngene without scalers.
+            UnknownOptionError: what only training reads, with `steps=0`.
         """
         from hf_learngene.learngenes.adapting import adapted  # the Trainer takes long to import
 

@@ -153,8 +153,8 @@ class Moments:
     def error(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Mean squared distance of `x @ weight.T + bias` to `y`, summed over outputs."""
         weight = weight.to(self.mean)
-        off = weight @ self.mean - self._wanted + (bias.to(weight) if bias is not None else 0.0)
-        varying = (weight.T * (self._product(weight) - 2 * self._cross)).sum() + self.spread()
+        off = weight @ self.mean - self.wanted + (bias.to(weight) if bias is not None else 0.0)
+        varying = (weight.T * (self._product(weight) - 2 * self.cross)).sum() + self.spread()
         return varying.clamp_min(0) + off.pow(2).sum()
 
     def spread(self) -> Tensor:
@@ -177,14 +177,14 @@ class Moments:
         Returns:
             weight (outputs, inputs) and bias (outputs,) or None, float64.
         """
-        mean, wanted = self.mean, self._wanted
+        mean, wanted = self.mean, self.wanted
         prior = prior.to(mean)
-        gram, right = self.covariance, self._cross - self._product(prior)
+        gram, right = self.covariance, self.cross - self._product(prior)
         square = gram.diagonal().mean() + mean.pow(2).mean()
         if not with_bias:
             gram, right = self.gram, right + torch.outer(mean, wanted - prior @ mean)
         level = (ridge * torch.maximum(gram.diagonal().mean(), STEPS * self._rounding * square)).clamp_min(TINY)
-        move = _solved(_lifted(gram, level), right)  # (inputs, outputs)
+        move = _solved(lifted(gram, level), right)  # (inputs, outputs)
         weight = prior + move.T
         moved = right - level * move if with_bias else right - level * move - torch.outer(mean, mean @ move)
         self._products.append((weight, self._product(prior) + moved))  # for its error
@@ -200,13 +200,13 @@ class Moments:
         return product
 
     @property
-    def _wanted(self) -> Tensor:
+    def wanted(self) -> Tensor:
         """Mean of the wanted outputs, (outputs,)."""
         self._gather()
         return _known(self._y).mean(self._count)
 
     @property
-    def _cross(self) -> Tensor:
+    def cross(self) -> Tensor:
         """Mean product of inputs and wanted outputs about their means, (inputs, outputs)."""
         self._gather()
         x, y = _known(self._x).offset(self._count), _known(self._y).offset(self._count)
@@ -255,13 +255,14 @@ def _shift(x: Tensor, y: Tensor, x_moved: Tensor, y_moved: Tensor, count: int) -
 
 def damp(gram: Tensor, share: float) -> Tensor:
     """`gram` with a share of its mean diagonal added to the diagonal."""
-    return _lifted(gram, share * gram.diagonal().mean())
+    return lifted(gram, share * gram.diagonal().mean())
 
 
-def _lifted(gram: Tensor, level: Tensor) -> Tensor:
-    lifted = gram.clone()
-    lifted.diagonal().add_(level.clamp_min(TINY))
-    return lifted
+def lifted(gram: Tensor, level: Tensor) -> Tensor:
+    """`gram` with a level added to its diagonal."""
+    raised = gram.clone()
+    raised.diagonal().add_(level.clamp_min(TINY))
+    return raised
 
 
 def _add_squared(total: Tensor, x: Tensor) -> None:
@@ -333,4 +334,4 @@ def _known(value: _T | None) -> _T:
     return value
 
 
-__all__ = ["RIDGE", "Moments", "check_finite", "damp", "enough", "normalised", "precise"]
+__all__ = ["RIDGE", "Moments", "check_finite", "damp", "enough", "lifted", "normalised", "precise"]

@@ -176,7 +176,7 @@ class Refit:
                 outputs=[n for s in group for n in (s.source, *s.beside)],
             )
             shown = tokens_shown(batch)
-            pairs = [list(self._pairs(site, ours, theirs)) for site in group]
+            pairs = [list(self.pairs(site, ours, theirs)) for site in group]
             together = _one_input(pairs)
             if together:  # the products of the inputs are the same for all
                 pairs = [[(calls[0][0], torch.cat([y for _, y in calls], -1)) for calls in zip(*pairs, strict=True)]]
@@ -188,7 +188,7 @@ class Refit:
             moments = [moments[0].of_outputs(a, b) for a, b in itertools.pairwise([0, *ends])]
         return [self._solve(site, mine, ridge) for site, mine in zip(group, moments, strict=True) if mine.count]
 
-    def _pairs(self, site: RefitSite, ours: Activations, theirs: Activations) -> Iterator[tuple[Tensor, Tensor]]:
+    def pairs(self, site: RefitSite, ours: Activations, theirs: Activations) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, wanted outputs) of the target's matrix for each of its calls."""
         inputs = ours.inputs[site.name]
         if site.norm_after is not None:

@@ -25,7 +25,7 @@ from hf_learngene.pruning.estimate import seconds_needed
 from hf_learngene.resizing.execute import execute, spend_budget
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.route import missing_examples
-from hf_learngene.resizing.spec import GIVEN, SYNTHETIC
+from hf_learngene.resizing.spec import GIVEN, SYNTHETIC, ResizeSpec
 
 
 logger = logging.get_logger(__name__)
@@ -163,11 +163,36 @@ def examples_for(
         yield None
         return
 
+    with examples_of(spec, model, source, loading, labels=labels) as examples:
+        yield examples
+
+
+@contextmanager
+def examples_of(
+    spec: ResizeSpec,
+    model: PreTrainedModel,
+    source: str | os.PathLike[str] | None = None,
+    loading: Mapping[str, Any] | None = None,
+    labels: bool = False,
+) -> Iterator[Examples]:
+    """The calibration examples that a spec names, given or made up, while they are needed.
+
+    Args:
+        spec: it names some.
+        model: what reads them.
+        source: the checkpoint that it was read from just now, if it was, for its processor.
+        loading: keywords that it was read with.
+        labels: whether labels are handed on.
+
+    Raises:
+        CalibrationError: they do not fit the model.
+    """
+
     def processor() -> Any:
         return resolved_processor(spec.processing_class, model, source, loading)
 
     with Examples(
-        None if plan.examples == SYNTHETIC else spec.calibration,
+        None if spec.examples == SYNTHETIC else spec.calibration,
         model,
         spec.processing_class,
         labels=labels,
@@ -175,17 +200,17 @@ def examples_for(
         calibration_size=spec.calibration_size,
         source=source,
         loading=loading,
-        more=None if labels else _made_up(plan, model, processor),
+        more=None if labels else _made_up(spec, model, processor),
         seed=spec.seed,
     ) as examples:
         yield examples
 
 
 def _made_up(
-    plan: Plan, model: PreTrainedModel, processor: Callable[[], Any]
+    spec: ResizeSpec, model: PreTrainedModel, processor: Callable[[], Any]
 ) -> Callable[[int], Iterable[Any]] | None:
     """What makes up the examples that the given ones leave to be wished for; None where they are to do by themselves."""
-    if plan.examples == GIVEN and not (plan.spec.calibration_top_up and can_synthesise(model.config, type(model))):
+    if spec.examples == GIVEN and not (spec.calibration_top_up and can_synthesise(model.config, type(model))):
         return None
 
     def more(given_tokens: int) -> Iterable[Any]:
@@ -193,6 +218,6 @@ def _made_up(
             return ()  # no processor is fetched for nothing
         reads = processor()
         count = examples_needed(model, reads, given_tokens=given_tokens)
-        return synthetic_examples(model, reads, count=count, seed=plan.seed) if count else ()
+        return synthetic_examples(model, reads, count=count, seed=spec.seed) if count else ()
 
     return more

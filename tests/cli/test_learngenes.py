@@ -163,13 +163,22 @@ def test_a_condensed_learngene_is_built_and_makes_a_smaller_model_on_examples(ru
 
 
 def test_a_kind_that_looks_at_no_examples_is_given_none(run, world):
-    for command in ("build", world / "vit", "out", "--learngene-type", "tleg", "--steps", 0), ("init", "tleg", "out"):
-        if command[0] == "init":
-            assert run("build", world / "vit", "tleg", "--learngene-type", "tleg", "--steps", 0).exit_code == 0
-        result = run(*command, "--calibration", world / "images.parquet")
-        assert result.exit_code == 2
-        assert "calibration" in result.output
-        assert not pathlib.Path("out").exists()
+    build = ("build", world / "vit", "out", "--learngene-type", "tleg", "--steps", 0)
+    result = run(*build, "--calibration", world / "images.parquet")
+    assert result.exit_code == 2
+    assert "looks at no examples" in " ".join(result.output.split())
+    assert not pathlib.Path("out").exists()
+    assert run(*build).exit_code == 0  # what it makes may look at some
+    assert run("init", "out", "small", "--num-hidden-layers", 1, "--calibration", world / "images.parquet").exit_code == 0
+    assert json.loads(pathlib.Path("small/config.json").read_text())["learngene"]["calibration"]["count"]
+
+
+def test_layers_that_share_weights_are_fitted_on_examples(run, world):
+    options = ("--learngene-type", "sws", "--option", "num_stages=2", "--steps", 0)
+    assert run("build", world / "vit", "out", *options, "--calibration", world / "images.parquet").exit_code == 0
+    record = json.loads(pathlib.Path("out/config.json").read_text())["calibration"]
+    assert record["examples"] == "given and synthetic"
+    assert record["distance"] < 1
 
 
 def test_a_size_out_of_reach_leaves_nothing(run, world, tmp_path):

@@ -18,12 +18,21 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from peft.utils import load_peft_weights
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
+from hf_learngene import AutoLearngene
 from testing import ROOT
 from testing.checkpoints import save_checkpoint, write_images, write_sentences
 from testing.families import load_example
+from testing.launched import fitted
 
 
 CONFIGS = ROOT / "examples" / "accelerate"
+# Learngenes that are fitted on shared examples: a family and options of each kind.
+FITTED = {
+    "condensed": ("bert", {"intermediate_size": 24}),
+    "sws": ("vit", {"num_stages": 2}),
+    "wave": ("bert", {"template_size": 8, "template_share": 0.7}),
+    "fine": ("vit", {"num_groups": 2}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +131,9 @@ def test_every_script_in_two_processes_is_the_script_in_one_and_resumes_what_ano
     for kind in ("vit", "bert"):
         load_example("resize_calibrated").main(shrinking(data, kind, tmp_path / "one" / kind))
         jobs.append(["resize_calibrated.py", shrinking(data, kind, tmp_path / "two" / kind)])
+    for kind, (family, options) in FITTED.items():
+        fitted(kind, family, options, str(tmp_path / "one" / kind))
+        jobs.append(["fitted", [kind, family, options, str(tmp_path / "two" / kind)]])
     image = fsdp2_environment("--fsdp_transformer_layer_cls_to_wrap", "ViTLayer")
     jobs.append(["fsdp2", ["vit", "ViTForImageClassification", image]])
     jobs.append(["fsdp2", ["bert", "BertForSequenceClassification", fsdp2_environment()]])
@@ -141,12 +153,15 @@ def test_every_script_in_two_processes_is_the_script_in_one_and_resumes_what_ano
         assert one.dtype == torch.float64
         assert one.config.intermediate_size == 24
         same(one.state_dict(), two.state_dict(), 1e-10)
+    for kind in FITTED:
+        one, two = (AutoLearngene.from_pretrained(tmp_path / runs / kind) for runs in ("one", "two"))
+        assert one.config.options() == two.config.options()
+        # of templates and factors, signs and order are free; what is made of them is not
+        same(one.initialize(calibration=None).state_dict(), two.initialize(calibration=None).state_dict(), 1e-8)
 
 
 @pytest.mark.parametrize("script", ["run_image_classification_resized.py", "build_learngene.py"])
 def test_bf16_trains_float32_weights(script, data, tmp_path):
-    from hf_learngene import AutoLearngene
-
     example = load_example(script.removesuffix(".py"))
     auto = AutoLearngene if script == "build_learngene.py" else AutoModelForImageClassification
     states = []

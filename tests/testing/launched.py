@@ -17,13 +17,15 @@ from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from hf_learngene import resize
+from hf_learngene import AutoLearngene, resize
 from testing import ROOT
+from testing.examples import examples_for
 from testing.families import inputs_for, tiny_model
 from testing.training import NO_DROPOUT
 
 
 EXAMPLES = ROOT / "examples"
+NAMES = {"vit": "ViTForImageClassification", "bert": "BertForMaskedLM"}
 
 
 def run(script: str, argv: list[str]) -> None:
@@ -76,11 +78,24 @@ def fsdp2_step(kind: str, name: str, environment: dict[str, str]) -> None:
             torch.testing.assert_close(value, wanted[key], rtol=0, atol=1e-5, msg=f"{name}: {key}")
 
 
+def fitted(kind: str, family: str, options: dict[str, Any], folder: str) -> None:
+    """A learngene of a tiny model in float64, fitted on examples that the processes share."""
+    PartialState(cpu=True)
+    source = tiny_model(family, NAMES[family])
+    looks = {"calibration": examples_for(source, 48), "calibration_top_up": False}
+    learngene = AutoLearngene.from_ancestry(source, kind, **options, **looks)
+    if PartialState().is_main_process:
+        learngene.save_pretrained(folder)
+
+
+JOBS = {"fsdp2": fsdp2_step, "fitted": fitted}
+
+
 @record  # the launcher then tells which process failed first, and why
 def main() -> None:
-    """`python -m testing.launched JOBS`: a JSON list of `[script, arguments]` and `["fsdp2", [kind, class, environment]]`."""
+    """`python -m testing.launched JOBS`: a JSON list of `[script, arguments]`, or of one of `JOBS` with its arguments."""
     for what, arguments in json.loads(Path(sys.argv[1]).read_text()):
-        fsdp2_step(*arguments) if what == "fsdp2" else run(what, arguments)
+        JOBS[what](*arguments) if what in JOBS else run(what, arguments)
         PartialState().wait_for_everyone()  # what the first process still writes, the next job of the second may read
     PartialState().destroy_process_group()  # a process that leaves its peers without a word may be aborted on the way out
 

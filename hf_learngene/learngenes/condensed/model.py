@@ -9,8 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import TensorInfo, anatomy_of
-from hf_learngene.calibration.examples import Batches
-from hf_learngene.calibration.processing import processor_for
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.condensed.config import SHARE, CondensedConfig, check_share
 from hf_learngene.learngenes.condensed.core_sizes import core_sizes
@@ -20,7 +18,7 @@ from hf_learngene.learngenes.parts import Target
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.maps import apply
 from hf_learngene.resizing import resize
-from hf_learngene.resizing.calibrating import examples_for
+from hf_learngene.resizing.calibrating import examples_of
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.sizes import check_names
@@ -38,11 +36,10 @@ class CondensedLearngene(Learngene):
     config_class = CondensedConfig
     config: CondensedConfig
     changes_width = True
-    takes_examples: ClassVar[bool] = True
+    default_calibration: ClassVar[Any] = AUTO
 
     def __init__(self, config: CondensedConfig) -> None:
         super().__init__(config)
-        self.processing_class: Any = None
         self._known: dict[str, list[Pass]] = {}
 
     # ---- parameters: every layer's own
@@ -92,11 +89,10 @@ class CondensedLearngene(Learngene):
             wanted = core_sizes(anatomy, share if share is not None else SHARE, wanted)
         core = resize(ancestry, seed=seed, **examples, **wanted) if wanted else ancestry
         refused = anatomy.shared_layers  # by what every kind asks of a family, when it is made
-        if refused or not options.get("nested", True) or examples.get("calibration", AUTO) is None:
+        if refused or not options.get("nested", True) or examples["calibration"] is None:
             return core, {}
-        smallest = ResizeSpec.parse({"num_hidden_layers": 1}, method="calibrated", seed=seed, **examples)
-        with examples_for(make_plan(core.config, type(core), smallest), core) as seen:
-            nested, order = in_nested_order(core, cast(Batches, seen))
+        with examples_of(ResizeSpec.parse({}, seed=seed, **examples), core) as seen:
+            nested, order = in_nested_order(core, seen)
         return nested, {"order": order}
 
     def config_at(self, own: Mapping[str, Any]) -> PreTrainedConfig:
@@ -135,11 +131,6 @@ class CondensedLearngene(Learngene):
             state = dict(apply({**state, **tied}, step.recipes, step.task.seed, share=True))
             anatomy = step.task.target
         return state
-
-    def input_processor(self) -> Any:
-        if self.processing_class is None:
-            self.processing_class = processor_for(self)
-        return self.processing_class
 
     def initialize(
         self,
@@ -184,16 +175,11 @@ class CondensedLearngene(Learngene):
             [2, 5]
         """
         self.check_sizes(sizes)  # refused before anything is made
-        if calibration is None:  # what `weights` makes of it
-            return super().initialize(stages=stages, seed=seed, **sizes)
-        core = super().initialize(stages=stages, seed=seed)
-        if not sizes:
-            return core
-        return resize(
-            core,
+        return super().initialize(
+            stages=stages,
             seed=seed,
             calibration=calibration,
-            processing_class=processing_class if processing_class is not None else self.input_processor(),
+            processing_class=processing_class,
             calibration_column=calibration_column,
             calibration_size=calibration_size,
             calibration_top_up=calibration_top_up,

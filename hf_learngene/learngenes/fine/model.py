@@ -11,6 +11,7 @@ from hf_learngene.anatomy import TensorInfo
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.fine.config import FineConfig
 from hf_learngene.learngenes.parts import Target, along_depth, path_of, principal, stage_of_each_layer
+from hf_learngene.learngenes.weighted_fit import solve_few
 
 
 SWEEPS = 15  # of the alternating least squares; the residual hardly moves afterwards
@@ -26,6 +27,7 @@ class FineLearngene(Learngene):
 
     config_class = FineConfig
     config: FineConfig
+    refits = True
 
     def make(self, template: str, info: TensorInfo) -> None:
         depth = self.anatomy.num_layers
@@ -66,6 +68,22 @@ class FineLearngene(Learngene):
             self.part(template, "v")[group].copy_(v)
             self.scaler(template, "sigma")[layers].copy_(sigma)
             start += count
+
+    def whole_stages(self) -> list[int] | None:
+        depth, groups = self.anatomy.num_layers, self.config.num_groups
+        whole = all(not is_matrix(i) or self.rank_of(i) == min(i.shape) for i in self.components.values())
+        return stage_of_each_layer(depth, groups) if whole and 2 <= groups < depth else None
+
+    def fit_scalers(self, template: str, info: TensorInfo, layer: int, gram: Tensor, cross: Tensor) -> None:
+        if not is_matrix(info):
+            return
+        group = stage_of_each_layer(self.anatomy.num_layers, self.config.num_groups)[layer]
+        u, v = (self.part(template, n)[group].to(gram) for n in ("u", "v"))
+        normal = (u.T @ u) * (v.T @ gram @ v)
+        self.scaler(template, "sigma")[layer].copy_(solve_few(normal, ((v.T @ cross) * u.T).sum(1)))
+
+    def fit_vector(self, template: str, info: TensorInfo, layer: int, wanted: Tensor) -> None:
+        self.scaler(template, "mix")[layer].copy_(mixed(self.part(template, "vectors"), wanted[None])[0])
 
     def _counts(self, depth: int) -> list[int]:
         """Number of layers of each group at a depth."""
@@ -118,6 +136,17 @@ def fit_mixture(vectors: Tensor, mix: Tensor, stack: Tensor) -> None:
     coefficients, shared = principal(stack.reshape(len(stack), -1), len(vectors))
     vectors.copy_(shared.reshape(vectors.shape))
     mix.copy_(coefficients)
+
+
+def mixed(vectors: Tensor, wanted: Tensor) -> Tensor:
+    """How shared vectors, (number, *shape), are mixed to come nearest to others, (rows, size): (rows, number), float64.
+
+    Example:
+        >>> mixed(torch.eye(3)[:2], torch.tensor([[1.0, 2.0, 5.0]])).tolist()
+        [[1.0, 2.0]]
+    """
+    flat = vectors.reshape(len(vectors), -1).to(wanted.dtype)
+    return torch.linalg.lstsq(flat.T, wanted.T, driver="gelsd" if wanted.device.type == "cpu" else None).solution.T
 
 
 def shared_factors(stack: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

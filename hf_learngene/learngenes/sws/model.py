@@ -23,6 +23,7 @@ class SwsLearngene(Learngene):
     config_class = SwsConfig
     config: SwsConfig
     has_stages = True
+    refits = True
 
     @property
     def num_stages(self) -> int:
@@ -52,6 +53,9 @@ class SwsLearngene(Learngene):
         if given is None and target.depth == self.anatomy.num_layers:
             given = self.config.stages
         return list(given) if given is not None else stage_of_each_layer(target.depth, self.num_stages)
+
+    def whole_stages(self) -> list[int] | None:
+        return self.stages_of(self.target())
 
     def check_target(self, target: Target) -> None:
         stages = self.num_stages

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from hf_learngene.anatomy import TensorInfo
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.learngenes.base import Learngene
-from hf_learngene.learngenes.fine.model import draw_mixture, fit_mixture, is_matrix
+from hf_learngene.learngenes.fine.model import draw_mixture, fit_mixture, is_matrix, mixed
 from hf_learngene.learngenes.growth import at_width
 from hf_learngene.learngenes.parts import (
     Target,
@@ -24,6 +24,7 @@ from hf_learngene.learngenes.parts import (
     stage_of_each_layer,
 )
 from hf_learngene.learngenes.wave.config import WaveConfig
+from hf_learngene.learngenes.weighted_fit import solve_few
 
 
 logger = logging.get_logger("transformers")
@@ -46,6 +47,7 @@ class WaveLearngene(Learngene):
     config_class = WaveConfig
     config: WaveConfig
     changes_width = True
+    refits = True
 
     def __init__(self, config: WaveConfig) -> None:
         self._side = self._asked = 0
@@ -129,12 +131,36 @@ class WaveLearngene(Learngene):
         scalers = coefficients.reshape(len(stack), rows, columns, -1).permute(0, 3, 1, 2)
         self.scaler(template, "scalers").copy_(scalers)
 
-    def picked(self) -> list[int] | None:
+    def whole_stages(self) -> list[int] | None:
         depth = self.anatomy.num_layers
         matrices = [(t, i) for t, i in self.components.items() if is_matrix(i)]
         held = min(len(self.part(t, "templates")) // math.prod(self.grid(i.shape)) for t, i in matrices)
-        whole = self.config.fit_layers == "picked" and 2 <= held < depth
-        return picked_layers(stage_of_each_layer(depth, held)) if whole else None
+        return stage_of_each_layer(depth, held) if 2 <= held < depth else None
+
+    def fit_scalers(self, template: str, info: TensorInfo, layer: int, gram: Tensor, cross: Tensor) -> None:
+        if not is_matrix(info):
+            return
+        side, (rows, columns) = self.side, self.grid(info.shape)
+        templates = self.part(template, "templates").to(gram)
+        count = len(templates)
+        inner = gram.reshape(columns, side, columns, side)
+        normal = gram.new_zeros(count, columns, count, columns)
+        for a in range(columns):
+            for b in range(columns):  # how alike two templates are to inputs of these two blocks
+                seen = (templates @ inner[a, :, b]).reshape(count, -1)
+                normal[:, a, :, b] = seen @ templates.reshape(count, -1).T
+        right = torch.einsum("tij,cjri->tcr", templates, cross.reshape(columns, side, rows, side))
+        solved = solve_few(normal.reshape(count * columns, -1), right.reshape(count * columns, rows))
+        self.scaler(template, "scalers")[layer].copy_(solved.reshape(count, columns, rows).transpose(1, 2))
+
+    def fit_vector(self, template: str, info: TensorInfo, layer: int, wanted: Tensor) -> None:
+        blocks = wanted.reshape(-1, self.side) if self.blocked(info) else wanted[None]
+        mix = self.scaler(template, "mix")[layer * len(blocks) : (layer + 1) * len(blocks)]
+        mix.copy_(mixed(self.part(template, "vectors"), blocks))
+
+    def picked(self) -> list[int] | None:
+        stages = self.whole_stages() if self.config.fit_layers == "picked" else None
+        return picked_layers(stages) if stages is not None else None
 
     def _blocks(self, info: TensorInfo, stack: Tensor) -> Tensor:
         return stack.reshape(-1, self.side) if self.blocked(info) else stack
