@@ -6,7 +6,8 @@
 Each learngene is made from the teacher of `../shared/data` in closed form. `condensed` is made and taken to each depth on made-up
 examples alone or on 512 training examples without labels; the seeds are those of the examples. Beside it: the ancestry itself
 shrunk straight to each size, whose whole weights must be kept for that; every other kind, fitted to weights, and where it can be
-fitted on examples (`calibration=`, at its own depth and for every other), that too; evenly picked layers of the ancestry; FRONT. Finished jobs are kept and skipped, so that it can be stopped and started again.
+fitted on examples, made and taken to each depth on these too; evenly picked layers of the ancestry; FRONT. Finished jobs are kept
+and skipped, so that it can be stopped and started again.
 """
 
 from __future__ import annotations

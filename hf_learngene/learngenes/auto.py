@@ -77,7 +77,7 @@ class AutoLearngene(_BaseAutoModelClass):
         seed: int = 0,
         **options: Any,
     ) -> Learngene:
-        """A learngene fitted to a pretrained model in closed form, without data: the start of its training.
+        """A learngene fitted to a pretrained model in closed form: to its weights, or to what it computes on examples.
 
         Args:
             model (`PreTrainedModel`, `str`): the ancestry model, or its id or folder. An id's commit and licence go on the
@@ -86,15 +86,18 @@ class AutoLearngene(_BaseAutoModelClass):
             seed (`int`, *optional*, defaults to 0): for every number that is drawn; the caller's random state
                 is as it was afterwards.
             **options: options of the learngene (`num_stages=5`, `template_share=0.1`), and sizes of the auxiliary model where
-                they differ from the ancestry's (`num_hidden_layers=12`), which is then resized first. With an id or a folder,
-                any keyword of `from_pretrained` too (`revision`, `token`, `cache_dir`, `dtype`, ...).
+                they differ from the ancestry's (`num_hidden_layers=12`), which is then resized first. `calibration=`,
+                `processing_class=`, `calibration_column=`, `calibration_size=` and `calibration_top_up=`, as of `resize`: a few
+                hundred unlabelled examples, or `"synthetic"`, on which `sws`, `wave` and `fine` are fitted too (`condensed`
+                always is; the others take none). With an id or a folder, any keyword of `from_pretrained` too (`revision`,
+                `token`, `cache_dir`, `dtype`, ...).
 
         Returns:
             `Learngene`, with `residuals`: component -> relative Frobenius residual of the fit.
 
         Raises:
             LearngeneError: an unknown type, option or size, or a family that is not understood; a checkpoint that cannot be
-                read, or loading keywords beside a model in memory.
+                read, or loading keywords beside a model in memory; examples that do not fit, or for a kind that takes none.
 
         Example:
             >>> from transformers import BertConfig, BertModel
