@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker
 
-from jobs import SOURCE, Rows, cell, counted, heading, machine, parser_of, quiet, tabulate, timed  # noqa: E402
+from jobs import SOURCE, Rows, cell, counted, heading, machine, name_of, parser_of, quiet, tabulate, timed  # noqa: E402
 from learngene_task import CACHE, DATA, HERE, teacher_of, trained  # noqa: E402
 from untrained_tasks import examples_of, task_of  # noqa: E402
 
@@ -145,16 +145,6 @@ def best(rows: Rows, method: str, first: int) -> Rows:
     return chosen
 
 
-def shown(size: dict[str, int]) -> str:
-    short = {
-        "num_attention_heads": "heads",
-        "head_dim": "head size",
-        "intermediate_size": "ffn",
-        "hidden_size": "width",
-    }
-    return ", ".join(f"{short.get(n, 'layers')} {v}" for n, v in size.items())
-
-
 def report(rows: Rows, head: dict[str, Any]) -> str:
     first = min((r["seed"] for r in rows if r["method"] in TRAINED), default=0)
     seeds = sorted({r["seed"] for r in rows if r["method"] == "one"})
@@ -169,7 +159,7 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
     lines += [f"| | {' | '.join(NAMES.values())} |", f"| --- | {' | '.join('---:' for _ in NAMES)} |"]
     for size in SLICES[head["task"]]:
         here = [r for r in rows if r["sizes"] == size]
-        lines.append(f"| {shown(size)} | {' | '.join(cell(here, m) for m in NAMES)} |")
+        lines.append(f"| {name_of(size)} | {' | '.join(cell(here, m) for m in NAMES)} |")
     lines += ["", "## One training against n", ""]
     lines += [
         f"A core of a third; {head['steps']} steps of {BATCH} images. Accuracy in %, mean ± standard deviation over seeds.",
@@ -184,7 +174,7 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
         here = [r for r in chosen if r["sizes"] == size]
         if here:
             cells = " | ".join(cell(here, m) for m in TRAINED)
-            lines.append(f"| {shown(size)} | {here[0]['parameters'] / 1e6:.1f} M | {cells} |")
+            lines.append(f"| {name_of(size)} | {here[0]['parameters'] / 1e6:.1f} M | {cells} |")
     lines += ["", *_totals(chosen)]
     return "\n".join(lines) + "\n"
 

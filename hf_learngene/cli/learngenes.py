@@ -161,10 +161,10 @@ def _stopped_with_a_hint(work: WorkFolder, steps: int) -> Iterator[None]:
 
 def _examples(calibration: str, column: str | None, size: int) -> dict[str, Any]:
     """Keywords that say what a learngene looks at; none where nobody named examples."""
-    if calibration == "auto":
-        return {}
+    if calibration in ("auto", "none"):
+        return {} if calibration == "auto" else {"calibration": None}
     return {
-        "calibration": None if calibration == "none" else _place(calibration),
+        "calibration": _place(calibration),
         "calibration_column": columns_of(column),
         "calibration_size": size,
     }

@@ -10,6 +10,8 @@ from typing import Any, TypeVar, cast
 from transformers import PreTrainedModel
 
 from hf_learngene.errors import UnknownOptionError
+from hf_learngene.learngenes.ancestry_mixin import lasting
+from hf_learngene.learngenes.growth import OWN
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.learngenes.refit import refit
 from hf_learngene.resizing.calibrating import examples_of
@@ -31,12 +33,13 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
     other = learngene.for_size(**sizes)
     if not steps:
         _check_untrained({**options, **passed}, teacher)
+        own = {n: other.anatomy.sizes[n] for n in OWN if n in other.anatomy.sizes and n != "head_dim"}
         looks = {
-            "calibration": train_dataset,
-            "processing_class": passed.get("processing_class"),
+            "calibration": lasting(train_dataset),
+            "processing_class": passed.get("processing_class", learngene.input_processor()),
             "seed": options.get("seed", 0),
         }
-        wanted = learngene.initialize(**sizes, **looks)
+        wanted = learngene.initialize(**own, **looks)
         with undisturbed(), examples_of(ResizeSpec.parse({}, **looks), wanted) as examples:
             refit(other, wanted, examples, scalers_only=True)
         return cast(Any, other).eval()

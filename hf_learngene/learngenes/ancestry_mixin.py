@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.calibration.processing import processor_for
+from hf_learngene.calibration.subset import check_size
+from hf_learngene.errors import UnknownOptionError
 from hf_learngene.resizing import resize
 from hf_learngene.state import quiet
 
 
 # What `from_ancestry` and `initialize` of a learngene take, as `resize` does.
 EXAMPLES = ("calibration", "processing_class", "calibration_column", "calibration_size", "calibration_top_up")
+
+
+def check_read(calibration: Any, **how: Any) -> None:
+    """Refuses what says how examples are read, where there are none.
+
+    Raises:
+        UnknownOptionError: names it.
+    """
+    given = next((name for name, value in how.items() if value is not None), None)
+    if calibration is None and given is not None:
+        raise UnknownOptionError(
+            f"{given}= says how calibration examples are read: give calibration= too, a few hundred examples or 'synthetic'."
+        )
+
+
+def lasting(given: Any, size: int | None = None) -> Any:
+    """Examples that can be gone over twice: of what can be read once, the first ones.
+
+    Example:
+        >>> lasting(iter("abcd"), 2), lasting("abcd")
+        (['a', 'b'], 'abcd')
+    """
+    return list(itertools.islice(given, check_size(size))) if isinstance(given, Iterator) else given
 
 
 class AncestryMixin:
@@ -60,4 +86,4 @@ class AncestryMixin:
         return self.processing_class
 
 
-__all__ = ["EXAMPLES", "AncestryMixin"]
+__all__ = ["EXAMPLES", "AncestryMixin", "check_read", "lasting"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
 from hf_learngene.errors import InvalidSizeError, UnfittedError, UnsupportedFamilyError
 from hf_learngene.learngenes import growth
-from hf_learngene.learngenes.ancestry_mixin import AncestryMixin
+from hf_learngene.learngenes.ancestry_mixin import AncestryMixin, check_read
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.descendant import assemble
 from hf_learngene.learngenes.hub_mixin import HubMixin
@@ -22,6 +22,7 @@ from hf_learngene.learngenes.running_mixin import RunningMixin
 from hf_learngene.learngenes.training_mixin import TrainingMixin
 from hf_learngene.resizing import resize
 from hf_learngene.resizing.sizes import complete
+from hf_learngene.resizing.spec import AUTO
 from hf_learngene.state import without_autocast
 
 
@@ -311,7 +312,7 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
         *,
         stages: Sequence[int] | None = None,
         seed: int = 0,
-        calibration: Any = None,
+        calibration: Any = AUTO,
         processing_class: Any = None,
         calibration_column: str | tuple[str, str] | None = None,
         calibration_size: int | None = None,
@@ -323,9 +324,9 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
         Args:
             stages (`Sequence[int]`, *optional*): for `sws`, the stage of each layer.
             seed (`int`, *optional*, defaults to 0): for what has to start anew (a head for other labels), and made-up examples.
-            calibration (*optional*): a few hundred unlabelled examples, or `"synthetic"`, as in `resize`. With them a smaller
-                size is not made by the kind's own rule: it is the auxiliary model's calibrated shrink, and a larger one its exact
-                growth.
+            calibration (*optional*, defaults to `"auto"`): a few hundred unlabelled examples, or `"synthetic"`, as in `resize`: a
+                smaller size is the auxiliary model's calibrated shrink, a larger one its exact growth. None: the kind's own rule,
+                `weights(config)`. `"auto"`: made-up examples for `condensed`, none for the others.
             processing_class (*optional*): as in `resize`. Default: the one that is saved beside the learngene.
             calibration_column (*optional*): as in `resize`.
             calibration_size (`int`, *optional*): as in `resize`.
@@ -354,13 +355,17 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
                 f"This `{self.config.learngene_type}` was neither fitted nor trained, so what it makes is random. Start from a "
                 "model with AutoLearngene.from_ancestry(model, ...), train it with LearngeneTrainer, or load a trained one."
             )
+        if isinstance(calibration, str) and calibration == AUTO:
+            calibration = self.default_calibration
+        check_read(calibration, calibration_column=calibration_column, calibration_size=calibration_size)
         if calibration is not None and stages is not None and self.has_stages:
             raise InvalidSizeError(
                 "stages says how layers are repeated; with calibration= a size is made of the auxiliary model instead. Give "
                 "num_hidden_layers with it, or leave calibration out."
             )
         if calibration is not None and stages is None:
-            auxiliary = Learngene.initialize(self, seed=seed)
+            growth.check_resized(self, sizes)
+            auxiliary = self.initialize(seed=seed, calibration=None)
             if not sizes:
                 return auxiliary
             return resize(
@@ -379,27 +384,6 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
             state = {name: tensor.detach().clone() for name, tensor in self.weights(target=target).items()}
             model = assemble(self, target, state, own, seed)
         return resize(model, seed=seed, **rest) if rest else model
-
-    def for_size(self, **sizes: Any) -> Self:
-        """A copy at another auxiliary size: the same shared parts, frozen, and scalers of that size to be trained.
-
-        The scalers start as straight lines through depth. What stands outside the layers stays as it is at the same width,
-        and is trained with the scalers at another.
-
-        Raises:
-            InvalidSizeError: a size that it cannot make, or a learngene without scalers.
-            UnfittedError: nothing was fitted or trained yet.
-        """
-        if next(self.scalers.paths(), None) is None:
-            raise InvalidSizeError(
-                f"`{self.config.learngene_type}` has no scalers: it makes every size at once. Call initialize() and fine-tune."
-            )
-        if not self.config.fitted:
-            raise UnfittedError("Fit or train this learngene before it is taken to another size.")
-        own, rest = growth.split_sizes(self.anatomy, sizes)
-        if rest:
-            raise InvalidSizeError(f"{', '.join(rest)} cannot change here; give them to initialize() afterwards.")
-        return cast(Self, growth.at_size(self, self.target(self.config_at(own))))
 
     def scaler_rows(self, target: Target) -> dict[str, Tensor]:
         """Scalers of another size, by path, before they are trained."""

@@ -17,14 +17,14 @@ from hf_learngene.errors import UnknownOptionError
 from hf_learngene.hub import provenance
 from hf_learngene.hub.card_parts import license_of
 from hf_learngene.hub.load import load_whole, pinned
-from hf_learngene.learngenes.ancestry_mixin import EXAMPLES
+from hf_learngene.learngenes.ancestry_mixin import EXAMPLES, check_read, lasting
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.refit import refit
 from hf_learngene.learngenes.registry import config_class_of, learngene_class_of, registered_learngenes
 from hf_learngene.resizing.calibrating import examples_of
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.sizes import canonical
-from hf_learngene.resizing.spec import LOADING, ResizeSpec
+from hf_learngene.resizing.spec import AUTO, LOADING, ResizeSpec
 from hf_learngene.state import seeded
 from hf_learngene.tables import render
 
@@ -57,9 +57,12 @@ def fitted_learngene(
     sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING and n not in examples}
     anatomy = anatomy_of(model.config, type(model))
     config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
-    _check_examples(model_class, examples)
     default = model_class.default_calibration
-    if examples.setdefault("calibration", default) is not None or default is not None:
+    if isinstance(examples.setdefault("calibration", AUTO), str) and examples["calibration"] == AUTO:
+        examples["calibration"] = default
+    _check_examples(model_class, examples)
+    examples["calibration"] = lasting(examples["calibration"], examples.get("calibration_size"))
+    if examples["calibration"] is not None or default is not None or "processing_class" in examples:
         given = examples.get("processing_class")
         examples["processing_class"] = resolved_processor(given, model, source, loading)
     auxiliary, found = model_class.auxiliary_of(model, sizes, own, seed, examples)
@@ -94,10 +97,9 @@ def _check_examples(model_class: type[Learngene], examples: Mapping[str, Any]) -
             f"`{model_class.config_class.learngene_type}` looks at no examples, so {given[0]}= would do nothing; "
             f"{', '.join(takers)} do."
         )
-    if given and examples.get("calibration", model_class.default_calibration) is None:
-        raise UnknownOptionError(
-            f"{given[0]}= says how calibration examples are read: give calibration= too, a few hundred examples or 'synthetic'."
-        )
+    check_read(
+        examples["calibration"], **{n: v for n, v in examples.items() if n not in ("calibration", "processing_class")}
+    )
 
 
 def origin_of(source: str, loading: Mapping[str, Any], commit: str | None = None) -> dict[str, Any]:

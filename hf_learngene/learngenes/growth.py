@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy import Anatomy, TensorInfo, anatomy_of
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.learngenes.parts import Target, path_of
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.maps import LayerMap, Op, Scale, Split, Take
 from hf_learngene.maps.ops import Blocks, Context
+from hf_learngene.resizing.plan import make_plan
 from hf_learngene.resizing.sizes import check_names, target_config
+from hf_learngene.resizing.spec import ResizeSpec
 from hf_learngene.state import quiet, seeded
 
 
@@ -69,6 +71,18 @@ def check_layers(learngene: LearngeneLike, target: Target) -> None:
             f"No layer of the auxiliary model has `{absent.template}`, which layer {absent.layer} of the target needs. Start "
             f"with more than {learngene.anatomy.num_layers} layers."
         )
+
+
+def check_resized(learngene: LearngeneLike, sizes: Mapping[str, Any]) -> None:
+    """Refuses sizes to which the auxiliary model cannot be resized, before anything is made.
+
+    Raises:
+        InvalidSizeError: with sizes that it can be resized to.
+    """
+    own, _ = split_sizes(learngene.anatomy, sizes)
+    spec = ResizeSpec.parse(own, calibration=None)
+    config = make_plan(learngene.base, learngene.base_class, spec).target_config if own else learngene.base
+    check_layers(learngene, Target(config, anatomy_of(config, learngene.base_class), learngene.anatomy))
 
 
 def sampled_sizes(
@@ -130,7 +144,7 @@ def at_size(learngene: LearngeneLike, target: Target) -> Any:
         rows |= {n: t * scale for n, t in rows.items() if n.rpartition(".")[0] == path_of(template)}
     shapes = {f"shared.{n}": list(p.shape) for n, p in learngene.shared.named_parameters()}
     shapes |= {f"scalers.{n}": list(t.shape) for n, t in rows.items()}
-    values |= {"base_config": target.config.to_dict(), "shapes": shapes}
+    values |= {"base_config": target.config.to_dict(), "shapes": shapes, "calibration": None}
     config = cast(Any, type(learngene.config)).from_dict(values)
     with seeded(0), quiet(), torch.inference_mode(False):  # every number that is drawn here is written over
         other = cast(Any, type(learngene))(config)

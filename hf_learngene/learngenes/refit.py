@@ -14,13 +14,14 @@ from transformers.utils import logging
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, Examples
+from hf_learngene.calibration.held_back import held_back
 from hf_learngene.calibration.record import record_of, told
 from hf_learngene.calibration.shares import agree, shared
 from hf_learngene.learngenes.parts import picked_layers, stacked
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.learngenes.sweeps import Sweeps
-from hf_learngene.learngenes.weighted_fit import ridge_of, shared_matrix
-from hf_learngene.pruning.moments import RIDGE, Moments, lifted
+from hf_learngene.learngenes.weighted_fit import more_than_tokens, ridge_of, shared_matrix
+from hf_learngene.pruning.moments import RIDGE, Moments, enough, lifted
 
 
 logger = logging.get_logger("transformers")
@@ -36,6 +37,7 @@ class StageRefit(Sweeps):
         anatomy: its own.
         stages: the stage of each layer.
         examples: what is looked at.
+        held: others, by which it is told what is better.
         ridge: how strongly weights are kept where the examples say little.
     """
 
@@ -45,9 +47,10 @@ class StageRefit(Sweeps):
         anatomy: Anatomy,
         stages: Sequence[int],
         examples: Batches,
+        held: Batches,
         ridge: float = RIDGE,
     ) -> None:
-        super().__init__(copy.deepcopy(source), source, anatomy, examples, ridge)
+        super().__init__(copy.deepcopy(source), source, anatomy, examples, held, ridge)
         self.stages = list(stages)
         tensors, depth = dict(source.named_parameters(remove_duplicate=False)), anatomy.num_layers
         picked = picked_layers(self.stages, len(set(self.stages)))
@@ -97,13 +100,19 @@ class ScalerRefit(Sweeps):
         learngene: it is changed in place.
         source: a model of the auxiliary size, which it is brought to.
         examples: what is looked at.
+        held: others, by which it is told what is better.
         ridge: how strongly weights are kept where the examples say little.
     """
 
     def __init__(
-        self, learngene: LearngeneLike, source: PreTrainedModel, examples: Batches, ridge: float = RIDGE
+        self,
+        learngene: LearngeneLike,
+        source: PreTrainedModel,
+        examples: Batches,
+        held: Batches,
+        ridge: float = RIDGE,
     ) -> None:
-        super().__init__(learngene.initialize(), source, learngene.anatomy, examples, ridge)
+        super().__init__(learngene.initialize(), source, learngene.anatomy, examples, held, ridge)
         self.learngene = learngene
 
     def blocks(self) -> list[list[int]]:
@@ -113,7 +122,9 @@ class ScalerRefit(Sweeps):
         learngene, bias = self.learngene, _bias_of(template)
         info, written = learngene.components[template], [template]
         for layer, each in moments.items():
-            level = ridge_of(each, self.ridge)
+            level = ridge_of(
+                each, self.ridge * more_than_tokens([each], self.model.get_parameter(template.format(layer)))
+            )
             before = self.model.get_parameter(template.format(layer)).to(each.gram)
             has_bias = bias in learngene.components
             gram = each.covariance if has_bias else each.gram
@@ -166,7 +177,7 @@ def refit(
     """Brings a learngene to a model of its own size, with a record in its config (`calibration`).
 
     First the layers that it holds whole are fitted to all the layers that each stands for, then what every layer has of its own.
-    Where the residual stream behind the last layer is no nearer to the model's afterwards, nothing is changed.
+    Each is kept only where it brings the residual stream behind the last layer nearer to the model's, on examples held back.
 
     Args:
         learngene: it is changed in place.
@@ -174,32 +185,55 @@ def refit(
         examples: what is looked at; processes share them.
         scalers_only: whether what is shared stays.
         disable_progress: no progress bar.
+
+    Raises:
+        CalibrationError: too few tokens.
+        UnsupportedFamilyError: a model whose layers write nothing that a norm reads.
     """
-    start = {n: p.detach().clone() for n, p in learngene.named_parameters()}
     stages = None if scalers_only else learngene.whole_stages()
-    with shared(examples) as mine, torch.no_grad():
-        first = ScalerRefit(learngene, model, mine)
-        before = after = first.error(learngene.anatomy.num_layers - 1)
-        if stages is not None:
-            staged = StageRefit(model, learngene.anatomy, stages, mine)
-            after = staged.run(disable_progress)[1]
-            learngene.fit_to(staged.model)
-        if has_scalers(learngene):
-            after = ScalerRefit(learngene, model, mine).run(disable_progress)[1]
+    fitted, held = held_back(examples)
+    enough(examples.tokens, learngene.anatomy.sizes["hidden_size"], "directions of the residual stream")
+    with shared(fitted) as mine, torch.no_grad():
+        seen = mine, held if held is not None else mine
+        best = before = _distance(learngene, model, *seen)
+        kept = _copied(learngene)
+        for step in ("stages", "scalers"):
+            if step == "stages" and stages is not None:
+                staged = StageRefit(model, learngene.anatomy, stages, *seen)
+                staged.run(disable_progress)
+                learngene.fit_to(staged.model)
+                del staged
+            elif step == "scalers" and has_scalers(learngene):
+                ScalerRefit(learngene, model, *seen).run(disable_progress)
+            else:
+                continue
+            if (error := _distance(learngene, model, *seen)) < best:
+                best, kept = error, _copied(learngene)
+            else:
+                _restore(learngene, kept)
         agree(cast(PreTrainedModel, learngene))
-    if after < before:
-        learngene.config.calibration = {**record_of(examples), "distance": after}
-        said = told(record_of(examples))
-    else:
-        with torch.no_grad():
-            for name, parameter in learngene.named_parameters():
-                parameter.copy_(start[name])
-        said = "The examples are of no help: it stays as it was fitted without them."
+    record = record_of(examples)
+    if best < before:
+        learngene.config.calibration = {**record, "distance": best}
+    said = told(record) if best < before else "The examples are of no help: it stays as it was fitted without them."
     learngene.measure_residuals(model)
     logger.warning(
-        "%s The residual stream behind the last layer is off by %.0f %% of its spread; before, by %.0f %%.",
-        said, 100 * min(after, before), 100 * before,
+        "%s The residual stream behind the last layer is off by %.0f %% of its spread on examples held back; before, by %.0f %%.",
+        said, 100 * best, 100 * before,
     )  # fmt: skip
+
+
+def _distance(learngene: LearngeneLike, model: PreTrainedModel, examples: Batches, held: Batches) -> float:
+    return ScalerRefit(learngene, model, examples, held).error(learngene.anatomy.num_layers - 1)
+
+
+def _copied(learngene: LearngeneLike) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in learngene.named_parameters()}
+
+
+def _restore(learngene: LearngeneLike, state: Mapping[str, Tensor]) -> None:
+    for name, parameter in learngene.named_parameters():
+        parameter.copy_(state[name])
 
 
 def _bias_of(name: str) -> str:

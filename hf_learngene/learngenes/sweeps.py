@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -15,9 +15,11 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import few
 from hf_learngene.calibration.shares import total
+from hf_learngene.errors import UnsupportedFamilyError
+from hf_learngene.learngenes.weighted_fit import more_than_tokens
 from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Runner
-from hf_learngene.pruning.moments import RIDGE, Moments, precise
+from hf_learngene.pruning.moments import RIDGE, Moments
 from hf_learngene.pruning.refit import Refit
 from hf_learngene.pruning.sites import RefitSite, sites_of
 from hf_learngene.state import evaluating
@@ -43,6 +45,7 @@ class Sweeps(ABC):
         source: the model that it is brought to.
         anatomy: of both.
         examples: what is looked at.
+        held: others, by which it is told what is better.
         ridge: how strongly weights are kept where the examples say little.
     """
 
@@ -52,14 +55,21 @@ class Sweeps(ABC):
         source: PreTrainedModel,
         anatomy: Anatomy,
         examples: Batches,
+        held: Batches,
         ridge: float = RIDGE,
     ) -> None:
         self.model, self.source, self.anatomy = model, source, anatomy
         self.examples, self.ridge = examples, ridge
         layers = tuple(range(anatomy.num_layers))
         self._refit = Refit(source, anatomy, model, anatomy, Selection(layers), examples)
+        self._held = few(held, source, CHECKED)
         first = next(examples.batches())
         self._sites = [s for s in sites_of(model, anatomy, layers, len(layers), first) if not s.is_norm]
+        if not any(s.layer == layers[-1] and s.norm_after for s in self._sites):
+            raise UnsupportedFamilyError(
+                f"No matrix of a `{anatomy.model_type}` is known to write what a norm behind its last layer reads, so nothing "
+                "can be fitted on examples: leave calibration out."
+            )
 
     # ---- for subclasses
 
@@ -135,49 +145,68 @@ class Sweeps(ABC):
         self.restore(kept)
 
     def _moments(self, sites: Sequence[RefitSite], ours: Runner, theirs: Runner) -> dict[str, Moments]:
-        """Inputs that the model's own matrices are given, and what they are to make of them."""
         sums = {s.name: Moments() for s in sites}
+        for name, x, y in self._pairs(self.examples.batches(), sites, ours, theirs):
+            sums[name].add(x, y)
+        return sums
+
+    def _pairs(
+        self, batches: Iterable[Mapping[str, Tensor]], sites: Sequence[RefitSite], ours: Runner, theirs: Runner
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Inputs that the model's own matrices are given, and what they are to make of them, token by token."""
         after = [s.norm_after for s in sites if s.norm_after]
         writers = [s.name for s in sites if s.norm_after]
-        for number, batch in enumerate(self.examples.batches()):
+        for number, batch in enumerate(batches):
             mine = ours.capture(number, batch, [*(s.name for s in sites), *(a[0] for a in after)], writers)
             other = theirs.capture(number, batch, [a[1] for a in after], [s.source for s in sites])
             shown = tokens_shown(batch)
             for site in sites:
                 for x, y in self._refit.pairs(site, mine, other):
-                    sums[site.name].add(rows_of(x, shown), rows_of(y, shown))
-        return sums
+                    yield site.name, rows_of(x, shown), rows_of(y, shown)
 
     def _behind(self, ours: Runner, theirs: Runner) -> None:
         for site in (s for s in self._sites if s.after_layers and self.is_free(s.weight.name)):
             moments = self._moments([site], ours, theirs)[site.name]
-            if moments.count:
-                weight, bias = (getattr(self.model.get_submodule(site.name), n) for n in ("weight", "bias"))
-                solved, shift = moments.solve(weight.double(), bias is not None, self.ridge)
-                weight.copy_(solved)
-                if bias is not None and shift is not None:
-                    bias.copy_(shift)
+            if not moments.count:
+                continue
+            parameters = list(self.model.get_submodule(site.name).parameters())  # weight, and bias if there is one
+            before, kept = self._distance(site), [p.clone() for p in parameters]
+            ridge = self.ridge * more_than_tokens([moments], parameters[0])
+            solved = moments.solve(parameters[0].double(), len(parameters) > 1, ridge)
+            for parameter, value in zip(parameters, solved, strict=False):
+                parameter.copy_(cast(Tensor, value))
+            if self._distance(site) >= before:
+                for parameter, value in zip(parameters, kept, strict=True):
+                    parameter.copy_(value)
+
+    def _distance(self, site: RefitSite) -> float:
+        """Squared distance of what a matrix behind the layers gives to what it is to give, on examples that are held back."""
+        module, lost = self.model.get_submodule(site.name), torch.zeros((), dtype=torch.float64)
+        with Runner(self.source, self.anatomy) as theirs, Runner(self.model, self.anatomy) as ours:
+            for _, x, y in self._pairs(self._held, [site], ours, theirs):
+                lost += (module(x.to(self.model.dtype)) - y).pow(2).sum().double().cpu()
+        return float(total(lost))
 
     def is_free(self, name: str) -> bool:
         """Whether a matrix behind the layers may change."""
         return True
 
     def error(self, layer: int) -> float:
-        """Mean squared distance of the stream behind a layer to the other model's, as a share of its spread."""
-        site = next((s for s in reversed(self._sites) if s.layer == layer and s.norm_after), None)
-        if site is None or site.norm_after is None:
-            return 0.0
-        name, source = site.norm_after
-        distance, spread = torch.zeros((), dtype=torch.float64), Moments()
+        """Squared distance of the stream behind a layer to the other model's, as a share of its spread, on examples held back."""
+        writers = [s.norm_after for s in self._sites if s.norm_after and s.layer is not None and s.layer <= layer]
+        name, source = writers[-1]
+        sums: list[Tensor] = []
         with Runner(self.source, self.anatomy) as theirs, Runner(self.model, self.anatomy) as ours:
-            for number, batch in enumerate(few(self.examples, self.source, CHECKED)):
+            for number, batch in enumerate(self._held):
                 shown = tokens_shown(batch)
                 mine, other = ours.capture(number, batch, [name]), theirs.capture(number, batch, [source])
                 for x, y in zip(mine.inputs[name], other.inputs[source], strict=False):
-                    x, y = precise(rows_of(x, shown)), precise(rows_of(y, shown))
-                    distance += (x - y).pow(2).sum().double().cpu()
-                    spread.add(y)
-        return float(total(distance)) / max(TINY, spread.count * float(spread.covariance.diagonal().sum()))
+                    x, y = rows_of(x, shown).double().cpu(), rows_of(y, shown).double().cpu()
+                    found = [y.new_tensor([len(y)]), (x - y).pow(2).sum()[None], y.pow(2).sum()[None], y.sum(0)]
+                    sums.append(torch.cat(found))
+        width = self.anatomy.sizes["hidden_size"]
+        count, distance, squares, *first = total(sum(sums, torch.zeros(3 + width, dtype=torch.float64))).tolist()
+        return distance / max(TINY, squares - sum(v * v for v in first) / max(1.0, count))
 
 
 def _groups(sites: Sequence[RefitSite]) -> list[list[RefitSite]]:

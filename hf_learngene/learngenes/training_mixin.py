@@ -1,4 +1,4 @@
-"""What training asks of a learngene, and the verbs that train or measure one."""
+"""What training asks of a learngene, and the verbs that take it to another size, train or measure it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any, Self, cast
 
 import torch
 
-from hf_learngene.learngenes.growth import sampled_sizes
+from hf_learngene.errors import InvalidSizeError, UnfittedError
+from hf_learngene.learngenes.growth import at_size, sampled_sizes, split_sizes
 from hf_learngene.learngenes.parts import Target, path_of
 from hf_learngene.learngenes.protocol import LearngeneLike
 
 
 class TrainingMixin:
-    """Sandwich sizes, weight decay, `adapt` and `validate` of a learngene."""
+    """Sandwich sizes, weight decay, `for_size`, `adapt` and `validate` of a learngene."""
 
     def sample_target(
         self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: Sequence[int] | None
@@ -43,6 +44,29 @@ class TrainingMixin:
         shared = [n for n in learngene.shared.paths() if n.rpartition(".")[0] not in flat]
         outside = [n for n in learngene.outside.paths() if n not in flat]
         return [*(f"shared.{n}" for n in shared), *(f"outside.{n}" for n in outside)]
+
+    def for_size(self, **sizes: Any) -> Self:
+        """A copy at another auxiliary size: the same shared parts, frozen, and scalers of that size to be trained.
+
+        The scalers start as straight lines through depth. What stands outside the layers stays as it is at the same width,
+        and is trained with the scalers at another.
+
+        Raises:
+            InvalidSizeError: a size that it cannot make, or a learngene without scalers.
+            UnfittedError: nothing was fitted or trained yet.
+        """
+        learngene = cast(LearngeneLike, self)
+        if next(learngene.scalers.paths(), None) is None:
+            raise InvalidSizeError(
+                f"`{learngene.config.learngene_type}` has no scalers: it makes every size at once. Call initialize() and "
+                "fine-tune."
+            )
+        if not learngene.config.fitted:
+            raise UnfittedError("Fit or train this learngene before it is taken to another size.")
+        own, rest = split_sizes(learngene.anatomy, sizes)
+        if rest:
+            raise InvalidSizeError(f"{', '.join(rest)} cannot change here; give them to initialize() afterwards.")
+        return cast(Self, at_size(learngene, learngene.target(learngene.config_at(own))))
 
     def adapt(self, train_dataset: Any, *, teacher: Any = None, steps: int = 200, **kwargs: Any) -> Self:
         """Learns the scalers of a new size on a little data, with everything shared frozen: `for_size(**sizes)`, trained.

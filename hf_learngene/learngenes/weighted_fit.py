@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from hf_learngene.pruning.moments import RIDGE, Moments, damp, lifted
+from hf_learngene.pruning.moments import RIDGE, Moments, damp
 
 
-RELATIVE = 1e-10  # of the mean diagonal of a system whose unknowns may be several names of one thing
+RELATIVE = 1e-4  # of the mean diagonal of a system whose unknowns may be several names of one thing
+TINY = 1e-30
 
 
 def shared_matrix(
@@ -36,18 +38,24 @@ def shared_matrix(
         True
     """
     prior = weight if bias is None else torch.cat([weight, bias[:, None]], 1)
-    sums = list[tuple[Tensor, Tensor]]()
+    gram, right = None, None
     for each in moments:
         inner, cross = each.gram, each.cross + torch.outer(each.mean, each.wanted)
-        if bias is not None:  # its input is a 1
+        level = ridge_of(each, ridge * more_than_tokens(moments, weight)).expand(weight.shape[1])
+        if bias is not None:  # its input is a 1, and it is free
             below = torch.cat([each.mean, torch.ones_like(each.mean[:1])])
             inner = torch.cat([torch.cat([inner, each.mean[:, None]], 1), below[None]])
             cross = torch.cat([cross, each.wanted[None]])
-        level = ridge_of(each, ridge)
-        sums.append((lifted(inner, level), cross + level * prior.to(inner).T))
-    gram, right = (sum(rest, first) for first, *rest in zip(*sums, strict=True))
-    solved = torch.linalg.solve(gram, right).T
+            level = torch.cat([level, RELATIVE * level[:1].clamp_min(TINY)])
+        inner, cross = inner + level.diag(), cross + level[:, None] * prior.to(inner).T
+        gram, right = (inner, cross) if gram is None or right is None else (gram + inner, right + cross)
+    solved = torch.linalg.solve(cast(Tensor, gram), cast(Tensor, right)).T
     return (solved, None) if bias is None else (solved[:, :-1], solved[:, -1])
+
+
+def more_than_tokens(moments: Sequence[Moments], weight: Tensor) -> float:
+    """How many inputs there are to each token, at least 1: the ridge grows with it."""
+    return max(1.0, weight.shape[1] / max(1, sum(m.count for m in moments)))
 
 
 def ridge_of(moments: Moments, ridge: float = RIDGE) -> Tensor:
@@ -55,9 +63,13 @@ def ridge_of(moments: Moments, ridge: float = RIDGE) -> Tensor:
     return ridge * moments.covariance.diagonal().mean()
 
 
-def solve_few(normal: Tensor, right: Tensor) -> Tensor:
-    """The solution of a small system; where unknowns mean the same, one of its solutions."""
-    return torch.linalg.solve(damp(normal, RELATIVE), right)
+def solve_few(normal: Tensor, right: Tensor, before: Tensor) -> Tensor:
+    """The solution of a small system, which stays what it was where unknowns can hardly be told apart.
+
+    Without that, parts that hold next to nothing would be taken a million times, and the first step of training would throw
+    everything away.
+    """
+    return before + torch.linalg.solve(damp(normal, RELATIVE), right - normal @ before)
 
 
-__all__ = ["ridge_of", "shared_matrix", "solve_few"]
+__all__ = ["more_than_tokens", "ridge_of", "shared_matrix", "solve_few"]

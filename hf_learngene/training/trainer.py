@@ -265,6 +265,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             check_columns(self.train_dataset, self.student_class.main_input_name)
         if hasattr(self.student.config, "fitted"):
             self.student.config.fitted = True
+            self.student.config.calibration = None  # it says how far the learngene is from its ancestry
         if self.args.cache_teacher and self.cache is None:
             self._fill_cache(cast(Teacher, self.teacher))
         return super().train(*args, **kwargs)

@@ -169,7 +169,9 @@ def test_a_kind_that_looks_at_no_examples_is_given_none(run, world):
     assert "looks at no examples" in " ".join(result.output.split())
     assert not pathlib.Path("out").exists()
     assert run(*build).exit_code == 0  # what it makes may look at some
-    assert run("init", "out", "small", "--num-hidden-layers", 1, "--calibration", world / "images.parquet").exit_code == 0
+    assert (
+        run("init", "out", "small", "--num-hidden-layers", 1, "--calibration", world / "images.parquet").exit_code == 0
+    )
     assert json.loads(pathlib.Path("small/config.json").read_text())["learngene"]["calibration"]["count"]
 
 
@@ -179,6 +181,8 @@ def test_layers_that_share_weights_are_fitted_on_examples(run, world):
     record = json.loads(pathlib.Path("out/config.json").read_text())["calibration"]
     assert record["examples"] == "given and synthetic"
     assert record["distance"] < 1
+    none = ("build", world / "vit", "plain", "--learngene-type", "condensed", "--steps", 0, "--calibration", "none")
+    assert run(*none, "--option", "stored_share=1").exit_code == 0
 
 
 def test_a_size_out_of_reach_leaves_nothing(run, world, tmp_path):

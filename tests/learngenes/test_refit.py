@@ -10,6 +10,7 @@ import torch
 from hf_learngene import AutoLearngene, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.calibration.examples import Examples
+from hf_learngene.calibration.held_back import held_back
 from hf_learngene.errors import CalibrationError, InvalidSizeError, UnknownOptionError
 from hf_learngene.learngenes import registered_learngenes
 from hf_learngene.learngenes.card import learngene_card
@@ -72,7 +73,7 @@ def test_scalers_are_those_of_least_squares(kind, family, name):
         assert torch.equal(part[[0, 2]], before[[0, 2]])
         made = learngene.materialise(template, info, learngene.target())[1]
         (x @ made.T - y).pow(2).mean().backward()
-        assert part.grad[1].abs().max() < 1e-6
+        assert part.grad[1].abs().max() < 1e-4
         part.grad = None
 
 
@@ -82,7 +83,7 @@ def test_layers_that_can_be_one_are_found(family, name):
     wanted = AutoLearngene.from_ancestry(tiny_model(family, name), "sws", num_stages=2).initialize()
     anatomy = anatomy_of(wanted.config, type(wanted))
     with Examples(examples_for(wanted, 64), wanted) as examples:
-        staged = StageRefit(wanted, anatomy, [0, 0, 1], examples, ridge=1e-9)
+        staged = StageRefit(wanted, anatomy, [0, 0, 1], examples, examples, ridge=1e-9)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for tensor in anatomy.tensors.values():
@@ -98,14 +99,15 @@ def test_layers_that_can_be_one_are_found(family, name):
 @every_family
 def test_it_comes_nearer_to_its_ancestry(kind, family, name):
     source = tiny_model(family, name)
-    inputs = inputs_for(source)
     plain = AutoLearngene.from_ancestry(source, kind, **options_of(kind))
     fitted = AutoLearngene.from_ancestry(source, kind, **options_of(kind), **on(source, 64))
     assert plain.config.calibration is None
     assert fitted.config.calibration["examples"] == "given"
     assert fitted.config.calibration["count"] == 64
-    wanted = output_of(source, inputs)
-    far, near = ((output_of(one, inputs) - wanted).norm() for one in (plain.initialize(), fitted.initialize()))
+    with Examples(examples_for(source, 64), source) as examples:
+        mine, held = held_back(examples)
+        far, near = (ScalerRefit(one, source, mine, held).error(2) for one in (plain, fitted))
+    assert near == pytest.approx(fitted.config.calibration["distance"])
     assert near < far
     assert fitted.stored_share == plain.stored_share
     assert [p.requires_grad for p in fitted.parameters()] == [p.requires_grad for p in plain.parameters()]
@@ -199,7 +201,7 @@ def test_scalers_of_another_size_are_fitted_without_training(kind):
         assert torch.equal(parameter, start.shared.get_parameter(name))
     wanted = learngene.initialize(num_hidden_layers=2, calibration=examples)
     with Examples(examples, wanted) as seen:
-        far, near = (ScalerRefit(one, wanted, seen).error(1) for one in (start, adapted))
+        far, near = (ScalerRefit(one, wanted, *held_back(seen)).error(1) for one in (start, adapted))
     assert near < far if kind == "wave" else near <= far
     assert not adapted.training
 
@@ -218,14 +220,56 @@ def test_where_examples_are_of_no_help_nothing_changes(monkeypatch):
 
     def worse(self, disable_progress=False):
         with torch.no_grad():
-            for parameter in self.learngene.scalers.parameters():
+            for parameter in (self.learngene.scalers if isinstance(self, ScalerRefit) else self.model).parameters():
                 parameter.mul_(9)
-        return 1.0, 9e9
 
     monkeypatch.setattr(ScalerRefit, "run", worse)
+    monkeypatch.setattr(StageRefit, "run", worse)
     fitted = AutoLearngene.from_ancestry(source, "wave", **options_of("wave"), **on(source))
     assert fitted.config.calibration is None
     assert all(torch.equal(a, b) for a, b in zip(fitted.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "sws"])
+def test_training_can_begin_where_the_fit_ends(kind):
+    """Parts that hold next to nothing are not taken a million times: a small step is a small step."""
+    source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 8}, torch.float32)
+    fitted = AutoLearngene.from_ancestry(
+        source, kind, **({"num_groups": 4} if kind == "fine" else {}), **on(source, 96)
+    )
+    assert fitted.config.calibration is not None
+    assert max(p.abs().max() for p in fitted.scalers.parameters()) < 1e3
+    inputs = inputs_for(source)
+    before = output_of(fitted.initialize(), inputs)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in fitted.shared.parameters():
+            parameter.add_(1e-4 * torch.randn(parameter.shape, generator=generator).sign())
+    assert (output_of(fitted.initialize(), inputs) - before).norm() < 0.5 * before.norm()
+
+
+def test_examples_that_can_be_read_once_do():
+    source = tiny_model(*FAMILIES[0])
+    looks = {"calibration_top_up": False, "calibration_size": 40}
+    streamed, listed = (
+        AutoLearngene.from_ancestry(source, "sws", num_stages=2, num_hidden_layers=3, calibration=given, **looks)
+        for given in (iter(examples_for(source, 64)), examples_for(source, 64)[:40])
+    )
+    assert all(torch.equal(a, b) for a, b in zip(streamed.parameters(), listed.parameters(), strict=True))
+
+
+def test_scalers_of_another_width_are_fitted_too():
+    source = tiny_model(*FAMILIES[0])
+    learngene = AutoLearngene.from_ancestry(source, "wave", **OPTIONS["wave"])
+    adapted = learngene.adapt(examples_for(source, 64), hidden_size=16, steps=0)
+    assert adapted.initialize().config.hidden_size == 16
+
+
+def test_what_was_fitted_is_not_told_of_another_size():
+    source = tiny_model(*FAMILIES[0])
+    learngene = AutoLearngene.from_ancestry(source, "wave", **options_of("wave"), **on(source, 64))
+    assert learngene.config.calibration is not None
+    assert learngene.for_size(num_hidden_layers=2).config.calibration is None
 
 
 # ---- what is refused
@@ -241,7 +285,11 @@ def test_bad_input_is_refused():
         AutoLearngene.from_ancestry(source, "sws", num_stages=2, calibration_size=8)
     with pytest.raises(CalibrationError, match="pixel_values"):
         AutoLearngene.from_ancestry(source, "sws", num_stages=2, calibration=[{"input_ids": [1, 2]}])
+    with pytest.raises(CalibrationError, match="cannot tell"):
+        AutoLearngene.from_ancestry(source, "sws", num_stages=2, **on(source, 1))
     learngene = AutoLearngene.from_ancestry(source, "sws", num_stages=2)
+    with pytest.raises(UnknownOptionError, match="give calibration= too"):
+        learngene.initialize(calibration_size=8)
     with pytest.raises(InvalidSizeError, match="stages says how layers are repeated"):
         learngene.initialize(stages=[0, 1], calibration="synthetic")
     wave = AutoLearngene.from_ancestry(source, "wave", **OPTIONS["wave"])

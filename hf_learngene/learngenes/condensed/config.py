@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.learngenes.config import LearngeneConfig
@@ -52,7 +52,8 @@ class CondensedConfig(LearngeneConfig):
         if self.order is None:
             return
         layers = self.order.get("layers") if isinstance(self.order, dict) else None
-        if not isinstance(layers, list) or sorted(layers) != list(range(self.auxiliary_depth)):
+        whole = isinstance(layers, list) and all(type(layer) is int for layer in layers)
+        if not whole or sorted(cast(list, layers)) != list(range(self.auxiliary_depth)):
             raise UnknownOptionError(f"order names every layer of the core once; it was {self.order!r}.")
         if self.order.get("stream") not in STREAMS:
             raise UnknownOptionError(f"order names a stream of {STREAMS}; it was {self.order!r}.")

@@ -30,7 +30,16 @@ class CondensedLearngene(Learngene):
 
     `initialize` makes smaller sizes by a calibrated shrink of the core, on made-up examples or on given ones, and larger ones by
     exact growth. `weights(config)`, which training uses, needs no examples, and is differentiable: exact growth, and for what
-    shrinks, the first parts of the core, which is sorted by what would leave it first.
+    shrinks, the first parts of the core, which is sorted by what would leave it first; `initialize(calibration=None)` gives that.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from hf_learngene import AutoLearngene
+        >>> sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 3}
+        >>> vit = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **sizes)).eval()
+        >>> learngene = AutoLearngene.from_ancestry(vit, "condensed", intermediate_size=24)
+        >>> [learngene.initialize(num_hidden_layers=depth).config.num_hidden_layers for depth in (2, 5)]
+        [2, 5]
     """
 
     config_class = CondensedConfig
@@ -131,60 +140,6 @@ class CondensedLearngene(Learngene):
             state = dict(apply({**state, **tied}, step.recipes, step.task.seed, share=True))
             anatomy = step.task.target
         return state
-
-    def initialize(
-        self,
-        *,
-        stages: Sequence[int] | None = None,
-        seed: int = 0,
-        calibration: Any = AUTO,
-        processing_class: Any = None,
-        calibration_column: str | tuple[str, str] | None = None,
-        calibration_size: int | None = None,
-        calibration_top_up: bool = True,
-        **sizes: Any,
-    ) -> PreTrainedModel:
-        """A descendant: a plain transformers model of any size, which works before any training.
-
-        Args:
-            stages (*optional*): none; `sws` has stages.
-            seed (`int`, *optional*, defaults to 0): for made-up examples, and for what has to start anew.
-            calibration (*optional*, defaults to `"auto"`): what a smaller size is fitted on, as in `resize`: a few hundred
-                unlabelled examples, or made-up ones. None gives what `weights` makes: the first parts of the core, as they are.
-            processing_class (*optional*): as in `resize`. Default: the one that is saved beside the learngene.
-            calibration_column (*optional*): as in `resize`.
-            calibration_size (`int`, *optional*): as in `resize`.
-            calibration_top_up (`bool`, *optional*, defaults to `True`): as in `resize`.
-            **sizes: by the config's own field names. None gives the core.
-
-        Returns:
-            `PreTrainedModel` of the ancestry's class, in eval mode, with `config.learngene` telling where it comes from.
-
-        Raises:
-            UnfittedError: nothing was fitted or trained yet.
-            InvalidSizeError: a size that it cannot make.
-            CalibrationError: examples that do not fit.
-
-        Example:
-            >>> from transformers import ViTConfig, ViTForImageClassification
-            >>> from hf_learngene import AutoLearngene
-            >>> sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 3}
-            >>> vit = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **sizes)).eval()
-            >>> learngene = AutoLearngene.from_ancestry(vit, "condensed", intermediate_size=24)
-            >>> [learngene.initialize(num_hidden_layers=depth).config.num_hidden_layers for depth in (2, 5)]
-            [2, 5]
-        """
-        self.check_sizes(sizes)  # refused before anything is made
-        return super().initialize(
-            stages=stages,
-            seed=seed,
-            calibration=calibration,
-            processing_class=processing_class,
-            calibration_column=calibration_column,
-            calibration_size=calibration_size,
-            calibration_top_up=calibration_top_up,
-            **sizes,
-        )
 
 
 __all__ = ["CondensedLearngene"]

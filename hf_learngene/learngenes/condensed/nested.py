@@ -249,7 +249,8 @@ def in_nested_order(model: PreTrainedModel, examples: Batches) -> tuple[PreTrain
         if verify(whole, made, looked).function_preserving:
             directions, entries = selection.rotation is not None, selection.coordinates is not None
             stream = DIRECTIONS if directions else ENTRIES if entries else None
-            return cast(PreTrainedModel, nn.Module.to(made, dtype=model.dtype)), {
+            half = model.dtype in (torch.float16, torch.bfloat16)  # rounded once more, it would not be without loss
+            return cast(PreTrainedModel, nn.Module.to(made, dtype=torch.float32 if half else model.dtype)), {
                 "layers": list(order.layers),
                 "stream": stream,
             }

@@ -80,10 +80,12 @@ class FineLearngene(Learngene):
         group = stage_of_each_layer(self.anatomy.num_layers, self.config.num_groups)[layer]
         u, v = (self.part(template, n)[group].to(gram) for n in ("u", "v"))
         normal = (u.T @ u) * (v.T @ gram @ v)
-        self.scaler(template, "sigma")[layer].copy_(solve_few(normal, ((v.T @ cross) * u.T).sum(1)))
+        sigma = self.scaler(template, "sigma")[layer]
+        sigma.copy_(solve_few(normal, ((v.T @ cross) * u.T).sum(1), sigma.to(normal)))
 
     def fit_vector(self, template: str, info: TensorInfo, layer: int, wanted: Tensor) -> None:
-        self.scaler(template, "mix")[layer].copy_(mixed(self.part(template, "vectors"), wanted[None])[0])
+        mix = self.scaler(template, "mix")[layer : layer + 1]
+        mix.copy_(mixed(self.part(template, "vectors"), wanted[None], mix))
 
     def _counts(self, depth: int) -> list[int]:
         """Number of layers of each group at a depth."""
@@ -138,15 +140,18 @@ def fit_mixture(vectors: Tensor, mix: Tensor, stack: Tensor) -> None:
     mix.copy_(coefficients)
 
 
-def mixed(vectors: Tensor, wanted: Tensor) -> Tensor:
+def mixed(vectors: Tensor, wanted: Tensor, before: Tensor) -> Tensor:
     """How shared vectors, (number, *shape), are mixed to come nearest to others, (rows, size): (rows, number), float64.
 
+    `before` is how they are mixed, which stays where vectors can hardly be told apart.
+
     Example:
-        >>> mixed(torch.eye(3)[:2], torch.tensor([[1.0, 2.0, 5.0]])).tolist()
-        [[1.0, 2.0]]
+        >>> found = mixed(torch.eye(3)[:2], torch.tensor([[1.0, 2.0, 5.0]]), torch.zeros(1, 2))
+        >>> [round(share, 3) for share in found[0].tolist()]
+        [1.0, 2.0]
     """
-    flat = vectors.reshape(len(vectors), -1).to(wanted.dtype)
-    return torch.linalg.lstsq(flat.T, wanted.T, driver="gelsd" if wanted.device.type == "cpu" else None).solution.T
+    flat = vectors.reshape(len(vectors), -1).double()
+    return solve_few(flat @ flat.T, flat @ wanted.to(flat).T, before.to(flat).T).T
 
 
 def shared_factors(stack: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

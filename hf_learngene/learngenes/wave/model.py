@@ -134,7 +134,7 @@ class WaveLearngene(Learngene):
     def whole_stages(self) -> list[int] | None:
         depth = self.anatomy.num_layers
         matrices = [(t, i) for t, i in self.components.items() if is_matrix(i)]
-        held = min(len(self.part(t, "templates")) // math.prod(self.grid(i.shape)) for t, i in matrices)
+        held = min((len(self.part(t, "templates")) // math.prod(self.grid(i.shape)) for t, i in matrices), default=0)
         return stage_of_each_layer(depth, held) if 2 <= held < depth else None
 
     def fit_scalers(self, template: str, info: TensorInfo, layer: int, gram: Tensor, cross: Tensor) -> None:
@@ -150,13 +150,15 @@ class WaveLearngene(Learngene):
                 seen = (templates @ inner[a, :, b]).reshape(count, -1)
                 normal[:, a, :, b] = seen @ templates.reshape(count, -1).T
         right = torch.einsum("tij,cjri->tcr", templates, cross.reshape(columns, side, rows, side))
-        solved = solve_few(normal.reshape(count * columns, -1), right.reshape(count * columns, rows))
-        self.scaler(template, "scalers")[layer].copy_(solved.reshape(count, columns, rows).transpose(1, 2))
+        scalers = self.scaler(template, "scalers")[layer]
+        before = scalers.to(gram).transpose(1, 2).reshape(count * columns, rows)
+        solved = solve_few(normal.reshape(count * columns, -1), right.reshape(count * columns, rows), before)
+        scalers.copy_(solved.reshape(count, columns, rows).transpose(1, 2))
 
     def fit_vector(self, template: str, info: TensorInfo, layer: int, wanted: Tensor) -> None:
         blocks = wanted.reshape(-1, self.side) if self.blocked(info) else wanted[None]
         mix = self.scaler(template, "mix")[layer * len(blocks) : (layer + 1) * len(blocks)]
-        mix.copy_(mixed(self.part(template, "vectors"), blocks))
+        mix.copy_(mixed(self.part(template, "vectors"), blocks, mix))
 
     def picked(self) -> list[int] | None:
         stages = self.whole_stages() if self.config.fit_layers == "picked" else None
