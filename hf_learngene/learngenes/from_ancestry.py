@@ -40,7 +40,12 @@ def fitted_learngene(
     origin: Mapping[str, Any] | None = None,
 ) -> Learngene:
     """A learngene fitted to a model, see `AutoLearngene.from_ancestry`; `origin` (of `origin_of`) tells of a model in memory."""
-    config_class, source = config_class_of(learngene_type), None
+    config_class, model_class, source = config_class_of(learngene_type), learngene_class_of(learngene_type), None
+    examples, default = {n: v for n, v in options.items() if n in EXAMPLES}, model_class.default_calibration
+    if isinstance(examples.setdefault("calibration", AUTO), str) and examples["calibration"] == AUTO:
+        examples["calibration"] = default
+    _check_examples(model_class, examples)
+    examples["calibration"] = lasting(examples["calibration"], examples.get("calibration_size"))
     loading = {n: v for n, v in options.items() if n in LOADING}
     if isinstance(model, PreTrainedModel):
         _check_no_loading(model, loading)
@@ -51,17 +56,10 @@ def fitted_learngene(
             model = load_whole(source, **loading)
         origin = origin_of(source, loading)
     check_source(model)
-    model_class = learngene_class_of(learngene_type)
-    examples = {n: v for n, v in options.items() if n in EXAMPLES}
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
     sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING and n not in examples}
     anatomy = anatomy_of(model.config, type(model))
     config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
-    default = model_class.default_calibration
-    if isinstance(examples.setdefault("calibration", AUTO), str) and examples["calibration"] == AUTO:
-        examples["calibration"] = default
-    _check_examples(model_class, examples)
-    examples["calibration"] = lasting(examples["calibration"], examples.get("calibration_size"))
     if examples["calibration"] is not None or default is not None or "processing_class" in examples:
         given = examples.get("processing_class")
         examples["processing_class"] = resolved_processor(given, model, source, loading)
