@@ -83,7 +83,6 @@ def build_command(
     from hf_learngene.hub.load import load_whole, pinned
     from hf_learngene.hub.output import check_output, whole_or_absent
     from hf_learngene.learngenes.from_ancestry import fitted_learngene, origin_of, report
-    from hf_learngene.learngenes.registry import learngene_class_of
     from hf_learngene.learngenes.validating import check_one_label
     from hf_learngene.training.data import data_name, read_data, training_data
     from hf_learngene.training.work_folder import WorkFolder
@@ -114,10 +113,10 @@ def build_command(
                 check_one_label(type(model))  # not after the training
             origin = origin_of(teacher, loading)
             processor = processor_of(teacher, model.main_input_name, loading)
-        looks = looked_at.get("calibration", learngene_class_of(learngene_type).default_calibration) is not None
-        reads = {"processing_class": processor} if looks else {}
         with status(f"Fitting {learngene_type} to it"):
-            learngene = fitted_learngene(model, learngene_type, {**given, **looked_at, **reads}, seed, origin)
+            learngene = fitted_learngene(
+                model, learngene_type, {**given, **looked_at, "processing_class": processor}, seed, origin
+            )
         typer.echo(report(learngene))
         held_out = training_data(read_data(eval_data), model, processor, **columns) if eval_data is not None else None
         prepared = training_data(read_data(str(data)), model, processor, **columns) if steps else None

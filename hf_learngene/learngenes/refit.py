@@ -20,7 +20,7 @@ from hf_learngene.calibration.shares import agree, shared
 from hf_learngene.learngenes.parts import picked_layers, stacked
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.learngenes.sweeps import Sweeps
-from hf_learngene.learngenes.weighted_fit import more_than_tokens, ridge_of, shared_matrix
+from hf_learngene.learngenes.weighted_fit import ridge_of, shared_matrix
 from hf_learngene.pruning.moments import RIDGE, Moments, enough, lifted
 
 
@@ -101,18 +101,10 @@ class ScalerRefit(Sweeps):
         source: a model of the auxiliary size, which it is brought to.
         examples: what is looked at.
         held: others, by which it is told what is better.
-        ridge: how strongly weights are kept where the examples say little.
     """
 
-    def __init__(
-        self,
-        learngene: LearngeneLike,
-        source: PreTrainedModel,
-        examples: Batches,
-        held: Batches,
-        ridge: float = RIDGE,
-    ) -> None:
-        super().__init__(learngene.initialize(), source, learngene.anatomy, examples, held, ridge)
+    def __init__(self, learngene: LearngeneLike, source: PreTrainedModel, examples: Batches, held: Batches) -> None:
+        super().__init__(learngene.initialize(), source, learngene.anatomy, examples, held)
         self.learngene = learngene
 
     def blocks(self) -> list[list[int]]:
@@ -122,9 +114,7 @@ class ScalerRefit(Sweeps):
         learngene, bias = self.learngene, _bias_of(template)
         info, written = learngene.components[template], [template]
         for layer, each in moments.items():
-            level = ridge_of(
-                each, self.ridge * more_than_tokens([each], self.model.get_parameter(template.format(layer)))
-            )
+            level = ridge_of(each, self.ridge, each.count)
             before = self.model.get_parameter(template.format(layer)).to(each.gram)
             has_bias = bias in learngene.components
             gram = each.covariance if has_bias else each.gram
@@ -148,13 +138,12 @@ class ScalerRefit(Sweeps):
         held = dict(self.learngene.outside.named_parameters()).get(name)
         return held is not None and held.requires_grad and held.shape == self.model.get_parameter(name).shape
 
-    def run(self, disable_progress: bool = False) -> tuple[float, float]:
-        found = super().run(disable_progress)
+    def run(self) -> None:
+        super().run()
         with torch.no_grad():
             for name, parameter in self.learngene.outside.named_parameters():
                 if self.is_free(name):
                     parameter.copy_(self.model.get_parameter(name))
-        return found
 
     def _made(self, template: str) -> Sequence[Tensor]:
         return self.learngene.materialise(template, self.learngene.components[template], self.learngene.target())
@@ -170,10 +159,7 @@ def has_scalers(learngene: LearngeneLike) -> bool:
     return next(learngene.scalers.paths(), None) is not None
 
 
-def refit(
-    learngene: LearngeneLike, model: PreTrainedModel, examples: Examples, scalers_only: bool = False,
-    disable_progress: bool = False,
-) -> None:  # fmt: skip
+def refit(learngene: LearngeneLike, model: PreTrainedModel, examples: Examples, scalers_only: bool = False) -> None:
     """Brings a learngene to a model of its own size, with a record in its config (`calibration`).
 
     First the layers that it holds whole are fitted to all the layers that each stands for, then what every layer has of its own.
@@ -184,7 +170,6 @@ def refit(
         model: of the auxiliary size.
         examples: what is looked at; processes share them.
         scalers_only: whether what is shared stays.
-        disable_progress: no progress bar.
 
     Raises:
         CalibrationError: too few tokens.
@@ -200,11 +185,11 @@ def refit(
         for step in ("stages", "scalers"):
             if step == "stages" and stages is not None:
                 staged = StageRefit(model, learngene.anatomy, stages, *seen)
-                staged.run(disable_progress)
+                staged.run()
                 learngene.fit_to(staged.model)
                 del staged
             elif step == "scalers" and has_scalers(learngene):
-                ScalerRefit(learngene, model, *seen).run(disable_progress)
+                ScalerRefit(learngene, model, *seen).run()
             else:
                 continue
             if (error := _distance(learngene, model, *seen)) < best:

@@ -16,10 +16,9 @@ from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import few
 from hf_learngene.calibration.shares import total
 from hf_learngene.errors import UnsupportedFamilyError
-from hf_learngene.learngenes.weighted_fit import more_than_tokens
 from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Runner
-from hf_learngene.pruning.moments import RIDGE, Moments
+from hf_learngene.pruning.moments import RIDGE, Moments, scarcity
 from hf_learngene.pruning.refit import Refit
 from hf_learngene.pruning.sites import RefitSite, sites_of
 from hf_learngene.state import evaluating
@@ -92,14 +91,10 @@ class Sweeps(ABC):
     # ---- the work
 
     @torch.no_grad()
-    def run(self, disable_progress: bool = False) -> tuple[float, float]:
-        """Fits everything, block by block, and then the matrices behind the layers, a classifier's say.
-
-        Returns:
-            Mean squared distance of the residual stream behind the last layer, as a share of its spread, before and after.
-        """
+    def run(self) -> None:
+        """Fits everything, block by block, and then the matrices behind the layers, a classifier's say."""
         blocks = self.blocks()
-        bar = tqdm(total=len(blocks) * SWEEPS, desc="fitting", disable=disable_progress)
+        bar = tqdm(total=len(blocks) * SWEEPS, desc="fitting")
         batches, last = self.examples.batches, self.anatomy.num_layers - 1
         with (
             bar,
@@ -107,7 +102,6 @@ class Sweeps(ABC):
             Runner(self.source, self.anatomy) as theirs,
             Runner(self.model, self.anatomy) as ours,
         ):
-            before = self.error(last)
             for number, block in enumerate(blocks):
                 sites = [s for s in self._sites if s.layer in block]
                 theirs.cache_prefix(block[0], batches())
@@ -119,7 +113,6 @@ class Sweeps(ABC):
             theirs.cache_prefix(last + 1, batches())
             ours.cache_prefix(last + 1, batches())
             self._behind(ours, theirs)
-            return before, self.error(last)
 
     def _block(
         self, block: Sequence[int], sites: Sequence[RefitSite], ours: Runner, theirs: Runner, bar: tqdm
@@ -171,7 +164,7 @@ class Sweeps(ABC):
                 continue
             parameters = list(self.model.get_submodule(site.name).parameters())  # weight, and bias if there is one
             before, kept = self._distance(site), [p.clone() for p in parameters]
-            ridge = self.ridge * more_than_tokens([moments], parameters[0])
+            ridge = self.ridge * scarcity(parameters[0].shape[1], moments.count)
             solved = moments.solve(parameters[0].double(), len(parameters) > 1, ridge)
             for parameter, value in zip(parameters, solved, strict=False):
                 parameter.copy_(cast(Tensor, value))

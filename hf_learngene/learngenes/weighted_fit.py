@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hf_learngene.pruning.moments import RIDGE, Moments, damp
+from hf_learngene.pruning.moments import RIDGE, Moments, damp, scarcity
 
 
 RELATIVE = 1e-4  # of the mean diagonal of a system whose unknowns may be several names of one thing
@@ -39,9 +39,10 @@ def shared_matrix(
     """
     prior = weight if bias is None else torch.cat([weight, bias[:, None]], 1)
     gram, right = None, None
+    tokens = sum(m.count for m in moments)
     for each in moments:
         inner, cross = each.gram, each.cross + torch.outer(each.mean, each.wanted)
-        level = ridge_of(each, ridge * more_than_tokens(moments, weight)).expand(weight.shape[1])
+        level = ridge_of(each, ridge, tokens).expand(weight.shape[1])
         if bias is not None:  # its input is a 1, and it is free
             below = torch.cat([each.mean, torch.ones_like(each.mean[:1])])
             inner = torch.cat([torch.cat([inner, each.mean[:, None]], 1), below[None]])
@@ -53,14 +54,10 @@ def shared_matrix(
     return (solved, None) if bias is None else (solved[:, :-1], solved[:, -1])
 
 
-def more_than_tokens(moments: Sequence[Moments], weight: Tensor) -> float:
-    """How many inputs there are to each token, at least 1: the ridge grows with it."""
-    return max(1.0, weight.shape[1] / max(1, sum(m.count for m in moments)))
-
-
-def ridge_of(moments: Moments, ridge: float = RIDGE) -> Tensor:
-    """How strongly a matrix is kept as it is, in the units of its inputs' variance."""
-    return ridge * moments.covariance.diagonal().mean()
+def ridge_of(moments: Moments, ridge: float, tokens: int) -> Tensor:
+    """How strongly a matrix that is fitted on so many tokens is kept as it is, in the units of its inputs' variance."""
+    variances = moments.covariance.diagonal()
+    return ridge * scarcity(len(variances), tokens) * variances.mean()
 
 
 def solve_few(normal: Tensor, right: Tensor, before: Tensor) -> Tensor:
@@ -72,4 +69,4 @@ def solve_few(normal: Tensor, right: Tensor, before: Tensor) -> Tensor:
     return before + torch.linalg.solve(damp(normal, RELATIVE), right - normal @ before)
 
 
-__all__ = ["more_than_tokens", "ridge_of", "shared_matrix", "solve_few"]
+__all__ = ["ridge_of", "shared_matrix", "solve_few"]

@@ -284,6 +284,11 @@ def _solved(gram: Tensor, wanted: Tensor) -> Tensor:
     return torch.linalg.solve(gram, wanted) if bool(failed) else torch.cholesky_solve(wanted, root)
 
 
+def scarcity(inputs: int, count: int) -> float:
+    """How many inputs there are to a token, at least 1: a ridge grows with it."""
+    return max(1.0, inputs / max(1, count))
+
+
 def enough(count: int, rank: int, what: str) -> None:
     """Refuses fewer tokens than there are things to tell apart.
 
@@ -334,4 +339,4 @@ def _known(value: _T | None) -> _T:
     return value
 
 
-__all__ = ["RIDGE", "Moments", "check_finite", "damp", "enough", "lifted", "normalised", "precise"]
+__all__ = ["RIDGE", "Moments", "check_finite", "damp", "enough", "lifted", "normalised", "precise", "scarcity"]

@@ -21,7 +21,7 @@ from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.correspondence import Correspondence
 from hf_learngene.pruning.gains import Lines
-from hf_learngene.pruning.moments import RIDGE, Moments, normalised, precise
+from hf_learngene.pruning.moments import RIDGE, Moments, normalised, precise, scarcity
 from hf_learngene.pruning.refit_check import RefitCheck, acceptable
 from hf_learngene.pruning.sites import RefitSite, sites_of
 from hf_learngene.state import evaluating
@@ -223,8 +223,7 @@ class Refit:
         weight, bias = module.weight.detach().double(), module.bias
         old = bias.detach().double() if bias is not None else None
         before = moments.error(weight, old)
-        inputs = weight.shape[1]
-        few = max(1.0, inputs / max(1, moments.count))
+        few = scarcity(weight.shape[1], moments.count)
         weight, solved = moments.solve(self._target_of.prior(site), bias is not None, few * ridge)
         module.weight.copy_(weight.to(module.weight))
         if bias is not None and solved is not None:
