@@ -85,13 +85,11 @@ def check_resized(learngene: LearngeneLike, sizes: Mapping[str, Any]) -> None:
     check_layers(learngene, Target(config, anatomy_of(config, learngene.base_class), learngene.anatomy))
 
 
-def sampled_sizes(
-    own: int, generator: torch.Generator, depths: tuple[int | None, int | None], widths: Sequence[int] | None
-) -> dict[str, int]:
-    """Random sizes of a descendant for sandwich training; `own` is the auxiliary model's depth.
+def sampled_depths(own: int, depths: tuple[int | None, int | None]) -> tuple[int, int]:
+    """Least and largest depth of sandwich training's descendants; `own` is the auxiliary model's.
 
     Raises:
-        InvalidSizeError: depths of which none can be drawn.
+        InvalidSizeError: no depth lies between them.
     """
     least, most = depths
     least = least if least is not None else max(1, round(own / 3))
@@ -101,10 +99,7 @@ def sampled_sizes(
             f"sandwich_min_layers lies between 1 and sandwich_max_layers ({most}, by default one less than the auxiliary "
             f"model's {own}); it was {least}."
         )
-    sizes = {"num_hidden_layers": int(torch.randint(least, most + 1, (), generator=generator))}
-    if widths:
-        sizes["hidden_size"] = int(widths[int(torch.randint(len(widths), (), generator=generator))])
-    return sizes
+    return least, most
 
 
 def width_op(dim: int, parts: int, old: int, new: int, side: str) -> Op:

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 import torch
 
 from hf_learngene.errors import InvalidSizeError, UnfittedError
-from hf_learngene.learngenes.growth import at_size, sampled_sizes, split_sizes
+from hf_learngene.learngenes.growth import at_size, sampled_depths, split_sizes
 from hf_learngene.learngenes.parts import Target, path_of
 from hf_learngene.learngenes.protocol import LearngeneLike
 
@@ -30,8 +30,22 @@ class TrainingMixin:
             InvalidSizeError: depths or widths that cannot be made.
         """
         learngene = cast(LearngeneLike, self)
-        sizes = sampled_sizes(learngene.anatomy.num_layers, generator, depths, widths)
+        least, most = sampled_depths(learngene.anatomy.num_layers, depths)
+        sizes = {"num_hidden_layers": int(torch.randint(least, most + 1, (), generator=generator))}
+        if widths:
+            sizes["hidden_size"] = int(widths[int(torch.randint(len(widths), (), generator=generator))])
         return learngene.target(learngene.config_at(sizes))
+
+    def check_samples(self, depths: tuple[int | None, int | None], widths: Sequence[int] | None) -> None:
+        """Refuses, before a training, sizes that `sample_target` may draw in the middle of it and cannot make.
+
+        Raises:
+            InvalidSizeError: depths or widths that cannot be made.
+        """
+        learngene = cast(LearngeneLike, self)
+        for depth in sampled_depths(learngene.anatomy.num_layers, depths):
+            for width in [{"hidden_size": w} for w in widths or ()] or [{}]:
+                learngene.target(learngene.config_at({"num_hidden_layers": depth, **width}))
 
     def decay_parameter_names(self) -> list[str]:
         """Names of the parameters that weight decay is for: those that make matrices and tables.

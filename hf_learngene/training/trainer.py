@@ -38,6 +38,8 @@ class Elastic(Protocol):
         self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: list[int] | None
     ) -> Any: ...
 
+    def check_samples(self, depths: tuple[int | None, int | None], widths: list[int] | None) -> None: ...
+
 
 class LearngeneTrainer(CheckpointSafeTrainer):
     """Trains a learngene's auxiliary model, a new size's scalers, or an ordinary (resized) model, from a teacher.
@@ -58,6 +60,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
 
     Raises:
         UnknownOptionError: options that do not go together, or do not suit the student.
+        InvalidSizeError: sandwich training of depths or widths that the student cannot make.
         TeacherError: the teacher's labels or vocabulary are others, or it lacks what a loss needs.
         TrainingDataError: the data lack the columns of the student.
         NonFiniteLossError: while training; names the step and the last checkpoint.
@@ -113,11 +116,13 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             self.label_names = find_labels(self.student_class)
         if args.label_smoothing_factor:
             check_smoothing(args.label_smoothing_factor, self.label_names, self.student_class, self.student_config)
-        if args.sandwich_weight and not isinstance(self.student, Elastic):
-            raise UnknownOptionError(
-                "sandwich_weight trains other descendants of a learngene; this student is one model. A dense student that "
-                "drops layers is SwsConfig(num_stages=num_hidden_layers)."
-            )
+        if args.sandwich_weight:
+            if not isinstance(self.student, Elastic):
+                raise UnknownOptionError(
+                    "sandwich_weight trains other descendants of a learngene; this student is one model. A dense student that "
+                    "drops layers is SwsConfig(num_stages=num_hidden_layers)."
+                )
+            self.student.check_samples((args.sandwich_min_layers, args.sandwich_max_layers), args.sandwich_widths)
         self.teacher: Teacher | None = None
         self.projections: Projections | None = None
         self.attended: tuple[Attended, Attended] | None = None

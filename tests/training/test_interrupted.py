@@ -42,9 +42,16 @@ def learngene_trainer(folder, **arguments):
     return trainer_of("vit", "wave", folder, **{**given, **arguments})
 
 
+def nested_trainer(folder, **arguments):
+    """Of a core and the sizes inside it."""
+    given = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "sandwich_weight": 0.5, "sandwich_widths": [16, 24]}
+    return trainer_of("vit", "condensed", folder, **{**given, **arguments})
+
+
 MAKE = {
     "CheckpointSafeTrainer": lambda folder, **more: plain_trainer(CheckpointSafeTrainer, folder, **more),
     "LearngeneTrainer": learngene_trainer,
+    "LearngeneTrainer, condensed": nested_trainer,
 }
 
 

@@ -75,35 +75,39 @@ def test_two_processes_are_one(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 2}
     cases = [
         ("vit", "wave", {"sandwich_weight": 0.5, "sandwich_min_layers": 1, **saving}),
+        ("vit", "condensed", {"sandwich_weight": 0.5, "sandwich_min_layers": 1, "sandwich_widths": [16, 24], **saving}),
         ("bert", "plain", {"hidden_states_weight": 0.3, "relations_weight": 0.2, "relation_heads": 3, **saving}),
     ]
-    for data, learngene, extra in cases:
-        train(data, learngene, tmp_path / data / "one", per_device_train_batch_size=8, **extra)
+    folders = [tmp_path / f"{data}-{learngene}" for data, learngene, _ in cases]
+    for (data, learngene, extra), folder in zip(cases, folders, strict=True):
+        train(data, learngene, folder / "one", per_device_train_batch_size=8, **extra)
     jobs = [
-        [data, learngene, str(tmp_path / data / "two"), {"per_device_train_batch_size": 4, **extra}]
-        for data, learngene, extra in cases
+        [data, learngene, str(folder / "two"), {"per_device_train_batch_size": 4, **extra}]
+        for (data, learngene, extra), folder in zip(cases, folders, strict=True)
     ]
     launch(jobs, tmp_path / "launch", processes=2)
-    for data, _, _ in cases:
-        one, two = (json.loads((tmp_path / data / n / "losses.json").read_text()) for n in ("one", "two"))
+    for folder in folders:
+        one, two = (json.loads((folder / n / "losses.json").read_text()) for n in ("one", "two"))
         assert one == pytest.approx(two, rel=1e-4)
-        assert close(weights(tmp_path / data / "one"), weights(tmp_path / data / "two"), 2e-4)
+        assert close(weights(folder / "one"), weights(folder / "two"), 2e-4)
         # each process has written its part before the checkpoint got its name
-        folders = sorted(p.name for p in (tmp_path / data / "two").iterdir() if p.is_dir())
-        assert folders == ["checkpoint-2", "checkpoint-4"]
-        for folder in folders:
-            assert {f"rng_state_{i}.pth" for i in range(2)} < set(os.listdir(tmp_path / data / "two" / folder))
+        checkpoints = sorted(p.name for p in (folder / "two").iterdir() if p.is_dir())
+        assert checkpoints == ["checkpoint-2", "checkpoint-4"]
+        for checkpoint in checkpoints:
+            assert {f"rng_state_{i}.pth" for i in range(2)} < set(os.listdir(folder / "two" / checkpoint))
 
 
 @pytest.mark.slow
 def test_resumed_in_a_new_process_is_uninterrupted(tmp_path):
     """That a killed run leaves whole checkpoints is for test_interrupted.py."""
-    cases = [("vit", "wave"), ("vit", "plain"), ("bert", "tleg")]
+    cases = [("vit", "wave"), ("vit", "condensed"), ("vit", "plain"), ("bert", "tleg")]
     jobs = []
     for data, learngene in cases:
         saving = {"save_strategy": "steps", "save_steps": 2, "seed": 3}
         if learngene == "plain":  # projections are trained too, and must come back
             saving |= {"distillation": "features", "alpha": 0.5}
+        if learngene == "condensed":  # which smaller size a step trains too must come back
+            saving |= {"sandwich_weight": 0.5, "sandwich_min_layers": 1, "sandwich_widths": [16, 24]}
         whole, cut = (tmp_path / f"{data}-{learngene}" / n for n in ("whole", "cut"))
         train(data, learngene, whole, **saving)
         jobs.append([data, learngene, str(cut), {"resume": str(whole / "checkpoint-2"), **saving}])
@@ -338,7 +342,10 @@ def no_labels():
         (lambda p: trainer_of("vit", "plain", p, relations_weight=1, relation_heads=7), errors.TeacherError, "does not divide"),
         (lambda p: trainer_of("vit", "plain", p, train_dataset=Texts()).train(), errors.TrainingDataError,
          "reads 'pixel_values'"),
-        (lambda p: trainer_of("vit", "tleg", p, sandwich_weight=1, sandwich_min_layers=9, sandwich_max_layers=4).train(),
+        (lambda p: trainer_of("vit", "condensed", p, sandwich_weight=1, sandwich_widths=[16, 12]), errors.InvalidSizeError,
+         "hidden_size=12 cannot keep"),
+        (lambda p: trainer_of("vit", "sws", p, sandwich_weight=1, sandwich_widths=[16]), errors.InvalidSizeError, "width"),
+        (lambda p: trainer_of("vit", "tleg", p, sandwich_weight=1, sandwich_min_layers=9, sandwich_max_layers=4),
          errors.InvalidSizeError,
          "between 1 and sandwich_max_layers .4"),
         (lambda p: trainer_of("vit", "plain", p, tiny_model("vit", "ViTModel", dtype=torch.float32), alpha=1.0).train(),
