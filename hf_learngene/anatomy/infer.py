@@ -240,7 +240,7 @@ def _norms(
                 name=name,
                 layer=layer_of(f"{name}.weight", containers)[0],
                 axis=weight.dims[0].axis if weight is not None else HIDDEN,
-                reads=flow.kinds_into(node),
+                reads=flow.kinds_into(node).union(*map(flow.kinds_into, flow.trace.norms_again.get(name, ()))),
                 closes_layer=name in closing,
                 writes_stream=name in flow.stream_norms,
                 eps_follows_config=name in followers,
@@ -250,15 +250,28 @@ def _norms(
     return norms
 
 
-def anatomy_like(known: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Anatomy:
+def anatomy_like(
+    known: Anatomy,
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    model: PreTrainedModel | None = None,
+) -> Anatomy:
     """The anatomy of another size of a model whose anatomy is known: one build, no probes. Cached: what is planned is made next.
 
     Falls back to probing where the other size has tensors that the known one lacks (ELECTRA's `embeddings_project`).
+
+    Args:
+        known (`Anatomy`): what is known.
+        config (`PreTrainedConfig`): of the other size.
+        model_class (`type[PreTrainedModel]`): of both.
+        model (`PreTrainedModel`, *optional*): one of the other size, if there is one. Nothing is built and tried then.
 
     Raises:
         InvalidSizeError: a size that the family can build, but not save, load or run.
         Exception: what the family's own constructor raises at a size that it refuses.
     """
+    if model is not None:
+        return _like(known, config, model_class, model)
     key = _key(config, model_class, declaration_of(config.model_type), id(known))
     with exclusive():
         if key not in _LIKE:

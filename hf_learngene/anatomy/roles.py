@@ -86,9 +86,10 @@ class Flow:
         return closing
 
     def tied_readers(self, ties: Mapping[str, str]) -> dict[str, str]:
-        """Norm -> the embedding weight that reads it as a tied decoder."""
+        """Norm -> the embedding weight that reads it as a tied decoder, by a tie or by a product with the table itself."""
         found = {}
-        for weight in {*ties, *ties.values()}:
+        both = {n for n, uses in self.trace.products.items() if {"embedding", "linear"} <= {use.kind for use in uses}}
+        for weight in {*ties, *ties.values(), *both}:
             for kind, name in self.reads(weight):
                 if kind == "norm":
                     found[name] = ties.get(weight, weight)

@@ -67,7 +67,8 @@ class Trace:
     """Recorded graph of one forward pass.
 
     Attributes:
-        norms: norm module -> its result's node, in order of execution.
+        norms: norm module -> its first result's node, in order of execution.
+        norms_again: norm module -> the nodes of its further results (BLIP's last norm runs on its own output).
         products: weight name -> nodes of the products made with it.
         layer_outputs: layer module name -> node of what it hands on.
         attention: attention nodes in order.
@@ -76,6 +77,7 @@ class Trace:
     """
 
     norms: dict[str, Node] = field(default_factory=dict)
+    norms_again: dict[str, list[Node]] = field(default_factory=dict)
     products: dict[str, list[Node]] = field(default_factory=dict)
     layer_outputs: dict[str, Node] = field(default_factory=dict)
     attention: list[Node] = field(default_factory=list)
@@ -169,6 +171,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.names, self.trace = names, Trace()
         self.nodes: dict[int, Node] = {}
+        self.transposed: dict[int, str] = {}  # a transposed matrix -> its parameter's name
         self.alive: list[torch.Tensor] = []  # ids are only unique while the tensors live
         self.inside = 0  # depth inside a module that counts as one function
 
@@ -197,6 +200,8 @@ class _Recorder(TorchFunctionMode):
         in_place = function.endswith("_") and (function.startswith("__i") or not function.startswith("__"))
         if not in_place and any(result is tensor for tensor in inputs):
             return result  # dropout in eval mode, contiguous: the same tensor
+        if function in ("t", "transpose") and inputs[0].dim() == 2 and id(inputs[0]) in self.names:
+            self.transposed[id(result)] = self.names[id(inputs[0])]
         node = self.make(function, inputs)
         if node.kind in _PRODUCT_KINDS:
             self.trace.products.setdefault(node.name, []).append(node)
@@ -215,6 +220,8 @@ class _Recorder(TorchFunctionMode):
             return Node("embedding", (), weights[0] if weights else "", function)
         if function == "multi_head_attention_forward":
             return self.fused_attention(inputs)
+        if function in ("matmul", "__matmul__") and id(inputs[-1]) in self.transposed:
+            return Node("linear", parents[:1], self.transposed[id(inputs[-1])], "linear")
         if function in _ATTENTION_FUNCTIONS:
             return Node("attention", tuple(self.node(t) or Node("other") for t in inputs), "", function)
         if function in _ACTIVATION_FUNCTIONS:
@@ -258,8 +265,8 @@ def record(model: PreTrainedModel, inputs: dict[str, torch.Tensor], layers: set[
         first = next(_tensors((args, kwargs)), None)
         parent = recorder.node(first) if first is not None else None
         node = Node(kind, (parent,) if parent else (), name)
-        if kind == "norm":
-            recorder.trace.norms.setdefault(name, node)
+        if kind == "norm" and recorder.trace.norms.setdefault(name, node) is not node:
+            recorder.trace.norms_again.setdefault(name, []).append(node)
         recorder.keep(result, node)
 
     def leave_layer(name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
