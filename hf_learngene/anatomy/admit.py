@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -43,8 +44,8 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
     """
     admit_no_learngene(config)
     kind = config.model_type
-    if config.is_encoder_decoder:
-        raise UnsupportedFamilyError(f"`{kind}` is an encoder-decoder model. {_ALLOWED}")
+    if config.is_encoder_decoder and _decodes(part, model_class):
+        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is an encoder-decoder model. {_ALLOWED}")
     causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if getattr(config, "is_decoder", False) or model_class.__name__.endswith("ForCausalLM") or causal:
         raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {_ALLOWED}")
@@ -63,6 +64,15 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
         raise UnsupportedFamilyError(
             f"`{kind}` is a hierarchical family: its stages have sizes of their own (`{stages}`). {_ALLOWED}"
         )
+
+
+def _decodes(part: PreTrainedConfig, model_class: type[PreTrainedModel]) -> bool:
+    """Whether a class of an encoder-decoder family has the decoder: `T5EncoderModel` has none, whatever its config says.
+
+    It shows in its inputs, or in a config that counts the layers of both apart (`encoder_layers`).
+    """
+    inputs = signature(model_class.forward).parameters
+    return any(name.startswith("decoder_") for name in inputs) or not hasattr(part, "num_hidden_layers")
 
 
 def refuse_towers(config: PreTrainedConfig, model_class: type[PreTrainedModel], failure: Exception) -> None:
