@@ -38,6 +38,7 @@ LINKED_TO_HIDDEN = (
     "embedding_size",
     "input_embedding_size",
     "out_hidden_size",
+    "entity_emb_size",
 )
 # Lists of layer indices. In those of a kind, the layers that are named are built another way (global attention instead of
 # windows); in those of outputs, something reads what the named layers hand on.

@@ -290,7 +290,9 @@ def config_at(config: PreTrainedConfig, anatomy: Anatomy, wanted: Mapping[str, A
 
 
 def _spelled_as(current: Any, value: Any) -> Any:
-    """A size as the config has it: one number or a pair. Many families take only one of the two."""
+    """A size as the config has it: one number or a pair, whole or not. Many families take only one of the two."""
+    if isinstance(current, float) and isinstance(value, int):
+        return float(value)
     if isinstance(current, (list, tuple)) and isinstance(value, int):
         return type(current)((value, value))
     if isinstance(current, int) and isinstance(value, tuple) and len(set(value)) == 1:
