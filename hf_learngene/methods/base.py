@@ -71,6 +71,11 @@ class Method:
         """The same under its own options."""
         return self.refits_with(self.options())
 
+    @property
+    def exact(self) -> bool:
+        """Whether, under its own options, what it makes has the source's function."""
+        return self.lossless
+
     @classmethod
     def option_names(cls) -> list[str]:
         """Names of the options, in order."""
@@ -148,6 +153,9 @@ class Method:
         else:
             layer = task.layer_map[tensor.layer]
             names = [(tensor.template.format(i), weight) for i, weight in layer.sources]
+            if layer.inserted and not any(n in task.source.tensors for n, _ in names):
+                # ModernBERT's first layer has no norm before its attention
+                names = _in_nearest_layer(tensor, layer.index, task.source)
         present = tuple((n, w) for n, w in names if n in task.source.tensors and n not in task.missing)
         if not present:
             return (), "not in the checkpoint" if any(n in task.missing for n, _ in names) else "not in the source"
@@ -165,6 +173,13 @@ class Method:
     ) -> list[Fitted]:
         """Changes the finished `target` in place, and says what each step left of its distance to the source."""
         return []
+
+
+def _in_nearest_layer(tensor: TensorInfo, layer: int, source: Anatomy) -> list[tuple[str, float]]:
+    """The tensor of the layer nearest to one that has none."""
+    others = [t for t in source.tensors.values() if t.template == tensor.template and t.layer is not None]
+    nearest = min(others, key=lambda t: abs((t.layer or 0) - layer), default=None)
+    return [(nearest.name, 1.0)] if nearest is not None else []
 
 
 __all__ = ["Method", "Paper"]

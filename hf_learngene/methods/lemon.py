@@ -73,6 +73,10 @@ class Lemon(Method):
                     f"{option} is one of {', '.join(map(str, allowed))}; it was {getattr(self, option)!r}."
                 )
 
+    @property
+    def exact(self) -> bool:
+        return not self.allow_lossy
+
     def repeats_positions(self) -> bool:
         return True
 
