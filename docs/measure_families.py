@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from hf_learngene import resize  # noqa: E402
 from hf_learngene.anatomy import Anatomy, anatomy_of  # noqa: E402
 from hf_learngene.errors import LearngeneError, LossyGrowthError, UnsupportedFamilyError  # noqa: E402
+from hf_learngene.resizing.outputs import difference as compared  # noqa: E402
+from hf_learngene.resizing.outputs import in_float64, outputs_of, width_of  # noqa: E402
 from testing.families import inputs_for, listed, mapping_families, model_class, tiny_config, tiny_model  # noqa: E402
 from testing.untraced_inputs import UNUSUAL, Change  # noqa: E402
 
@@ -43,6 +44,8 @@ SHORT = (
     ("normalises each head", "no: norm in each head"),
     ("share one set of weights", "no: layers share weights"),
     ("has no size field", "no such size"),
+    ("cannot be grown without loss", "no: refuted by its miniature"),
+    ("cannot be proved", "no: not proved"),
     ("makes for its own width", "no: its vectors follow the width"),
 )
 Case = tuple[
@@ -225,42 +228,10 @@ def worst(results: Iterable[float | str]) -> float | str:
     return max(r for r in found if not isinstance(r, str))
 
 
-class WithoutCasts(TorchFunctionMode):
-    """Lifts casts to float32 inside a float64 model.
-
-    RMS norms, DeBERTa's norm and its score scale cast; such a model differs from itself by 1e-8, so a float64 figure of it
-    means nothing.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.float:
-            return args[0].double()
-        lift = {torch.float32: torch.float64}
-        args = tuple(lift.get(a, a) if isinstance(a, torch.dtype) else a for a in args)
-        kwargs = {k: lift.get(v, v) if isinstance(v, torch.dtype) else v for k, v in (kwargs or {}).items()}
-        return func(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def in_float64() -> Iterator[None]:
-    """No casts, and what a forward pass makes of its own is float64 too."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with WithoutCasts():
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def outputs(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every float tensor that a model gives."""
-    exactly = in_float64() if model.dtype == torch.float64 else contextlib.nullcontext()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), exactly:
-        torch.manual_seed(0)  # ViT-MAE masks at random, in eval mode too
-        cast = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-        given = model.eval()(**cast)
-    return {k: v for k, v in given.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    """Every float tensor that a model gives; in float64 without casts to float32."""
+    with in_float64() if model.dtype == torch.float64 else contextlib.nullcontext():
+        return outputs_of(model, inputs)
 
 
 def difference(source: Any, grown: Any, inputs: Mapping[str, torch.Tensor]) -> float:
@@ -268,13 +239,10 @@ def difference(source: Any, grown: Any, inputs: Mapping[str, torch.Tensor]) -> f
     first, second = outputs(source, inputs), outputs(grown, inputs)
     largest = 0.0
     for name, a in first.items():
-        b = second[name]
-        if a.shape != b.shape and "logits" not in name:
-            b = b[..., : a.shape[-1]]
-        if a.shape != b.shape:
+        found = compared(name, a, second[name], (width_of(source), width_of(grown)))
+        if found is None:
             raise ValueError(f"{name}: {tuple(a.shape)} became {tuple(second[name].shape)}")
-        distance = float(((a - b).abs() / a.abs().clamp_min(1)).max())
-        largest = max(largest, distance if distance == distance else float("inf"))
+        largest = max(largest, found.relative)
     return largest
 
 

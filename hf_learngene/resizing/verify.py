@@ -13,9 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_no_learngene
-from hf_learngene.anatomy.passes import example_inputs
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedSourceError
-from hf_learngene.state import evaluating, seeded
+from hf_learngene.resizing.outputs import difference, outputs_of, random_inputs, vocabulary_of, width_of
 
 
 # relative to max(1, |logit|); what float32 rounding leaves over a dozen layers, and float64
@@ -62,8 +61,8 @@ def verify(
 ) -> Report:
     """Compares the outputs of two models, run in eval mode on the same inputs.
 
-    Logits are compared whole. Hidden states of a wider model hold the source's in their first entries, so these are
-    compared.
+    Every output is compared, those in tuples and lists too (feature maps). Logits are compared whole. Hidden states of a wider
+    model hold the source's in their first entries, so these are compared; those of single layers only at equal depth.
 
     Args:
         source (`PreTrainedModel`): the reference. It is left as it is.
@@ -104,29 +103,26 @@ def verify(
                 f"The models take images of different sizes ({sorted(shapes)}): a resampled grid is another function."
             )
     _check_vocabularies(source, grown, inputs)
-    first, second = (_outputs(m, given, dtype) for m in (source, grown))
-    differences: dict[str, float] = {}
-    largest = 1.0
-    for name in first.keys() & second.keys():
-        a, b = first[name], second[name]
-        if a.dim() != b.dim() or (name == "logits" and a.shape != b.shape):
-            continue
-        if a.dim():  # a loss is one number
-            if a.shape[:-1] != b.shape[:-1] or b.shape[-1] < a.shape[-1]:
-                continue
-            b = b[..., : a.shape[-1]]
-        b = b.to(a.device)
-        differences[name] = float((a - b).abs().max())
-        largest = max(largest, float(a.abs().max()))
-    if not differences:
+    first, second = (outputs_of(_in_dtype(m, dtype), given) for m in (source, grown))
+    if len(first) != len(second):
+        first, second = _without_layers(first), _without_layers(second)
+    widths = width_of(source), width_of(grown)
+    compared = {
+        name: found
+        for name, output in first.items()
+        if name in second and (found := difference(name, output, second[name], widths)) is not None
+    }
+    if not compared:
         raise InvalidSizeError(
             f"The models have no output in common: {sorted(first)} of shapes {[tuple(t.shape) for t in first.values()]} against "
             f"{sorted(second)} of {[tuple(t.shape) for t in second.values()]}."
         )
+    differences = {name: found.absolute for name, found in compared.items()}
+    largest = max(1.0, *(found.size for found in compared.values()))
     worst = max(differences.values())
     # In a wider dtype the weights themselves are still rounded: those of the grown model to the dtype it is stored in.
-    compared = {dtype or source.dtype, grown.dtype}
-    tolerance = max(TOLERANCES.get(d, 5e-2) for d in compared)
+    dtypes = {dtype or source.dtype, grown.dtype}
+    tolerance = max(TOLERANCES.get(d, 5e-2) for d in dtypes)
     return Report(worst, worst / largest, tolerance, dict(sorted(differences.items())))
 
 
@@ -158,7 +154,7 @@ def _check_vocabularies(source: PreTrainedModel, grown: PreTrainedModel, inputs:
     """Refuses a vocabulary that lost tokens: the same ids are other texts there."""
     if source.main_input_name != "input_ids" or (inputs is not None and "input_ids" not in inputs):
         return
-    rows = [_vocabulary(m) for m in (source, grown)]
+    rows = [vocabulary_of(m) for m in (source, grown)]
     before, after = ((getattr(m.config, "learngene", None) or {}).get("kept_tokens") for m in (source, grown))
     if after is not None and after != before and after["count"] < rows[0]:
         raise InvalidSizeError(
@@ -173,32 +169,13 @@ def _check_vocabularies(source: PreTrainedModel, grown: PreTrainedModel, inputs:
         )
 
 
-def _vocabulary(model: PreTrainedModel) -> int:
-    return int(cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0])
+def _without_layers(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs without those of each layer (`hidden_states.3`): of another depth, nothing says which layer is which."""
+    return {name: output for name, output in outputs.items() if not name.startswith(("hidden_states.", "attentions."))}
 
 
-def random_inputs(model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
-    """Two random images, or two random texts of which one is padded."""
-    example = example_inputs(model, model.config, tokens=16)
-    generator = torch.Generator().manual_seed(seed)
-    if "pixel_values" in example:
-        return {"pixel_values": torch.randn((2, *example["pixel_values"].shape[1:]), generator=generator)}
-    length = example["input_ids"].shape[1]
-    vocabulary = _vocabulary(model)
-    ids = torch.randint(min(5, vocabulary - 1), vocabulary, (2, length), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[1, length - length // 4 :] = 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def _outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    if dtype is not None and model.dtype != dtype:
-        model = copy.deepcopy(model)
-        torch.nn.Module.to(model, dtype=dtype)
-    moved = {
-        k: v.to(model.device, model.dtype if v.is_floating_point() else None) if isinstance(v, Tensor) else v
-        for k, v in inputs.items()
-    }
-    with torch.no_grad(), evaluating(model), seeded(0, model.device):  # ViT-MAE masks at random, in eval mode too
-        given = model(**moved)
-    return {k: v for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point()}
+def _in_dtype(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The model, or a copy of it in another dtype."""
+    if dtype is None or model.dtype == dtype:
+        return model
+    return cast(PreTrainedModel, torch.nn.Module.to(copy.deepcopy(model), dtype=dtype))
