@@ -23,7 +23,7 @@ class DirectionError(LearngeneError):
 
 
 class LossyGrowthError(LearngeneError):
-    """A growth that cannot preserve the function, asked for without `allow_lossy=True`."""
+    """A growth that cannot preserve the function, asked for without `allow_lossy=True`, or that would start a tensor anew."""
 
 
 class UnsupportedFamilyError(LearngeneError):

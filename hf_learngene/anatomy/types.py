@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -179,6 +180,27 @@ class Anatomy:
     def num_parameters(self) -> int:
         """Parameters, tied ones counted once."""
         return sum(info.numel for info in self.tensors.values())
+
+    @cached_property
+    def structure(self) -> frozenset[object]:
+        """What is said of the tensors and norms, whatever their sizes: equal for two sizes of one family."""
+        tensors = (
+            dataclasses.replace(
+                t, name="", layer=None, module="", dims=tuple(dataclasses.replace(d, size=0, prefix=0) for d in t.dims)
+            )
+            for t in self.templates.values()
+        )
+        norms = [dataclasses.replace(n, name=n.name if n.layer is None else "", layer=None) for n in self.norms]
+        flags = (
+            ("rotary", self.rotary),
+            ("normalised_heads", self.normalised_heads),
+            ("head_dim_honoured", self.head_dim_honoured),
+            ("shared_layers", self.shared_layers),
+            ("eps_field", self.eps_field),
+            ("linked", self.linked),
+            ("per_layer", self.per_layer),
+        )
+        return frozenset((*tensors, tuple(dict.fromkeys(norms)), *self.tied_readers.items(), *flags))
 
     @property
     def num_layers(self) -> int:

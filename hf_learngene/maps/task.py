@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS
+from hf_learngene.anatomy.types import AXES, FFN, HEAD_COUNT, HEADS
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.layer_map import LayerMap
 from hf_learngene.maps.ops import Blocks
@@ -168,6 +168,12 @@ def source_axes(source: Anatomy) -> list[str]:
     """Width axes that only this family has (`embedding_size`, `output_embedding_size`)."""
     axes = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"} | set(source.linked)
     return sorted(a for a in axes if a in source.sizes and a not in (*WIDTHS, HEADS, FFN, "num_channels"))
+
+
+def own_axes(source: Anatomy) -> set[str]:
+    """Widths that only this family has, by the config field that counts each (LayoutLMv3's `coordinate_size`)."""
+    axes = {d.axis for t in source.templates.values() for d in t.dims if d.side != "-"}
+    return axes - {*AXES, *GEOMETRY, *WIDTHS}
 
 
 def in_stream(tensor: TensorInfo, side: str) -> bool:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy import anatomy_like, anatomy_of
+from hf_learngene.anatomy import Anatomy, anatomy_like, anatomy_of
 from hf_learngene.anatomy.config_fields import as_pair, section
 from hf_learngene.errors import InvalidSizeError, LearngeneError
 from hf_learngene.maps import LayerMap, TensorRecipe
 from hf_learngene.maps.selection import Selection
-from hf_learngene.maps.task import ResizeTask
+from hf_learngene.maps.task import ResizeTask, own_axes
 from hf_learngene.methods import Method
 from hf_learngene.resizing.sizes import describe, raw_sizes, target_config
 from hf_learngene.vocabulary.rows import Vocabulary, check_padding, renumbered
@@ -86,6 +86,8 @@ def make_pass(
     missing: frozenset[str] = frozenset(),
     vocabulary: Vocabulary | None = None,
     layers: LayerMap | None = None,
+    source: Anatomy | None = None,
+    build: Callable[[PreTrainedConfig], PreTrainedModel] | None = None,
 ) -> Pass:
     """The pass of a method from the size of `config` to `sizes`, and to the tokens of a vocabulary.
 
@@ -98,11 +100,13 @@ def make_pass(
         missing: source tensors that the checkpoint did not hold.
         vocabulary: which tokens are kept.
         layers: where each target layer comes from, if it is not the method's own rule.
+        source: the source's anatomy; default: what probing finds.
+        build: makes the target, where it is run on the spot: nothing is tried then.
 
     Raises:
         LearngeneError: sizes that the method or the family cannot have.
     """
-    source = anatomy_of(config, model_class)
+    source = source or anatomy_of(config, model_class)
     method.check(source, sizes)
     layer_map = layers if layers is not None else method.depth_map(source, sizes["num_hidden_layers"])
     part = section(config, source.section)
@@ -110,9 +114,11 @@ def make_pass(
     numbered = config if vocabulary is None else renumbered(config, vocabulary, source.sizes["vocab_size"])
     new_config = target_config(numbered, source, sizes, layer_map, edits)
     try:
-        target = anatomy_like(source, new_config, model_class)
+        target = anatomy_like(source, new_config, model_class, build(new_config) if build is not None else None)
         if vocabulary is not None:
             check_padding(vocabulary, target, new_config, model_class)
+    except InvalidSizeError as error:
+        raise InvalidSizeError(f"{error}{_own_widths(source, part, sizes)}") from error
     except LearngeneError:
         raise
     except Exception as error:  # the family's own checks, such as a table that ends before its padding index
@@ -133,6 +139,17 @@ def make_pass(
         missing=missing,
     )
     return Pass(method, sizes, config, new_config, model_class, task, vocabulary)
+
+
+def _own_widths(source: Anatomy, part: PreTrainedConfig, sizes: Mapping[str, Any]) -> str:
+    """The widths that only this family has and that stay as they are, for a message (LayoutLMv3's add up to its width)."""
+    kept = {
+        axis: getattr(part, source.fields.get(axis, axis), None) for axis in sorted(own_axes(source) - sizes.keys())
+    }
+    named = ", ".join(f"{axis}={value}" for axis, value in kept.items() if isinstance(value, int))
+    if not named or sizes["hidden_size"] == source.sizes["hidden_size"]:
+        return ""
+    return f" Widths of the family's own stay as they are ({named}), and may have to add up to hidden_size."
 
 
 def _patches(step: Pass, config: PreTrainedConfig) -> tuple[tuple[int, int], tuple[int, int]] | None:

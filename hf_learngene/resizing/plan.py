@@ -16,6 +16,7 @@ from hf_learngene.budget.spend import metered, spent
 from hf_learngene.hub import provenance
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
+from hf_learngene.resizing.proof import prove
 from hf_learngene.resizing.route import examples_origin, route_of, spends_by_error
 from hf_learngene.resizing.sizes import check_names, complete, config_at, describe, raw_sizes
 from hf_learngene.resizing.spec import GIVEN, SYNTHETIC, ResizeSpec
@@ -200,5 +201,7 @@ def make_plan(
                 vocabulary=vocabulary if number == len(route) else None,
             )
         )
+    for step in passes:
+        prove(step)
     used = origin if any(step.method.needs_examples for step in passes) or origin == GIVEN else None
     return Plan(spec, config, model_class, asked, tuple(passes), used, meter, meter if waits else None)

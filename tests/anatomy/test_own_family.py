@@ -11,7 +11,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import register_anatomy, registry
-from hf_learngene.errors import UnsupportedFamilyError
+from hf_learngene.errors import LossyGrowthError, UnsupportedFamilyError
 from testing.families import randomise
 
 
@@ -105,4 +105,11 @@ def test_what_the_flow_does_not_tell_is_declared_and_then_proved():
         "my_vit", roles={rf"{n}\.(weight|bias)$": r for n, r in zip(("first", "second", "third"), "qkv", strict=True)}
     )
     assert all(kept(source, **sizes) for sizes in PLAIN)
-    assert not kept(source, **LARGER_HEADS)  # zeros in a head count there
+    with pytest.raises(LossyGrowthError, match="`logits` moves"):  # zeros in a head count there
+        plan(source, **LARGER_HEADS)
+
+
+def test_what_is_declared_wrongly_is_refused():
+    register_anatomy("my_vit", roles={r"first\.(weight|bias)$": "v", r"third\.(weight|bias)$": "q"})
+    with pytest.raises(LossyGrowthError, match=r"`logits` moves .* `blocks.0.back.weight`"):
+        plan(model(), **LARGER_HEADS)

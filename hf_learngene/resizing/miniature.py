@@ -1,0 +1,252 @@
+"""A miniature of one growth: the same class, options and kinds of change, at sizes that take milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy.config_fields import as_pair, native_name, section
+from hf_learngene.anatomy.types import AXES
+from hf_learngene.maps import LayerMap
+from hf_learngene.maps.task import GEOMETRY, changes, own_axes
+from hf_learngene.resizing.passes import Pass
+from hf_learngene.resizing.sizes import target_config
+
+
+TOKENS = 64
+LABELS = 3
+LAYERS = 3
+_ROWS = 2048  # a longer table (Luke's half a million entities) is cut to TOKENS rows
+_PATCH = 4
+_WINDOW = 8
+_SMALL = 2_000_000  # parameters
+_FFN = 1.5  # of the width
+# Sizes of what the size section does not describe, such as the vision tower beside a text encoder.
+_OTHER_SECTION = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Miniature:
+    """A small config, and what the growth makes of it.
+
+    Attributes:
+        config: of the small source.
+        sizes: of its target, by canonical name, all of them.
+    """
+
+    config: PreTrainedConfig
+    sizes: Mapping[str, Any]
+
+
+def grows(step: Pass) -> bool:
+    """Whether a pass grows a width or the depth; geometry has no direction."""
+    source, target = step.task.source, step.task.target
+    return target.num_layers > source.num_layers or any(
+        new.size > old.size
+        for name, tensor in source.templates.items()
+        if name in target.templates
+        for old, new in zip(tensor.dims, target.templates[name].dims, strict=False)
+        if old.side != "-" and old.axis not in GEOMETRY
+    )
+
+
+def miniatures(step: Pass) -> Iterator[Miniature]:
+    """Miniatures of a growth, the smallest first: a family may refuse one and take the next.
+
+    Some families tie sizes to each other in ways that only their constructor knows: then the image, the depth, or all of a
+    growth that is small already stay as they are.
+
+    Args:
+        step: the pass that grows.
+    """
+    source, target = step.task.source, step.task.target
+    for depth, image, others in (
+        (min(LAYERS, source.num_layers), True, True),
+        (min(LAYERS, source.num_layers), False, True),
+        (source.num_layers, True, True),
+        (source.num_layers, False, False),
+    ):
+        try:
+            old, new = _sizes(step, depth, image)
+            config = _few_tokens(_small_sections(step.source_config, source.section) if others else step.source_config)
+            config._attn_implementation = None  # some kinds need an accelerator, and none computes something else
+            config = target_config(config, source, old, LayerMap.spread(source.num_layers, depth), {})
+            _narrow_windows(section(config, source.section))
+        except Exception:  # what a family's config refuses
+            continue
+        yield Miniature(config, new)
+    same = source.grid == target.grid and not changes(source, target.sizes, GEOMETRY)
+    if same and target.num_parameters <= _SMALL:
+        yield Miniature(step.source_config, dict(step.sizes))
+
+
+def _sizes(step: Pass, depth: int, image: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sizes of the small source and of its target."""
+    source = step.task.source
+    part = section(step.source_config, source.section)
+    real, grown = source.sizes, step.task.target.sizes
+    old: dict[str, Any] = {**real}
+    heads = _heads(real, grown, source.head_dim_honoured, _scaled_axes(source, step.source_config))
+    new: dict[str, Any] = {}
+    for name, (small, large) in heads.items():
+        old[name], new[name] = small, large
+    width, wide = heads["hidden_size"]
+    if "mlp_ratio" in source.fields:
+        old.pop("intermediate_size", None)
+        old["mlp_ratio"] = getattr(part, source.fields["mlp_ratio"])
+        new["mlp_ratio"] = step.sizes.get("mlp_ratio", old["mlp_ratio"])
+    elif "intermediate_size" in real:
+        before = old["intermediate_size"] = int(_FFN * width)
+        new["intermediate_size"] = _alike(before, real["intermediate_size"], grown["intermediate_size"])
+    old["num_hidden_layers"] = depth
+    new["num_hidden_layers"] = depth + _more_layers(depth, real["num_hidden_layers"], grown["num_hidden_layers"])
+    for name, axis_width in _scaled_axes(source, step.source_config).items():
+        if name in source.linked:
+            old.pop(name, None)
+            continue
+        before = old[name] = max(1, round(axis_width * width / real["hidden_size"]))
+        new[name] = _alike(before, *step.task.axis_sizes.get(name, (axis_width, axis_width)))
+    for name in source.linked:  # left out, they follow the width
+        old.pop(name, None)
+        if name in step.sizes:
+            new[name] = wide
+    for name, rows in _tables(source, part).items():
+        old[name] = new[name] = min(rows, TOKENS) if name == "vocab_size" or rows > _ROWS else rows
+    old["num_labels"] = min(LABELS, real["num_labels"])
+    if source.grid is not None and image:
+        patch = min(_PATCH, *as_pair(part.patch_size))
+        sides = [patch * min(count, 4 if count % 2 == 0 else 3) for count in source.grid]
+        old["patch_size"], old["image_size"] = patch, sides[0] if sides[0] == sides[1] else tuple(sides)
+    return old, {**old, **new}
+
+
+def _scaled_axes(source: Anatomy, config: PreTrainedConfig) -> dict[str, int]:
+    """A family's own widths, which keep their proportion to the width."""
+    part = section(config, source.section)
+    found = {name: getattr(part, source.fields.get(name, name), None) for name in own_axes(source)}
+    return {name: value for name, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
+
+
+def _tables(source: Anatomy, part: PreTrainedConfig) -> dict[str, int]:
+    """Rows of the family's tables, by the size that counts them."""
+    axes = {d.axis for t in source.templates.values() for d in t.dims if d.side == "-"} - {*AXES, *GEOMETRY}
+    found = {
+        name: getattr(part, source.fields.get(name, name), None) for name in ("vocab_size", "type_vocab_size", *axes)
+    }
+    return {name: value for name, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
+
+
+def _kind(old: int, new: int) -> str:
+    """How one size becomes another."""
+    return "same" if new == old else "multiple" if new % old == 0 else "other" if new > old else "smaller"
+
+
+def _heads(
+    real: Mapping[str, int], grown: Mapping[str, int], free: bool, own: Mapping[str, int]
+) -> dict[str, tuple[int, int]]:
+    """Width, heads, head size and key heads of a small source and its target, that change in the same kinds of ways.
+
+    Args:
+        real: sizes of the source.
+        grown: those of its target.
+        free: whether heads x head size need not be the width.
+        own: the family's own widths; where one of the small widths keeps their proportions, it comes first.
+    """
+    names = ("hidden_size", "num_attention_heads", "head_dim")
+    kinds = [_kind(real[n], grown[n]) for n in names if n in real]
+    if "num_attention_heads" not in real:
+        return {"hidden_size": (24, _alike(24, real["hidden_size"], grown["hidden_size"]))}
+    shared = real.get("num_key_value_heads") or 0
+    group = real["num_attention_heads"] // shared if shared else 1
+    counts = [n for n in (3, 2, 4) if n % min(group, 2) == 0] if real["num_attention_heads"] > 1 else [1]
+    found: list[tuple[bool, dict[str, tuple[int, int]]]] = []
+    for count, size in itertools.product(counts, (8, 4)):
+        for more, longer in itertools.product(
+            range(count, 3 * count + 2), (size, 2 * size, size + 4, size + 2, 3 * size)
+        ):
+            flat = real["num_attention_heads"] * real["head_dim"] == real["hidden_size"]
+            for width, wide in _widths(count * size, more * longer, free, flat, real, grown):
+                pairs = ((width, wide), (count, more), (size, longer))
+                if [_kind(*pair) for pair in pairs] != kinds:
+                    continue
+                fits = all(value * width % real["hidden_size"] == 0 for value in own.values())
+                small = dict(zip(names, pairs, strict=True))
+                if shared:
+                    each = min(group, 2)
+                    small["num_key_value_heads"] = (count // each, more // each)
+                    if _kind(*small["num_key_value_heads"]) != _kind(shared, grown["num_key_value_heads"]):
+                        continue
+                if fits:
+                    return small
+                found.append((fits, small))
+    if not found:
+        raise ValueError("no small heads change in the same way")
+    return found[0][1]
+
+
+def _widths(
+    narrow: int, wide: int, free: bool, flat: bool, real: Mapping[str, int], grown: Mapping[str, int]
+) -> Iterator[tuple[int, int]]:
+    """Widths of a small source and its target, given heads x head size of both."""
+    yield narrow, wide
+    if free:
+        start = narrow if flat else 24
+        yield start, _alike(start, real["hidden_size"], grown["hidden_size"])
+
+
+def _alike(small: int, old: int, new: int) -> int:
+    """The size that `small` becomes, as `old` becomes `new`."""
+    if new == old:
+        return small
+    return min(new // old, 3) * small if new % old == 0 else min(new // old, 2) * small + max(1, small // 2)
+
+
+def _more_layers(depth: int, old: int, new: int) -> int:
+    """How many layers more a small model has."""
+    if new == old:
+        return 0
+    return depth + (new > 2 * old) if new >= 2 * old else max(1, min(depth - 1, depth * (new - old) // old))
+
+
+def _few_tokens(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config with ids of special tokens below `TOKENS`, different ones still different."""
+    small = copy.deepcopy(config)
+    parts = [small, *(v for v in vars(small).values() if isinstance(v, PreTrainedConfig))]
+    named = [(part, n, v) for part in parts for n, v in vars(part).items() if n.endswith("token_id")]
+    ids = sorted({i for _, _, v in named for i in (v if isinstance(v, list) else [v]) if isinstance(i, int)})
+    kept = [i for i in ids if i < TOKENS]
+    free = [i for i in range(TOKENS - 1, -1, -1) if i not in kept]
+    moved = {i: free.pop(0) for i in ids if i >= TOKENS and free}
+    for part, name, value in named:
+        if isinstance(value, list):
+            setattr(part, name, [moved.get(i, i) for i in value])
+        elif value in moved:
+            setattr(part, name, moved[value])
+    return small
+
+
+def _narrow_windows(part: PreTrainedConfig) -> None:
+    """Narrows Longformer's attention windows in place: texts are padded to a whole one."""
+    windows = getattr(part, "attention_window", None)
+    if isinstance(windows, int):
+        part.attention_window = min(windows, _WINDOW)
+    elif isinstance(windows, list):
+        part.attention_window = [min(w, _WINDOW) for w in windows]
+
+
+def _small_sections(config: PreTrainedConfig, own: str) -> PreTrainedConfig:
+    """The config with small sizes in every section but the one that is resized."""
+    small = copy.deepcopy(config)
+    for name, part in vars(small).items():
+        if name != own and isinstance(part, PreTrainedConfig):
+            for size, value in _OTHER_SECTION.items():
+                native = native_name(part, size)
+                if native is not None and isinstance(getattr(part, native), int):
+                    setattr(part, native, value)
+    return small
