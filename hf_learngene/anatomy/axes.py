@@ -101,7 +101,12 @@ def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -
         return _Counted(LABELS if set(effect) == {"num_labels"} else UNKNOWN)
     if spatial and set(effect) == {"patch_size"}:
         return _Counted(KERNEL)
-    if "image_size" in effect and "num_channels" not in effect:
+    if spatial and not set(effect) & prober.fields.keys():
+        return _Counted(FIXED)  # taps that a field of the family's own counts: fewer or more would be another filter
+    if set(effect) == {"num_patches"}:
+        return _Counted(PATCHES)
+    # rows that frames count too are no grid
+    if "image_size" in effect and "patch_size" in prober.fields and set(effect) <= {"image_size", "patch_size"}:
         return _grid_axis(size, effect, prober)
     for field, axis in (("vocab_size", VOCAB), ("max_position_embeddings", POSITIONS)):
         if field in effect and "hidden_size" not in effect:

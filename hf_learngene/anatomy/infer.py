@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -197,8 +198,11 @@ def _honours_head_dim(prober: Prober) -> bool:
 
 
 def _grid(part: PreTrainedConfig) -> tuple[int, int] | None:
-    if getattr(part, "image_size", None) is None or getattr(part, "patch_size", None) is None:
+    if getattr(part, "patch_size", None) is None:
         return None
+    if getattr(part, "image_size", None) is None:
+        patches = getattr(part, "num_patches", None)
+        return (math.isqrt(patches), math.isqrt(patches)) if isinstance(patches, int) else None
     image, patch = as_pair(part.image_size), as_pair(part.patch_size)
     return image[0] // patch[0], image[1] // patch[1]
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.config_fields import as_pair, changed, native_name, section, section_name
+from hf_learngene.anatomy.config_fields import changed, native_name, section
+from hf_learngene.anatomy.inputs import example_inputs, main_input
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.trace import Trace, record
 from hf_learngene.anatomy.types import PATCHES, RELATIVE, Anatomy
@@ -19,23 +20,6 @@ from hf_learngene.state import exclusive
 
 _TOKENS = (10, 64, 16)  # some attentions take only certain lengths
 _WINDOWS = ("attention_window",)
-
-
-def example_inputs(
-    model: PreTrainedModel, config: PreTrainedConfig, device: str = "cpu", tokens: int = 10
-) -> dict[str, torch.Tensor]:
-    """One small input of the model's main kind: an image of its own size, or a few tokens."""
-    part = section(config, section_name(config, model.main_input_name))
-    if model.main_input_name == "pixel_values":
-        height, width = as_pair(part.image_size)
-        shape = (1, getattr(part, "num_channels", 3), height, width)
-        return {"pixel_values": torch.zeros(shape, device=device, dtype=model.dtype)}
-    tokens = max(4, min(tokens, getattr(part, "max_position_embeddings", tokens) - 4))
-    ids = torch.full((1, tokens), min(5, part.vocab_size - 1), dtype=torch.long, device="cpu")
-    separator = getattr(part, "sep_token_id", None)
-    if separator is not None:  # question answering may ask for a question, a context and their separators
-        ids[:, -3:] = separator
-    return {"input_ids": ids.to(device)}
 
 
 def plain_pass(model: PreTrainedModel, config: PreTrainedConfig, layers: set[str], real: bool = True) -> Trace:
@@ -62,7 +46,7 @@ def plain_pass(model: PreTrainedModel, config: PreTrainedConfig, layers: set[str
 
 def _candidates(model: PreTrainedModel, config: PreTrainedConfig, real: bool) -> Iterator[tuple[PreTrainedModel, int]]:
     on_cpu: PreTrainedModel | None = None
-    for tokens in _TOKENS[:1] if model.main_input_name == "pixel_values" else _TOKENS:
+    for tokens in _TOKENS[:1] if main_input(type(model)).startswith("pixel_values") else _TOKENS:
         yield model, tokens
         if real:
             if on_cpu is None:

@@ -153,19 +153,17 @@ class Prober:
             self.try_field("num_attention_heads", heads, {name: 2 * heads, "head_dim": head_dim, **more})
 
     def probe_images(self, value: Mapping[str, Any]) -> None:
-        if "image_size" not in value or "patch_size" not in value:
-            return
-        image, patch = as_pair(value["image_size"]), as_pair(value["patch_size"])
         twice = {
-            n: type(value[c])(2 * x for x in p) if isinstance(value[c], (list, tuple)) else 2 * p[0]
-            for c, n, p in (
-                ("image_size", self.fields["image_size"], image),
-                ("patch_size", self.fields["patch_size"], patch),
-            )
+            n: type(value[c])(2 * x for x in value[c]) if isinstance(value[c], (list, tuple)) else 2 * value[c]
+            for c in ("image_size", "patch_size")
+            if c in value and isinstance(value[c], (int, list, tuple))
+            for n in (self.fields[c],)
         }
-        self.try_field("image_size", 1, {self.fields["image_size"]: twice[self.fields["image_size"]]})
-        # both doubled: the grid stays, only the kernel grows
-        self.try_field("patch_size", patch[0], twice)
+        if self.fields.get("image_size") in twice:
+            self.try_field("image_size", 1, {self.fields["image_size"]: twice[self.fields["image_size"]]})
+        if self.fields.get("patch_size") in twice:
+            # both doubled: the grid stays, only the kernel grows
+            self.try_field("patch_size", as_pair(value["patch_size"])[0], twice)
 
     def try_field(self, name: str, step: int, values: Mapping[str, Any]) -> bool:
         """Builds the model with `values`; False when the family refuses them."""

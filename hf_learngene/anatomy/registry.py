@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
 
 from hf_learngene.errors import UnknownOptionError
 
 
+Inputs = Callable[[Any], Mapping[str, Tensor]]
 _ROLES = ("q", "k", "v", "qkv", "o", "ffn_in", "ffn_out", "")
 
 
@@ -18,6 +22,7 @@ class Declaration:
 
     roles: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
     def role(self, name: str) -> str | None:
         return next((role for pattern, role in self.roles.items() if re.search(pattern, name)), None)
@@ -40,6 +45,7 @@ def register_anatomy(
     *,
     roles: Mapping[str, str] | None = None,
     axes: Mapping[str, tuple[str | None, ...]] | None = None,
+    inputs: Inputs | None = None,
 ) -> None:
     r"""Declares what neither shapes, flow nor the shared name rules tell of a family.
 
@@ -51,6 +57,8 @@ def register_anatomy(
             `q`, `k`, `v`, `qkv`, `o`, `ffn_in`, `ffn_out` or `""` (none).
         axes (`Mapping[str, tuple]`, *optional*): regular expression over parameter names -> one axis name per dimension
             (`hidden`, `heads`, `ffn`, `vocab`, `positions`, `labels`, `fixed`, ...); None keeps what was found.
+        inputs (`Callable`, *optional*): takes a model and returns one small input of it, tensors by name: what the recorded pass
+            runs on, where the signature of the forward pass and the config do not say it.
 
     Raises:
         UnknownOptionError: a role that does not exist, or a pattern that is no regular expression.
@@ -68,7 +76,7 @@ def register_anatomy(
             re.compile(pattern)
         except re.error as error:
             raise UnknownOptionError(f"{pattern!r} is no regular expression: {error}.") from error
-    _DECLARED[model_type] = Declaration(dict(roles or {}), dict(axes or {}))
+    _DECLARED[model_type] = Declaration(dict(roles or {}), dict(axes or {}), inputs)
 
 
 def declaration_of(model_type: str) -> Declaration:

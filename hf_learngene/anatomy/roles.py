@@ -151,7 +151,7 @@ def settle(
         if axes is not None:
             dims = _declared_axes(name, dims, axes, known_axes)
         if not role:
-            role = "ffn_in" if dims[0].axis == FFN and dims[0].side == "out" else ""
+            role = "ffn_in" if dims and dims[0].axis == FFN and dims[0].side == "out" else ""
             role = "ffn_out" if len(dims) > 1 and dims[1].axis == FFN else role
         reads = {k for w in seen for k, _ in flow.reads(w)}
         settled[name] = dataclasses.replace(
@@ -161,7 +161,7 @@ def settle(
             role=role,
             # a mask token replaces entries of the residual stream, in passes that mask
             writes_stream=(writes and kind != "norm")
-            or (kind == "token" and info.layer is None and dims[-1].axis == HIDDEN),
+            or (kind == "token" and info.layer is None and bool(dims) and dims[-1].axis == HIDDEN),
             reads_norm=bool(reads) and reads <= {"norm"},
             norm=_norm_read(seen, flow),
             scaled_by=next((flow.scale_of[w] for w in seen if w in flow.scale_of), ""),

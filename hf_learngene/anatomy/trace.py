@@ -49,7 +49,12 @@ _ATTENTION_FUNCTIONS = {
 _NORMALISING = {"normalize", "norm", "vector_norm", "rsqrt"}
 _SCALINGS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "__rsub__", "sub_", "__isub__"}
-_PRODUCTS = {"linear", "conv1d", "conv2d"}
+_PRODUCTS = {"linear", "conv1d", "conv2d", "conv3d"}
+# the other tensor gives these only its shape or its type, or they take nothing but that from the first
+_AS_ANOTHER = {"type_as", "to", "view_as", "expand_as", "reshape_as"}
+_MADE_ANEW = {
+    "empty_like", "zeros_like", "ones_like", "full_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor",
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -192,9 +197,11 @@ class _Recorder(TorchFunctionMode):
         result = meta.run(func, args, kwargs)
         inputs = [*_tensors(args), *_tensors(kwargs)]
         self.trace.touched.update(self.names[id(t)] for t in inputs if id(t) in self.names)
+        function = getattr(func, "__name__", None) or str(resolve_name(func)).rsplit(".", 1)[-1]
+        if function == "__setitem__" and not self.inside:  # what is written into a tensor is part of it
+            self.keep(args[0], Node("through", tuple(n for n in (self.node(args[0]), *map(self.node, _tensors(args[2]))) if n)))
         if self.inside or not any(True for _ in _tensors(result)):
             return result
-        function = getattr(func, "__name__", None) or str(resolve_name(func)).rsplit(".", 1)[-1]
         if function == "interpolate" and inputs[0].dim() == 4:
             self.trace.resampled.add(inputs[0].shape[-2] * inputs[0].shape[-1])
         in_place = function.endswith("_") and (function.startswith("__i") or not function.startswith("__"))
@@ -211,6 +218,9 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def make(self, function: str, inputs: list[torch.Tensor]) -> Node:
+        if function in _MADE_ANEW:
+            return Node("through", (), "", function)
+        inputs = inputs[:1] if function in _AS_ANOTHER else inputs
         parents = tuple(n for n in map(self.node, inputs) if n is not None)
         if function in _PRODUCTS:
             weight = self.names.get(id(inputs[1]), "") if len(inputs) > 1 else ""

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.passes import example_inputs
+from hf_learngene.anatomy.inputs import example_inputs
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.types import HEADS
 from hf_learngene.budget.count import Amounts, scaled

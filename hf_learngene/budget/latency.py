@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.passes import example_inputs
+from hf_learngene.anatomy.inputs import example_inputs
 from hf_learngene.anatomy.probe import build
 from hf_learngene.budget.flops import TOKENS
 from hf_learngene.errors import UnsupportedFamilyError

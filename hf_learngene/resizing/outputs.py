@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import native_name, section, section_name
-from hf_learngene.anatomy.passes import example_inputs
+from hf_learngene.anatomy.inputs import example_inputs, main_input
 from hf_learngene.state import evaluating, seeded
 
 
@@ -123,7 +123,7 @@ def difference(name: str, first: Tensor, second: Tensor, widths: tuple[int, int]
 
 
 def random_inputs(model: PreTrainedModel, seed: int = 0, tokens: int = 16) -> dict[str, Tensor]:
-    """Two random images, or two random texts of which one is padded.
+    """Two random inputs of the model's own kinds, or two random texts of which one is padded.
 
     Args:
         model: what takes them.
@@ -139,20 +139,20 @@ def random_inputs(model: PreTrainedModel, seed: int = 0, tokens: int = 16) -> di
         elif name == "input_ids":
             found |= _random_texts(model, example, generator)
         else:
-            found[name] = example.expand(shape)
+            found[name] = example.repeat(2, *[1] * (example.dim() - 1))
     return found
 
 
 def _random_texts(model: PreTrainedModel, example: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """Random ids where the example repeats itself; what else stands in it (separators) stays, and occurs nowhere else."""
     vocabulary = vocabulary_of(model)
-    length, filler = example.shape[1], int(example[0, 0])
-    ids = torch.randint(min(5, vocabulary - 1), vocabulary, (2, length), generator=generator)
+    length, filler = example.shape[-1], int(example.flatten()[0])
+    ids = torch.randint(min(5, vocabulary - 1), vocabulary, (2, *example.shape[1:]), generator=generator)
     special = example != filler
     ids[torch.isin(ids, example[special])] = filler
     ids = torch.where(special, example, ids)
     mask = torch.ones_like(ids)
-    mask[1, length - length // 4 :] = 0
+    mask[1, ..., length - length // 4 :] = 0
     return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -163,7 +163,7 @@ def vocabulary_of(model: PreTrainedModel) -> int:
 
 def width_of(model: PreTrainedModel) -> int:
     """The hidden size of a model; 0 where its config has none."""
-    part = section(model.config, section_name(model.config, model.main_input_name))
+    part = section(model.config, section_name(model.config, main_input(type(model))))
     return getattr(part, native_name(part, "hidden_size") or "", 0)
 
 

@@ -137,6 +137,7 @@ def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, An
         if linked not in wanted:
             sizes.pop(linked, None)
     _check_positions(anatomy, wanted)
+    _check_counted_together(anatomy, wanted)
     if "image_size" in sizes or "patch_size" in wanted:
         _check_grid(part, anatomy, wanted)
     return sizes
@@ -229,8 +230,21 @@ def _check_positions(anatomy: Anatomy, wanted: Mapping[str, Any]) -> None:
     )
 
 
+def _check_counted_together(anatomy: Anatomy, wanted: Mapping[str, Any]) -> None:
+    """Refuses a size that counts the rows of an embedding together with others: which row is what would not be known."""
+    for tensor in anatomy.templates.values():
+        for dim in tensor.dims:
+            fields = dim.axis.split("+")
+            asked = next((n for n in fields if n in wanted and wanted[n] != anatomy.sizes.get(n)), None)
+            if asked and len(fields) > 1 and tensor.writes_stream:
+                raise InvalidSizeError(
+                    f"{asked} cannot change: `{tensor.template}` of `{anatomy.model_type}` has {dim.size} entries that "
+                    f"{' and '.join(fields)} count together. Leave it out."
+                )
+
+
 def _check_grid(part: PreTrainedConfig, anatomy: Anatomy, wanted: Mapping[str, Any]) -> None:
-    if not {"image_size", "patch_size"} & set(wanted):
+    if not {"image_size", "patch_size"} & set(wanted) or not {"image_size", "patch_size"} <= anatomy.fields.keys():
         return
     image = as_pair(wanted.get("image_size", part.image_size))
     patch = as_pair(wanted.get("patch_size", part.patch_size))

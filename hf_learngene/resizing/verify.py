@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_no_learngene
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.resizing.outputs import difference, outputs_of, random_inputs, vocabulary_of, width_of
 
@@ -90,11 +91,10 @@ def verify(
     """
     for model in (source, grown):
         _check_model(model)
-    if source.main_input_name != grown.main_input_name:
-        raise InvalidSizeError(
-            f"One model takes {source.main_input_name}, the other {grown.main_input_name}: there is nothing to compare."
-        )
-    inputs = _by_name(inputs, source.main_input_name)
+    main, other = main_input(type(source)), main_input(type(grown))
+    if main != other:
+        raise InvalidSizeError(f"One model takes {main}, the other {other}: there is nothing to compare.")
+    inputs = _by_name(inputs, main)
     given = dict(inputs) if inputs is not None else random_inputs(source, seed)
     if inputs is None and "pixel_values" in given:
         shapes = {tuple(random_inputs(m, seed)["pixel_values"].shape) for m in (source, grown)}
@@ -152,7 +152,7 @@ def _by_name(inputs: object, main: str) -> Mapping[str, Tensor] | None:
 
 def _check_vocabularies(source: PreTrainedModel, grown: PreTrainedModel, inputs: Mapping[str, Tensor] | None) -> None:
     """Refuses a vocabulary that lost tokens: the same ids are other texts there."""
-    if source.main_input_name != "input_ids" or (inputs is not None and "input_ids" not in inputs):
+    if main_input(type(source)) != "input_ids" or (inputs is not None and "input_ids" not in inputs):
         return
     rows = [vocabulary_of(m) for m in (source, grown)]
     before, after = ((getattr(m.config, "learngene", None) or {}).get("kept_tokens") for m in (source, grown))

@@ -16,7 +16,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from hf_learngene import plan
 from hf_learngene.anatomy.config_fields import native_name, section, section_name
-from hf_learngene.anatomy.passes import example_inputs
+from hf_learngene.anatomy.inputs import example_inputs, random_like
 from hf_learngene.resizing.plan import Plan
 from testing import ROOT
 
@@ -28,6 +28,15 @@ SIZES: dict[str, Any] = {
 SMALL_VISION: dict[str, Any] = {
     "model_type": "siglip_vision_model", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "intermediate_size": 20, "image_size": 16, "patch_size": 4,
+}  # fmt: skip
+SOUND: dict[str, Any] = {
+    "output_hidden_size": 24, "tdnn_dim": (8, 8), "tdnn_kernel": (3, 1), "tdnn_dilation": (1, 1), "xvector_output_dim": 8,
+    "classifier_proj_size": 8, "layer_norm_eps": 1e-12,
+}
+WAVES: dict[str, Any] = {
+    **SOUND, "conv_dim": (8, 8), "conv_stride": (3, 2), "conv_kernel": (5, 3), "num_conv_pos_embeddings": 6,
+    "num_conv_pos_embedding_groups": 4, "num_feat_extract_layers": 2, "codevector_dim": 8, "proj_codevector_dim": 8,
+    "num_codevectors_per_group": 6, "conv_pos_kernel_size": 3,
 }  # fmt: skip
 # New layers of a post-norm family are exact up to epsilon, so all have BERT's 1e-12 here.
 # What keeps a family's other sizes in proportion; nothing here says what a tensor is.
@@ -61,6 +70,18 @@ EXTRA: dict[str, dict[str, Any]] = {
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local", "local"], "feed_forward_size": 40,
                  "attention_head_size": 8},
     "squeezebert": {"embedding_size": 24}, "ultrabert": {"prediction_head_size": 20},
+    # sounds and videos of a few tokens
+    "audio-spectrogram-transformer": {"max_length": 16, "num_mel_bins": 12, "frequency_stride": 4, "time_stride": 4},
+    "timesformer": {"num_frames": 2}, "videomae": {"num_frames": 4}, "vivit": {"num_frames": 4, "tubelet_size": (2, 4, 4)},
+    "vjepa2": {"crop_size": 12, "frames_per_clip": 4, "pred_hidden_size": 16, "pred_num_attention_heads": 2,
+               "pred_num_hidden_layers": 1, "pred_num_mask_tokens": 2},
+    "wav2vec2-bert": {**SOUND, "feature_projection_input_dim": 10, "conv_depthwise_kernel_size": 5, "vocab_size": 61,
+                      "left_max_position_embeddings": 4, "right_max_position_embeddings": 2},
+    **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer", "sew"), WAVES),
+    "siglip2_vision_model": {"num_patches": 9},
+    "parakeet_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
+    "lasr_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
+    "canine": {"num_hash_buckets": 30, "local_transformer_stride": 8},
     # image and text: the text side is resized, the image side is only made small
     "modernvbert": {"vision_config": SMALL_VISION}, "ultravbert": {"vision_config": SMALL_VISION, "prediction_head_size": 20},
 }  # fmt: skip
@@ -230,17 +251,16 @@ def exact_deberta() -> None:
 def inputs_for(model: PreTrainedModel, seed: int = 0, batch: int = 2) -> dict[str, torch.Tensor]:
     """Random inputs, with a padding mask on for text."""
     generator = torch.Generator().manual_seed(seed)
-    example = example_inputs(model, model.config)
-    if "pixel_values" in example:
-        shape = (batch, *example["pixel_values"].shape[1:])
-        return {"pixel_values": torch.randn(shape, generator=generator, dtype=model.dtype)}
     length = {"nystromformer": 16, "longformer": 16, "big_bird": 16}.get(model.config.model_type, 10)
-    ids = torch.randint(4, SIZES["vocab_size"] - 1, (batch, length), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[0, -3:] = 0
+    found = random_like(
+        example_inputs(model, model.config, tokens=length), generator, batch, (4, SIZES["vocab_size"] - 1)
+    )
+    if "input_ids" in found:
+        found["attention_mask"] = torch.ones_like(found["input_ids"])
+        found["attention_mask"][0, ..., -3:] = 0
     if type(model).__name__ == "LongformerForQuestionAnswering":
-        ids[:, [2, 3, 7]] = model.config.sep_token_id  # it wants one question, one context
-    return {"input_ids": ids, "attention_mask": mask}
+        found["input_ids"][:, [2, 3, 7]] = model.config.sep_token_id  # it wants one question, one context
+    return {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in found.items()}
 
 
 def mapping_families() -> dict[str, list[str]]:

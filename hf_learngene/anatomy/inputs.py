@@ -1,0 +1,168 @@
+"""The smallest inputs of a model's own kinds, from the signature of its forward pass and its config."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy.config_fields import as_pair, section, section_name
+from hf_learngene.anatomy.registry import declaration_of
+from hf_learngene.errors import UnsupportedFamilyError
+
+
+CHOICES = 2
+FRAMES = ("num_frames", "frames_per_clip")
+_IMAGES = ("image_size", "crop_size")
+_FEATURES = ("feature_projection_input_dim", "num_mel_bins")
+
+
+def main_input(model_class: type[PreTrainedModel]) -> str:
+    """Name of what a model reads.
+
+    A class that inherits `main_input_name` may have another one (the vision encoders of Idefics and SmolVLM): then it is the
+    first that its forward pass takes.
+
+    Example:
+        >>> from transformers import ASTModel, BertModel
+        >>> main_input(BertModel), main_input(ASTModel)
+        ('input_ids', 'input_values')
+    """
+    taken = list(inspect.signature(model_class.forward).parameters)[1:]
+    named = str(model_class.main_input_name)
+    return named if named in taken else next((n for n in taken if n in _KINDS), named)
+
+
+def frames_of(part: PreTrainedConfig) -> int | None:
+    """Frames of the videos that a config is made for; None where it is made for images."""
+    return next((v for n in FRAMES if isinstance(v := getattr(part, n, None), int)), None)
+
+
+def example_inputs(
+    model: PreTrainedModel, config: PreTrainedConfig, device: str = "cpu", tokens: int = 10
+) -> dict[str, Tensor]:
+    """One small input of the model's own kinds, or what was declared of its family.
+
+    Args:
+        model (`PreTrainedModel`): the model.
+        config (`PreTrainedConfig`): its config.
+        device (`str`, *optional*, defaults to `"cpu"`): where the inputs lie.
+        tokens (`int`, *optional*, defaults to 10): of a text, or frames of a sound. Images and spectrograms have the size of
+            the config.
+
+    Raises:
+        UnsupportedFamilyError: it reads what no rule makes.
+
+    Example:
+        >>> from transformers import ASTConfig, ASTModel
+        >>> ast = ASTModel(ASTConfig(hidden_size=8, num_attention_heads=2, intermediate_size=8, num_hidden_layers=1))
+        >>> example_inputs(ast, ast.config)["input_values"].shape
+        torch.Size([1, 1024, 128])
+    """
+    declared = declaration_of(config.model_type).inputs
+    found = dict(declared(model)) if declared is not None else _made(type(model), config, tokens)
+    return {n: t.to(device, model.dtype if t.is_floating_point() else None) for n, t in found.items()}
+
+
+def _made(model_class: type[PreTrainedModel], config: PreTrainedConfig, tokens: int) -> dict[str, Tensor]:
+    main, name = main_input(model_class), model_class.__name__
+    part = section(config, section_name(config, main))
+    taken = inspect.signature(model_class.forward).parameters
+    maker = _KINDS.get(main)
+    try:
+        found = maker(part, tokens, taken) if maker is not None else None
+    except (AttributeError, TypeError) as error:
+        raise UnsupportedFamilyError(
+            f"{name} reads {main!r}, and its config does not say of what shape ({error}). {_declare(config)}"
+        ) from error
+    if found is None:
+        raise UnsupportedFamilyError(
+            f"{name} reads {main!r}, of which no small input is known; known are {', '.join(_KINDS)}. {_declare(config)}"
+        )
+    if "input_ids" in found:
+        if name.endswith("ForMultipleChoice"):
+            found["input_ids"] = found["input_ids"].unsqueeze(1).repeat(1, CHOICES, 1)
+        # one encoder that reads both (ViLT); where an image has an encoder of its own, its size stands in another config
+        if "pixel_values" in taken and getattr(part, "image_size", None) is not None:
+            found["pixel_values"] = _pixels(part, tokens, {})["pixel_values"]
+    return found
+
+
+def _declare(config: PreTrainedConfig) -> str:
+    return f"Declare one with register_anatomy({config.model_type!r}, inputs=lambda model: {{'name': tensor, ...}})."
+
+
+def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
+    channels = getattr(part, "num_channels", None) or getattr(part, "in_chans", 3)
+    if "spatial_shapes" in taken:  # images as rows of patches, each with its own grid
+        side = math.isqrt(part.num_patches)
+        return {
+            "pixel_values": torch.zeros(1, side * side, channels * math.prod(as_pair(part.patch_size))),
+            "pixel_attention_mask": torch.ones(1, side * side, dtype=torch.long),
+            "spatial_shapes": torch.full((1, 2), side),
+        }
+    height, width = as_pair(next(v for n in _IMAGES if (v := getattr(part, n, None)) is not None))
+    frames = frames_of(part)
+    return {"pixel_values": torch.zeros(1, *([frames] if frames else []), channels, height, width)}
+
+
+def _video(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"pixel_values_videos": _pixels(part, tokens, taken)["pixel_values"]}
+
+
+def _sound(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
+    if getattr(part, "conv_kernel", None) is None:
+        return {"input_values": torch.zeros(1, part.max_length, part.num_mel_bins)}  # a spectrogram
+    samples = tokens  # a waveform: as many samples as give so many frames
+    for kernel, stride in zip(reversed(part.conv_kernel), reversed(part.conv_stride), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return {"input_values": torch.zeros(1, samples)}
+
+
+def _features(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
+    size = next((v for n in _FEATURES if isinstance(v := getattr(part, n, None), int)), None)
+    if size is None:
+        raise AttributeError(f"it has none of {', '.join(_FEATURES)}")
+    return {"input_features": torch.zeros(1, tokens * (getattr(part, "subsampling_factor", None) or 1), size)}
+
+
+def _text(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
+    tokens = max(4, min(tokens, getattr(part, "max_position_embeddings", tokens) - 4))
+    ids = torch.full((1, tokens), min(5, getattr(part, "vocab_size", 6) - 1), dtype=torch.long)
+    separator = getattr(part, "sep_token_id", None)
+    if separator is not None:  # question answering may ask for a question, a context and their separators
+        ids[:, -3:] = separator
+    return {"input_ids": ids}
+
+
+_KINDS: dict[str, Callable[[Any, int, Mapping[str, Any]], dict[str, Tensor]]] = {
+    "pixel_values": _pixels,
+    "pixel_values_videos": _video,
+    "input_values": _sound,
+    "input_features": _features,
+    "input_ids": _text,
+}
+
+
+def random_like(
+    example: Mapping[str, Tensor], generator: torch.Generator, batch: int, tokens: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Random inputs of the shapes of an example: normal numbers, tokens from a range; masks and shapes stay as they are."""
+    found = {}
+    for name, value in example.items():
+        shape = (batch, *value.shape[1:])
+        if value.is_floating_point():
+            found[name] = torch.randn(shape, generator=generator)
+        elif name == "input_ids":
+            found[name] = torch.randint(*tokens, shape, generator=generator)
+        else:
+            found[name] = value.repeat(batch, *[1] * (value.dim() - 1))
+    return found
+
+
+__all__ = ["CHOICES", "example_inputs", "frames_of", "main_input", "random_like"]
