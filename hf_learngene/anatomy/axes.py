@@ -14,6 +14,7 @@ from hf_learngene.anatomy.trace import is_norm
 from hf_learngene.anatomy.types import (
     FFN,
     FIXED,
+    GROUP,
     HEAD_COUNT,
     HEAD_DIM,
     HEADS,
@@ -32,8 +33,8 @@ from hf_learngene.anatomy.types import (
 
 UNKNOWN = "unknown"
 NAMED_AXES = {
-    FFN, FIXED, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE, RELATIVE_LINE,
-    VOCAB, UNKNOWN,
+    FFN, FIXED, GROUP, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE,
+    RELATIVE_LINE, VOCAB, UNKNOWN,
 }  # fmt: skip
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -49,19 +50,37 @@ def layer_of(name: str, containers: Iterable[str]) -> tuple[int | None, str]:
 
 def axes_of(name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module, product: str) -> tuple[Dim, ...]:
     """The dimensions of one parameter; `product` is the function it enters as a weight."""
-    module_name, _, leaf = name.rpartition(".")
-    module = model.get_submodule(module_name)
+    module = model.get_submodule(owner_of(name))
     sides = _sides(module, parameter, product)
     effects = prober.effects[name]
     dims = []
     for i, (size, effect) in enumerate(zip(parameter.shape, effects, strict=True)):
         axis, parts, prefix = _axis(int(size), effect, prober, spatial=isinstance(module, _CONVS) and i >= 2)
+        if i == 1 and isinstance(module, _CONVS) and _reads_a_group(int(size), effect, module.groups, prober):
+            axis = GROUP
         if axis == POSITIONS and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             prefix = module.padding_idx + 1
         # a product over the heads (DeBERTa's talking heads) sums over them; a table of them does not
         feature = _is_feature(axis) or (axis == HEAD_COUNT and sides[i] == "in")
         dims.append(Dim(axis, int(size), sides[i] if feature else "-", parts, False, prefix))
     return tuple(dims)
+
+
+def owner_of(name: str) -> str:
+    """Module that a parameter is a weight of; under a parametrisation (weight normalisation) not the one that holds it.
+
+    Example:
+        >>> owner_of("encoder.conv.parametrizations.weight.original0"), owner_of("encoder.dense.weight")
+        ('encoder.conv', 'encoder.dense')
+    """
+    return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+
+
+def _reads_a_group(size: int, effect: dict[str, Effect], groups: int, prober: Prober) -> bool:
+    """Whether a dimension counts the channels of one group, of a convolution that has as many groups at any width."""
+    width = effect.get("hidden_size")
+    hidden = getattr(prober.part, prober.fields["hidden_size"])
+    return width is not None and groups > 1 and size * groups == hidden and width.delta * groups == width.step
 
 
 def _is_feature(axis: str) -> bool:

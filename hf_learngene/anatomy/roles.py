@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from hf_learngene.anatomy.axes import UNKNOWN, layer_of
+from hf_learngene.anatomy.axes import UNKNOWN, layer_of, owner_of
 from hf_learngene.anatomy.registry import Declaration
 from hf_learngene.anatomy.rules import fused_inside_heads, role_of
 from hf_learngene.anatomy.trace import Node, Trace, is_norm
@@ -66,6 +66,11 @@ class Flow:
             for parent in node.parents:
                 found.update((s.node.kind, s.node.name) for s in Trace.sources(parent) if not s.is_scale)
         return found
+
+    def made_on_the_way(self, weight: str) -> bool:
+        """Whether a matrix reads what comes from no parameter: an input of the model, or what the pass makes (sinusoids)."""
+        found = self.trace.products.get(weight, ())
+        return bool(found) and not any(next(Trace.sources(p), None) for node in found for p in node.parents)
 
     def product_kind(self, weight: str) -> str:
         """`linear`, `conv` or `embedding`, by the function that a parameter enters, or ''."""
@@ -133,7 +138,7 @@ def settle(
     known_axes = {*AXES, *(d.axis for t in tensors.values() for d in t.dims)} - {UNKNOWN}
     settled: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
-        module = model.get_submodule(info.module)
+        module = model.get_submodule(owner_of(name))
         weight = f"{info.module}.weight" if f"{info.module}.weight" in tensors else name
         twin = first[tensors[weight].template]
         seen = {weight, twin, *(t.name for t in tensors.values() if t.template == tensors[weight].template)}
@@ -165,6 +170,7 @@ def settle(
             reads_norm=bool(reads) and reads <= {"norm"},
             norm=_norm_read(seen, flow),
             scaled_by=next((flow.scale_of[w] for w in seen if w in flow.scale_of), ""),
+            reads_made=len(dims) > 1 and dims[1].axis in (HIDDEN, HEADS) and dims[1].side == "in" and flow.made_on_the_way(name),
             traced=bool((seen | {name}) & flow.trace.touched),
             computed=name in fixed_parameters and any(d.axis == HEAD_DIM for d in dims),
         )

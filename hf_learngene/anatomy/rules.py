@@ -39,3 +39,16 @@ def fused_inside_heads(parameter: str, has_row_biases: bool) -> bool:
     DeBERTa is known by what comes with it: a fused `in_proj` whose biases are two separate vectors.
     """
     return has_row_biases and role_of(parameter) == "qkv"
+
+
+def length_of(parameter: str) -> str:
+    """Name of the tensor whose length a parameter gives under torch's weight normalisation, or ''.
+
+    Example:
+        >>> length_of("conv.parametrizations.weight.original0"), length_of("conv.weight_g"), length_of("conv.weight")
+        ('conv.parametrizations.weight.original1', 'conv.weight_v', '')
+    """
+    for length, direction in ((".parametrizations.weight.original0", ".parametrizations.weight.original1"), (".weight_g", ".weight_v")):
+        if parameter.endswith(length):
+            return parameter.removesuffix(length) + direction
+    return ""

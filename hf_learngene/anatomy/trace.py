@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
@@ -46,6 +48,7 @@ _ATTENTION_FUNCTIONS = {
     "einsum",
     "multi_head_attention_forward",
 }
+_NORMS = {"layer_norm", "group_norm", "rms_norm", "batch_norm"}
 _NORMALISING = {"normalize", "norm", "vector_norm", "rsqrt"}
 _SCALINGS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "__rsub__", "sub_", "__isub__"}
@@ -198,6 +201,10 @@ class _Recorder(TorchFunctionMode):
         inputs = [*_tensors(args), *_tensors(kwargs)]
         self.trace.touched.update(self.names[id(t)] for t in inputs if id(t) in self.names)
         function = getattr(func, "__name__", None) or str(resolve_name(func)).rsplit(".", 1)[-1]
+        if function == "_weight_norm" and id(inputs[0]) in self.names:
+            self.names[id(result)] = self.names[id(inputs[0])]  # the weight itself, to what comes after
+            self.alive.append(result)
+            return result
         if function == "__setitem__" and not self.inside:  # what is written into a tensor is part of it
             self.keep(args[0], Node("through", tuple(n for n in (self.node(args[0]), *map(self.node, _tensors(args[2]))) if n)))
         if self.inside or not any(True for _ in _tensors(result)):
@@ -209,7 +216,8 @@ class _Recorder(TorchFunctionMode):
             return result  # dropout in eval mode, contiguous: the same tensor
         if function in ("t", "transpose") and inputs[0].dim() == 2 and id(inputs[0]) in self.names:
             self.transposed[id(result)] = self.names[id(inputs[0])]
-        node = self.make(function, inputs)
+        attends = function == "multi_head_attention_forward"
+        node = self.fused_attention(args, kwargs) if attends else self.make(function, inputs)
         if node.kind in _PRODUCT_KINDS:
             self.trace.products.setdefault(node.name, []).append(node)
         elif node.kind == "attention":
@@ -224,18 +232,19 @@ class _Recorder(TorchFunctionMode):
         parents = tuple(n for n in map(self.node, inputs) if n is not None)
         if function in _PRODUCTS:
             weight = self.names.get(id(inputs[1]), "") if len(inputs) > 1 else ""
-            return Node("linear" if function == "linear" else "conv", parents[:1], weight, function)
+            read = self.node(inputs[0])
+            return Node("linear" if function == "linear" else "conv", (read,) if read else (), weight, function)
         if function == "embedding":
             weights = [self.names[id(t)] for t in inputs if id(t) in self.names]
             return Node("embedding", (), weights[0] if weights else "", function)
-        if function == "multi_head_attention_forward":
-            return self.fused_attention(inputs)
         if function in ("matmul", "__matmul__") and id(inputs[-1]) in self.transposed:
             return Node("linear", parents[:1], self.transposed[id(inputs[-1])], "linear")
         if function in _ATTENTION_FUNCTIONS:
             return Node("attention", tuple(self.node(t) or Node("other") for t in inputs), "", function)
         if function in _ACTIVATION_FUNCTIONS:
             return Node("activation", parents, "softmax" if function == "softmax" else "", function)
+        if function in _NORMS:
+            return Node("other", parents, "", function)
         if function in _SUMS:
             parents += tuple(Node("constant") for t in inputs if self.comes_from_nowhere(t, inputs))
         return Node("through", parents, "", function)
@@ -248,15 +257,23 @@ class _Recorder(TorchFunctionMode):
         node = self.node(tensor)
         return node is None or next(Trace.sources(node), None) is None
 
-    def fused_attention(self, inputs: list[torch.Tensor]) -> Node:
-        weights = [self.names[id(t)] for t in inputs if id(t) in self.names and t.dim() == 2]
-        states = tuple(self.node(t) or Node("other") for t in inputs[:3])
-        for weight in weights[:-1]:
-            self.trace.products.setdefault(weight, []).append(Node("linear", states, weight, "linear"))
+    def fused_attention(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Node:
+        """A whole attention in one function: with its projections in one matrix (BEiT-3), or in three (WavLM)."""
+        given = _MULTI_HEAD.bind(*args, **kwargs).arguments
+        states = tuple(self.node(given[n]) or Node("other") for n in ("query", "key", "value"))
+        fused = self.names.get(id(given["in_proj_weight"]), "")
+        if fused:
+            self.trace.products.setdefault(fused, []).append(Node("linear", states, fused, "linear"))
+        for place, part in enumerate("qkv"):
+            weight = self.names.get(id(given.get(f"{part}_proj_weight")), "")
+            if weight:
+                node = Node("linear", (states[place],), weight, "linear")
+                self.trace.products.setdefault(weight, []).append(node)
         attention = Node("attention", states, "", "multi_head_attention_forward")
-        return Node("linear", (attention,), weights[-1], "linear")
+        return Node("linear", (attention,), self.names.get(id(given["out_proj_weight"]), ""), "linear")
 
 
+_MULTI_HEAD = inspect.signature(functional.multi_head_attention_forward)
 _PRODUCT_KINDS = ("linear", "conv", "embedding")
 
 

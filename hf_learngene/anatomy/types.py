@@ -13,6 +13,7 @@ from functools import cached_property
 HIDDEN, HEADS, FFN = "hidden", "heads", "ffn"
 RELATIVE_LINE = "relative_positions"
 HEAD_COUNT, HEAD_DIM, KV_HEADS = "head_count", "head_dim", "kv_heads"
+GROUP = "group"
 VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED = (
     "vocab",
     "positions",
@@ -23,7 +24,7 @@ VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED = (
     "fixed",
 )
 AXES = (
-    HIDDEN, HEADS, FFN, RELATIVE_LINE, HEAD_COUNT, HEAD_DIM, KV_HEADS,
+    HIDDEN, HEADS, FFN, RELATIVE_LINE, HEAD_COUNT, HEAD_DIM, KV_HEADS, GROUP,
     VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED,
 )  # fmt: skip
 
@@ -33,7 +34,8 @@ class Dim:
     """One dimension of a tensor.
 
     Attributes:
-        axis: what it counts: `hidden`, `heads` (heads x head size, flat), `ffn`, `vocab`, `positions`, ..., `fixed`.
+        axis: what it counts: `hidden`, `heads` (heads x head size, flat), `ffn`, `vocab`, `positions`, ..., `fixed`; `group` are
+            the channels that one group of a grouped convolution over the width reads.
         size: its length.
         side: `out` where the tensor writes a vector along it, `in` where it reads one, `each` where it scales or
             shifts the vector's entries one by one, `-` for a dimension that is not a feature (tokens, labels, taps).
@@ -67,6 +69,7 @@ class TensorInfo:
         norm: template of the normalisation that it reads, where that is one, of its own layer or of none; else ''.
         computed: whether the family's own initialisation gives its value (sinusoidal tables over the head size).
         scaled_by: template of the LayerScale between it and the residual stream, or ''.
+        reads_made: whether it reads a vector over the width that comes from no parameter (sinusoids).
         traced: whether the recorded pass reached it; of one that it did not, only the shape is known.
         module: name of the module that holds it.
     """
@@ -82,8 +85,14 @@ class TensorInfo:
     norm: str = ""
     computed: bool = False
     scaled_by: str = ""
+    reads_made: bool = False
     traced: bool = True
     module: str = ""
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution whose channels are the width; 1 where it has none."""
+        return next((self.dims[0].size // d.size for d in self.dims if d.axis == GROUP), 1)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy.rules import length_of
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.maps import LayerMap, Op, TensorRecipe
+from hf_learngene.maps.convolutions import Lengthen
 from hf_learngene.maps.geometry import geometry_ops
 from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask
@@ -123,8 +125,14 @@ class Method:
                 if geometry is None:
                     sources = ()
                 else:
-                    ops = [*geometry, *self.ops(tensor, task)]
+                    ops = [*geometry, *self.ops(tensor, task), *self._lengthen(source, tensor, task)]
             yield TensorRecipe(name, tensor.shape, sources, tuple(ops), reason)
+
+    def _lengthen(self, source: TensorInfo, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
+        """What keeps the length of a weight that is held as length and direction in step with the direction."""
+        direction = task.target.tensors.get(length_of(tensor.name))
+        done = self.ops(direction, task) if direction is not None else []
+        return [Lengthen(length_of(source.name), length_of(tensor.name), tuple(done))] if done else []
 
     def keeps(self, tensor: TensorInfo, task: ResizeTask) -> bool:
         """Whether `tensor` comes from the source at all."""

@@ -89,6 +89,8 @@ class Calibrated(PruningMethod):
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         ops, merged = self._merge(tensor, task)
+        if tensor.groups > 1:
+            return super().ops(tensor, task)
         for change in task.width_changes(tensor):
             if change.dim in merged:
                 continue

@@ -20,6 +20,7 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
+from hf_learngene.maps.convolutions import TakeGrouped
 from hf_learngene.maps.ops import Blocks, Context
 from hf_learngene.maps.task import ResizeTask, WidthChange
 from hf_learngene.methods.base import Method, Paper
@@ -122,8 +123,12 @@ class _Growth:
         layer = self.task.layer_map[tensor.layer] if tensor.layer is not None else None
         inserted = layer is not None and layer.inserted
         steps: list[Op] = []
-        for change in self.task.width_changes(tensor):
-            steps.append(self.widen(tensor, change, inserted))
+        changes = self.task.width_changes(tensor)
+        if changes and tensor.groups > 1:
+            _, axis, _, old, new = changes[0]
+            steps.append(TakeGrouped(self.index(axis, old, new), tensor.groups, _label(old, new)))
+        else:
+            steps += [self.widen(tensor, change, inserted) for change in changes]
         steps += self.rescale(tensor)
         if tensor.layer is not None:
             steps += self.deepen(tensor, inserted)

@@ -71,11 +71,12 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
             f"({source.num_layers} layers), so a new one behind it would change what is read. Start from a deeper checkpoint."
         )
     blockers = source.norms_that_need_multiples()
-    made = next((n for n in blockers if "constant" in n.reads), None)
+    made = next((n.name for n in blockers if "constant" in n.reads), None)
+    made = made or next((t.template for t in source.templates.values() if t.reads_made), None)
     if new != old and made is not None and not allow_lossy:
         raise LossyGrowthError(
             f"hidden_size {old} → {new} cannot keep the function of `{source.model_type}` as {source.model_class}: "
-            f"`{made.name}` reads a vector that the forward pass makes for its own width (sinusoids), and a wider one is "
+            f"`{made}` reads a vector that the forward pass makes for its own width (sinusoids), and a wider one is "
             f"another. Keep hidden_size={old}; allow_lossy=True grows to {new} all the same."
         )
     if new % old and blockers and not allow_lossy:
@@ -85,6 +86,13 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
             f"hidden_size {old} → {new} cannot keep the function of `{source.model_type}` as {source.model_class}: "
             f"`{norm.name}` normalises {why}, and only whole multiples of {old} are exact there. The nearest are "
             f"{nearest_multiples(old, new)}. method='lemon' with allow_lossy=True grows to {new} with a small loss."
+        )
+    grouped = next((t.template for t in source.templates.values() if t.groups > 1), None)
+    if new % old and grouped and not allow_lossy:
+        raise LossyGrowthError(
+            f"hidden_size {old} → {new} cannot keep the function of `{source.model_type}` as {source.model_class}: "
+            f"`{grouped}` is a convolution whose groups part the width, and only whole multiples of {old} are exact there. The "
+            f"nearest are {nearest_multiples(old, new)}. method='lemon' with allow_lossy=True grows to {new} with a small loss."
         )
     for axis in sorted(own):
         before, after = source.sizes.get(axis, 1), sizes.get(axis, 1)
