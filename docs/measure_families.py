@@ -41,7 +41,7 @@ GROWTHS = ("width", "any width", "head size", "ffn", "depth", "all", "float32")
 # What the message of a refusal says -> the words of a table cell.
 SHORT = (
     ("rotates its head dimensions", "no: heads rotate"),
-    ("normalises each head", "no: norm in each head"),
+    ("normalises each head", "no: heads take no zeros"),
     ("share one set of weights", "no: layers share weights"),
     ("has no size field", "no such size"),
     ("cannot be grown without loss", "no: refuted by its miniature"),

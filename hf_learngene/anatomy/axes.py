@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from torch import nn
@@ -48,21 +48,27 @@ def layer_of(name: str, containers: Iterable[str]) -> tuple[int | None, str]:
     return None, name
 
 
-def axes_of(name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module, product: str) -> tuple[Dim, ...]:
-    """The dimensions of one parameter; `product` is the function it enters as a weight."""
+def axes_of(
+    name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module, product: str, layers: Mapping[int, int]
+) -> tuple[Dim, ...]:
+    """The dimensions of one parameter; `product` is the function it enters as a weight, `layers` what `layer_dims` found of it."""
     module = model.get_submodule(owner_of(name))
     sides = _sides(module, parameter, product)
     effects = prober.effects[name]
     dims = []
     for i, (size, effect) in enumerate(zip(parameter.shape, effects, strict=True)):
-        axis, parts, prefix = _axis(int(size), effect, prober, spatial=isinstance(module, _CONVS) and i >= 2)
-        if i == 1 and isinstance(module, _CONVS) and _reads_a_group(int(size), effect, module.groups, prober):
+        blocks = layers.get(i, 1)
+        effect = {n: Effect(e.delta // blocks, e.step) for n, e in effect.items()} if blocks > 1 else effect
+        size = int(size) // blocks
+        axis, parts, prefix = _axis(size, effect, prober, spatial=isinstance(module, _CONVS) and i >= 2)
+        if i == 1 and isinstance(module, _CONVS) and _reads_a_group(size, effect, module.groups, prober):
             axis = GROUP
         if axis == POSITIONS and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             prefix = module.padding_idx + 1
         # a product over the heads (DeBERTa's talking heads) sums over them; a table of them does not
         feature = _is_feature(axis) or (axis == HEAD_COUNT and sides[i] == "in")
-        dims.append(Dim(axis, int(size), sides[i] if feature else "-", parts, False, prefix))
+        side = sides[i] if feature else "-"
+        dims.append(Dim(axis, size * blocks, side, parts * blocks, False, prefix, layers.get(i, 0)))
     return tuple(dims)
 
 

@@ -24,13 +24,13 @@ from hf_learngene.anatomy.config_fields import (
     section,
     section_name,
 )
-from hf_learngene.anatomy.layer_lists import per_layer_fields
+from hf_learngene.anatomy.layer_lists import layer_dims, per_layer_fields
 from hf_learngene.anatomy.passes import check_target, plain_pass, reads_grid
 from hf_learngene.anatomy.probe import Prober, build, layer_containers
 from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.trace import Trace, is_norm, subtracts_mean
-from hf_learngene.anatomy.types import HEAD_DIM, HIDDEN, Anatomy, NormInfo, TensorInfo
+from hf_learngene.anatomy.types import HEAD_DIM, HIDDEN, Anatomy, Dim, NormInfo, TensorInfo
 from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
 from hf_learngene.state import exclusive
 
@@ -117,6 +117,10 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     short_config = changed(config, section_of, {_native_depth(part): short_depth}, per_layer)
     short = build(model_class, short_config)
     containers = layer_containers(full, depth, short, short_depth)
+    counted = {
+        depth: layer_dims(full, depth, short, short_depth),
+        short_depth: layer_dims(short, short_depth, full, depth),
+    }
     if containers and _templates(full, containers) - _templates(short, containers):
         short, short_config = full, config  # layers differ in kind along the depth: only the whole depth shows all
     trace = _trace(short, short_config, containers)
@@ -129,7 +133,8 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     flow = Flow(trace, containers)
     tensors = {}
     for name, parameter in short.named_parameters(remove_duplicate=False):
-        dims = axes_of(name, parameter, prober, short, flow.product_kind(name))
+        layers = counted[getattr(section(short_config, section_of), _native_depth(part))].get(name, {})
+        dims = axes_of(name, parameter, prober, short, flow.product_kind(name), layers)
         info = TensorInfo(name, dims, *layer_of(name, containers), module=name.rpartition(".")[0])
         tensors[name] = info
     sizes = _sizes(part, prober.fields)
@@ -140,7 +145,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     for info in tensors.values():
         scale = layer_of(info.scaled_by, containers)[1] if info.scaled_by else ""
         by_template.setdefault(info.template, dataclasses.replace(info, scaled_by=scale))
-    whole = _spread(full, containers, by_template)
+    whole = _spread(full, containers, by_template, depth - getattr(section(short_config, section_of), _native_depth(part)))
     anatomy = Anatomy(
         model_type=config.model_type,
         model_class=model_class.__name__,
@@ -152,7 +157,9 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         section=section_of,
         shared_layers=not containers,
         rotary=_rotary(short, tensors.values()),
-        normalised_heads=trace.heads_are_normalised() or trace.queries_are_learnt(),
+        normalised_heads=trace.heads_are_normalised()
+        or trace.queries_are_learnt()
+        or flow.reads_heads_of_the_width(tensors),
         head_dim_honoured=honoured,
         eps_field=eps_field,
         tied_readers=flow.tied_readers(ties),
@@ -301,7 +308,7 @@ def _like(
         like = known.templates.get(template)
         if like is None or len(like.dims) != parameter.dim():
             return anatomy_of(config, model_class)
-        dims = tuple(dataclasses.replace(d, size=int(n)) for d, n in zip(like.dims, parameter.shape, strict=True))
+        dims = _sized(like, parameter, depth - known.num_layers)
         tensors[name] = dataclasses.replace(like, name=name, dims=dims, layer=layer, module=name.rpartition(".")[0])
     return dataclasses.replace(
         known,
@@ -337,11 +344,15 @@ def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) 
     return [*before, *middle, *after]
 
 
-def _spread(full: PreTrainedModel, containers: list[str], known: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """What was found at the short depth, for every layer of the whole depth."""
+def _spread(
+    full: PreTrainedModel, containers: list[str], known: dict[str, TensorInfo], deeper: int
+) -> dict[str, TensorInfo]:
+    """What was found at the short depth, for every layer of the whole depth, which has so many more."""
     tensors = {}
     for name, parameter, layer, template in _placed(full, containers):
         info = known[template]
+        if any(d.layers for d in info.dims):
+            info = dataclasses.replace(info, dims=_sized(info, parameter, deeper))
         if tuple(parameter.shape) != info.shape:
             raise UnsupportedFamilyError(
                 f"`{name}` has shape {tuple(parameter.shape)} where other layers have {info.shape}: the layers are not "
@@ -349,6 +360,10 @@ def _spread(full: PreTrainedModel, containers: list[str], known: dict[str, Tenso
             )
         tensors[name] = dataclasses.replace(info, name=name, layer=layer, module=name.rpartition(".")[0])
     return tensors
+
+
+def _sized(info: TensorInfo, parameter: nn.Parameter, deeper: int) -> tuple[Dim, ...]:
+    return tuple(d.at(int(n), deeper) for d, n in zip(info.dims, parameter.shape, strict=True))
 
 
 def _placed(model: PreTrainedModel, containers: Sequence[str]) -> Iterator[tuple[str, nn.Parameter, int | None, str]]:

@@ -1,7 +1,8 @@
-"""Which fields of a config hold one entry for each layer. Found by trying, never by their length alone."""
+"""What holds one entry for each layer: fields of a config, and dimensions. Found by trying, never by their length alone."""
 
 from __future__ import annotations
 
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import LAYER_KINDS, LAYER_OUTPUTS, changed, native_name, section
@@ -19,6 +20,25 @@ _OTHER_THINGS = {
     "stage_names",
     "languages",
 }
+
+
+def layer_dims(one: nn.Module, depth_one: int, other: nn.Module, depth_other: int) -> dict[str, dict[int, int]]:
+    """Parameter -> dimension -> layers that it has an equal block for, in `one`: all of them, or all but the last.
+
+    Args:
+        one: a model, and `depth_one`, its number of layers.
+        other: the same model at another depth, and `depth_other`.
+    """
+    shapes = {n: p.shape for n, p in other.named_parameters(remove_duplicate=False)}
+    found: dict[str, dict[int, int]] = {}
+    for name, parameter in one.named_parameters(remove_duplicate=False):
+        for i, (size, changed_to) in enumerate(zip(parameter.shape, shapes.get(name, parameter.shape), strict=False)):
+            for missing in (0, 1):
+                own, others = depth_one - missing, depth_other - missing
+                if size != changed_to and own and others and size % own == 0 and size * others == changed_to * own:
+                    found.setdefault(name, {})[i] = own
+                    break
+    return found
 
 
 def per_layer_fields(model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str) -> tuple[str, ...]:

@@ -67,6 +67,11 @@ class Flow:
                 found.update((s.node.kind, s.node.name) for s in Trace.sources(parent) if not s.is_scale)
         return found
 
+    def reads_heads_of_the_width(self, tensors: Mapping[str, TensorInfo]) -> bool:
+        """Whether a matrix reads a vector over the width head by head (WavLM's gates), so that the head size parts the width."""
+        over_heads = [n for n, t in tensors.items() if len(t.dims) > 1 and t.dims[1].axis == HEAD_DIM]
+        return any(kind == "norm" or name in self.writers for weight in over_heads for kind, name in self.reads(weight))
+
     def made_on_the_way(self, weight: str) -> bool:
         """Whether a matrix reads what comes from no parameter: an input of the model, or what the pass makes (sinusoids)."""
         found = self.trace.products.get(weight, ())

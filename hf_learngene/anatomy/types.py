@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 
@@ -42,6 +42,7 @@ class Dim:
         parts: how many equal blocks are fused in it (3 for a fused q, k, v; 2 for a GLU; 2 for a cls + mean classifier).
         by_head: whether the blocks lie inside each head (DeBERTa's `in_proj`), instead of one after another.
         prefix: leading entries that are no positions (class token, distillation token, padding offset).
+        layers: how many layers it has an equal block for, one after another (ESM's contact head); 0 where it counts none.
     """
 
     axis: str
@@ -50,6 +51,13 @@ class Dim:
     parts: int = 1
     by_head: bool = False
     prefix: int = 0
+    layers: int = 0
+
+    def at(self, size: int, deeper: int) -> Dim:
+        """The same dimension in a model of another size that has so many layers more."""
+        if not self.layers:
+            return replace(self, size=size)
+        return replace(self, size=size, layers=self.layers + deeper, parts=self.parts // self.layers * (self.layers + deeper))
 
 
 @dataclass(frozen=True)
@@ -142,8 +150,8 @@ class Anatomy:
         section: the nested config the sizes stand in (`vision_config`), or the empty string.
         shared_layers: whether all layers share one set of weights (ALBERT).
         rotary: whether positions enter by rotation of the head dimensions.
-        normalised_heads: whether queries or keys are normalised before they meet (YOSO), or a query is a parameter
-            itself, so that a head cannot be made larger by zeros.
+        normalised_heads: whether queries or keys are normalised before they meet (YOSO), a query is a parameter itself, or
+            something reads the width head by head (WavLM), so that a head cannot be made larger by zeros.
         head_dim_honoured: whether the family reads `config.head_dim`.
         eps_field: config field of the normalisations' epsilon, or None.
         tied_readers: norm module -> tied weight that reads it as a decoder.

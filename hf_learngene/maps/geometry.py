@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hf_learngene.anatomy import TensorInfo
-from hf_learngene.anatomy.types import HEAD_COUNT, KERNEL, LABELS, PATCHES, POSITIONS, RELATIVE, VOCAB
-from hf_learngene.maps.ops import Blocks, Op, Take
+from hf_learngene.anatomy.types import Dim, HEAD_COUNT, KERNEL, LABELS, PATCHES, POSITIONS, RELATIVE, VOCAB
+from hf_learngene.maps.ops import Blocks, Matrix, Op, Take
 from hf_learngene.maps.resample import (
     FirstRows,
     MixChannels,
@@ -37,6 +37,10 @@ def geometry_ops(
     ops: list[Op] = []
     patch_dims = []
     for i, (a, b) in enumerate(zip(old.dims, new.dims, strict=True)):
+        if a.layers:
+            if len(task.layer_map) != task.source.num_layers or any(x.index != i for i, x in enumerate(task.layer_map)):
+                ops.append(Matrix(Blocks(i), _by_layer(a, b, task), f"entries of {b.layers} layers"))
+            continue
         if a.axis == VOCAB and task.tokens is not None:
             ops.append(_token_op(i, a.size, len(old.dims), task.tokens, task.std))
             continue
@@ -70,6 +74,16 @@ def geometry_ops(
         label = f"kernel {source[0]}×{source[1]} → {target[0]}×{target[1]}"
         ops.append(ResampleKernel(source, target, label))
     return ops, ""
+
+
+def _by_layer(old: Dim, new: Dim, task: ResizeTask) -> Tensor:
+    """The matrix that puts each layer's entries where the layer went; an inserted layer has zeros."""
+    maps = torch.zeros(new.layers, old.layers, dtype=torch.float64)
+    for place, layer in enumerate(list(task.layer_map)[: new.layers]):
+        for index, weight in () if layer.inserted else layer.sources:
+            if index < old.layers:
+                maps[place, index] = weight
+    return torch.kron(maps, torch.eye(old.size // old.layers, dtype=torch.float64))
 
 
 def _token_op(dim: int, size: int, rank: int, rows: Tensor, std: float) -> Op:

@@ -143,8 +143,8 @@ def _check_heads(source: Anatomy, sizes: Mapping[str, int]) -> None:
         )
     if new_size > old_size and (source.normalised_heads or any(n.axis == HEAD_DIM for n in source.norms)):
         raise InvalidSizeError(
-            f"head_dim {old_size} → {new_size}: `{source.model_type}` normalises each head, or learns a query as it stands, "
-            f"so a larger one is not exact. Keep head_dim at {old_size}."
+            f"head_dim {old_size} → {new_size}: `{source.model_type}` normalises each head, learns a query as it stands, or "
+            f"reads the width head by head, so a larger one is not exact. Keep head_dim at {old_size}."
         )
     kv_old, kv_new = source.sizes.get("num_key_value_heads"), sizes.get("num_key_value_heads")
     if kv_old and kv_new and kv_old != source.sizes["num_attention_heads"]:

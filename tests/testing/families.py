@@ -81,6 +81,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "siglip2_vision_model": {"num_patches": 9},
     "parakeet_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "lasr_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
+    "yolos": {"image_size": (12, 16), "num_detection_tokens": 5},
     "canine": {"num_hash_buckets": 30, "local_transformer_stride": 8},
     # image and text: the text side is resized, the image side is only made small
     "modernvbert": {"vision_config": SMALL_VISION}, "ultravbert": {"vision_config": SMALL_VISION, "prediction_head_size": 20},
