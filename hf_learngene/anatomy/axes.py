@@ -140,7 +140,7 @@ def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -
             table = getattr(part, fields[field])
             return _Counted(axis, 1, max(0, size - table))
     if "head_dim" in effect:
-        head_dim = getattr(part, "head_dim", None) or hidden // heads
+        head_dim = getattr(part, fields.get("head_dim", "head_dim"), None) or hidden // heads
         if "num_attention_heads" not in effect and "num_key_value_heads" not in effect:
             return _Counted(HEAD_DIM if size == head_dim else UNKNOWN)
         kv = getattr(part, "num_key_value_heads", heads)
@@ -162,6 +162,11 @@ def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -
         return _Counted(UNKNOWN)
     if "num_attention_heads" in effect:
         return _Counted(HEAD_COUNT if size == heads else UNKNOWN)
+    if len(effect) == 1 and not effect.keys() & {"hidden_size", "head_dim", "num_attention_heads"}:
+        ((field, change),) = effect.items()
+        parts = change.delta / change.step  # a GLU in a family's own width
+        whole = parts.is_integer() and parts > 1 and size == parts * getattr(part, field, 0)
+        return _Counted(field, int(parts) if whole else 1)
     if not set(effect) & {"hidden_size", "head_dim", "num_attention_heads"}:
         return _Counted("+".join(sorted(effect)))  # `encoder_stride+num_channels`: the pixels a decoder gives back
     return _Counted(UNKNOWN)

@@ -18,7 +18,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "num_hidden_layers": ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers"),
     "num_attention_heads": ("num_attention_heads", "n_heads", "num_heads", "encoder_attention_heads"),
     "num_key_value_heads": ("num_key_value_heads",),
-    "head_dim": ("head_dim",),
+    "head_dim": ("head_dim", "attention_head_size"),
     "intermediate_size": ("intermediate_size", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "d_ff"),
     "mlp_ratio": ("mlp_ratio",),
     "vocab_size": ("vocab_size",),
@@ -39,6 +39,7 @@ LINKED_TO_HIDDEN = (
     "input_embedding_size",
     "out_hidden_size",
     "entity_emb_size",
+    "output_hidden_size",
 )
 # Lists of layer indices. In those of a kind, the layers that are named are built another way (global attention instead of
 # windows); in those of outputs, something reads what the named layers hand on.
@@ -95,7 +96,13 @@ def native_name(config: PreTrainedConfig, canonical: str) -> str | None:
 def known_sizes(config: PreTrainedConfig) -> dict[str, str]:
     """Canonical name -> native name for every size the config carries."""
     found = {name: native_name(config, name) for name in ALIASES if name != "num_labels"}
-    return {name: native for name, native in found.items() if native is not None}
+    known = {name: native for name, native in found.items() if native is not None}
+    return {n: native for n, native in known.items() if not _is_fraction(getattr(config, native))}
+
+
+def _is_fraction(value: Any) -> bool:
+    """Whether a value is no whole number (a ratio of 48/11), so that no size can be asked for by it."""
+    return isinstance(value, float) and not value.is_integer()
 
 
 def other_integers(config: PreTrainedConfig) -> list[str]:

@@ -156,7 +156,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         sizes={**sizes, "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
         section=section_of,
         shared_layers=not containers,
-        rotary=_rotary(short, tensors.values()),
+        rotary=_rotary(short, tensors.values()) or trace.heads_are_turned(),
         normalised_heads=trace.heads_are_normalised()
         or trace.queries_are_learnt()
         or flow.reads_heads_of_the_width(tensors),
@@ -193,7 +193,8 @@ def _templates(model: nn.Module, containers: Iterable[str]) -> set[str]:
 
 
 def _sizes(part: PreTrainedConfig, fields: Mapping[str, str]) -> dict[str, int]:
-    sizes = {c: v for c, n in fields.items() if isinstance(v := getattr(part, n, None), int)}
+    values = {c: getattr(part, n, None) for c, n in fields.items()}
+    sizes = {c: int(v) for c, v in values.items() if isinstance(v, int) or (isinstance(v, float) and v.is_integer())}
     heads = sizes.get("num_attention_heads")
     if heads:
         sizes.setdefault("head_dim", sizes["hidden_size"] // heads)

@@ -116,8 +116,11 @@ def _short_pass(anatomy: Anatomy, config: PreTrainedConfig, model_class: type[Pr
     short = changed(config, anatomy.section, {depth: 2}, anatomy.per_layer)
     try:
         return plain_pass(build(model_class, short), short, set())
-    except Exception:  # what reads certain layers (a backbone's stages) needs them all
-        return plain_pass(build(model_class, config), config, set(), real=False)
+    except Exception as first:  # what reads certain layers (a backbone's stages) needs them all
+        try:
+            return plain_pass(build(model_class, config), config, set(), real=False)
+        except Exception as second:
+            raise first from second
 
 
 def _changes(known: Anatomy, anatomy: Anatomy) -> str:

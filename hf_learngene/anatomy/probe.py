@@ -126,8 +126,8 @@ class Prober:
             if isinstance(value.get(name), int) and self.fields[name] not in self.linked:
                 step = value[name] if name in ("intermediate_size", "embedding_size") else 8
                 self.try_field(name, step, {self.fields[name]: value[name] + step})
-        if "mlp_ratio" in value:
-            self.try_field("mlp_ratio", value["mlp_ratio"], {self.fields["mlp_ratio"]: 2 * value["mlp_ratio"]})
+        if ratio := getattr(self.part, "mlp_ratio", None):  # a fraction too, which is no size
+            self.try_field("mlp_ratio", ratio, {"mlp_ratio": 2 * ratio})
         self.probe_images(value)
         self.try_field("num_labels", 3, {"num_labels": (self.config.num_labels or 0) + 3})
         for name in other_integers(self.part):
@@ -147,10 +147,11 @@ class Prober:
             if hidden % other == 0 and self.try_field("num_attention_heads", other - heads, {name: other, **more}):
                 break
         # pairs of head dimensions rotate together, so the size stays even
-        self.try_field("head_dim", head_dim, {"head_dim": 2 * head_dim})
+        native = self.fields.get("head_dim", "head_dim")
+        self.try_field("head_dim", head_dim, {native: 2 * head_dim})
         if any("head_dim" in e for effects in self.effects.values() for e in effects):
             # with the head size pinned, what grows with the number of heads is heads x head size, even at one head
-            self.try_field("num_attention_heads", heads, {name: 2 * heads, "head_dim": head_dim, **more})
+            self.try_field("num_attention_heads", heads, {name: 2 * heads, native: head_dim, **more})
 
     def probe_images(self, value: Mapping[str, Any]) -> None:
         twice = {

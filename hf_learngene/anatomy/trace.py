@@ -50,6 +50,7 @@ _ATTENTION_FUNCTIONS = {
 }
 _NORMS = {"layer_norm", "group_norm", "rms_norm", "batch_norm"}
 _NORMALISING = {"normalize", "norm", "vector_norm", "rsqrt"}
+_TURNED = "turned"  # a product with what comes from no parameter
 _SCALINGS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "__rsub__", "sub_", "__isub__"}
 _PRODUCTS = {"linear", "conv1d", "conv2d", "conv3d"}
@@ -121,6 +122,14 @@ class Trace:
 
     def heads_are_normalised(self) -> bool:
         """Whether something between the projections and the attention divides by a length."""
+        return self.before_attention(_NORMALISING)
+
+    def heads_are_turned(self) -> bool:
+        """Whether something between the projections and the attention multiplies by what the pass makes (rotations)."""
+        return self.before_attention({_TURNED})
+
+    def before_attention(self, functions: set[str]) -> bool:
+        """Whether one of some functions stands between the projections and the attention."""
         stack = [p for node in self.attention for p in node.parents]
         seen: set[int] = set()
         while stack:
@@ -128,7 +137,7 @@ class Trace:
             if id(node) in seen or node.kind != "through":
                 continue
             seen.add(id(node))
-            if node.function in _NORMALISING:
+            if node.function in functions:
                 return True
             stack.extend(node.parents)
         return False
@@ -239,10 +248,12 @@ class _Recorder(TorchFunctionMode):
             return Node("embedding", (), weights[0] if weights else "", function)
         if function in ("matmul", "__matmul__") and id(inputs[-1]) in self.transposed:
             return Node("linear", parents[:1], self.transposed[id(inputs[-1])], "linear")
-        if function in _ATTENTION_FUNCTIONS:
+        if function in _ATTENTION_FUNCTIONS and any(next(Trace.sources(p), None) for p in parents):
             return Node("attention", tuple(self.node(t) or Node("other") for t in inputs), "", function)
         if function in _ACTIVATION_FUNCTIONS:
             return Node("activation", parents, "softmax" if function == "softmax" else "", function)
+        if function in _SCALINGS and any(self.comes_from_nowhere(t, inputs) for t in inputs):
+            return Node("through", parents, "", _TURNED)
         if function in _NORMS:
             return Node("other", parents, "", function)
         if function in _SUMS:

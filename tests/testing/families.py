@@ -74,7 +74,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {"max_length": 16, "num_mel_bins": 12, "frequency_stride": 4, "time_stride": 4},
     "timesformer": {"num_frames": 2}, "videomae": {"num_frames": 4}, "vivit": {"num_frames": 4, "tubelet_size": (2, 4, 4)},
     "vjepa2": {"crop_size": 12, "frames_per_clip": 4, "pred_hidden_size": 16, "pred_num_attention_heads": 2,
-               "pred_num_hidden_layers": 1, "pred_num_mask_tokens": 2},
+               "pred_num_hidden_layers": 1, "pred_num_mask_tokens": 2, "mlp_ratio": 2},
     "wav2vec2-bert": {**SOUND, "feature_projection_input_dim": 10, "conv_depthwise_kernel_size": 5, "vocab_size": 61,
                       "left_max_position_embeddings": 4, "right_max_position_embeddings": 2},
     **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer", "sew"), WAVES),
