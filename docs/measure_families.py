@@ -46,6 +46,7 @@ SHORT = (
     ("has no size field", "no such size"),
     ("cannot be grown without loss", "no: refuted by its miniature"),
     ("cannot be proved", "no: not proved"),
+    ("follows from its depth", "no: a number follows the depth"),
     ("makes for its own width", "no: its vectors follow the width"),
 )
 Case = tuple[

@@ -26,7 +26,7 @@ from hf_learngene.anatomy.config_fields import (
 )
 from hf_learngene.anatomy.layer_lists import layer_dims, per_layer_fields
 from hf_learngene.anatomy.passes import check_target, plain_pass, reads_grid
-from hf_learngene.anatomy.probe import Prober, build, layer_containers
+from hf_learngene.anatomy.probe import Prober, build, layer_containers, numbers_of_depth
 from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.trace import Trace, is_norm, subtracts_mean
@@ -117,6 +117,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     short_config = changed(config, section_of, {_native_depth(part): short_depth}, per_layer)
     short = build(model_class, short_config)
     containers = layer_containers(full, depth, short, short_depth)
+    numbers = numbers_of_depth(full, short)
     counted = {
         depth: layer_dims(full, depth, short, short_depth),
         short_depth: layer_dims(short, short_depth, full, depth),
@@ -164,6 +165,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         eps_field=eps_field,
         tied_readers=flow.tied_readers(ties),
         grid=_grid(part),
+        numbers_of_depth=numbers,
         linked=prober.linked,
         per_layer=per_layer,
     )

@@ -69,6 +69,18 @@ def epsilons(model: nn.Module) -> dict[str, float]:
     return found
 
 
+def numbers_of_depth(one: nn.Module, other: nn.Module) -> tuple[str, ...]:
+    """Numbers that modules hold and that follow from the depth: a scale of every residual branch (ESM C), but no dropout."""
+    others = dict(other.named_modules())
+    return tuple(
+        f"{name}.{attribute}"
+        for name, module in one.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, float) and "drop" not in f"{attribute}{type(module).__name__}".lower() and name in others
+        and isinstance(now := getattr(others[name], attribute, None), float) and now != value
+    )  # fmt: skip
+
+
 def layer_containers(one: nn.Module, depth_one: int, other: nn.Module, depth_other: int) -> list[str]:
     """Module lists whose length is the depth in both models."""
     lists = {n: len(m) for n, m in other.named_modules() if isinstance(m, nn.ModuleList)}

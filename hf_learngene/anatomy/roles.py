@@ -23,6 +23,7 @@ class Flow:
 
     def __init__(self, trace: Trace, containers: list[str]) -> None:
         self.trace, self.containers = trace, containers
+        self.head_norms = trace.norms_of_heads()
         self.scales: set[str] = set()
         self.scale_of: dict[str, str] = {}  # writer -> the LayerScale on its way into the residual stream
         self.writers: set[str] = set()
@@ -32,7 +33,7 @@ class Flow:
 
     def _collect(self) -> None:
         for node in [
-            *(n.parents[0] for n in self.trace.norms.values() if n.parents),
+            *(n.parents[0] for name, n in self.trace.norms.items() if n.parents and name not in self.head_norms),
             *self.trace.layer_outputs.values(),
         ]:
             for source in Trace.sources(node):
@@ -112,6 +113,8 @@ class Flow:
             for source in Trace.sources(node):
                 if source.node.kind == "linear" and source.node.name:
                     roles.setdefault(source.node.name, role)
+                elif source.node.name in self.head_norms:
+                    mark(source.node.parents[0], role)
 
         for node in self.trace.attention:
             parents = [p for p in node.parents if isinstance(p, Node)][:3]
@@ -137,6 +140,7 @@ def settle(
 ) -> dict[str, TensorInfo]:
     """Tensors with kind, role and flow added; widths that are heads x head size get the axis `heads`."""
     row_biases = {t.module for t in tensors.values() if t.name.endswith((".q_bias", ".v_bias"))}
+    head_norms = {layer_of(f"{n}.weight", flow.containers)[1].removesuffix(".weight") for n in flow.head_norms}
     ffn_width = min((d.size for t in tensors.values() for d in t.dims if d.axis == FFN), default=1)
     fixed_parameters = {n for n, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
     first = {t.template: n for n, t in reversed(tensors.items())}
@@ -155,6 +159,8 @@ def settle(
         dims = tuple(_fused_ffn(d, ffn_width) for d in info.dims)
         if not honoured:
             dims = _heads(dims, role)
+        if info.template.rpartition(".")[0] in head_norms:
+            dims = tuple(dataclasses.replace(d, axis=HEADS) if d.axis == HIDDEN else d for d in dims)
         if role == "qkv" and fused_inside_heads(name, info.module.rpartition(".")[0] in row_biases):
             dims = tuple(dataclasses.replace(d, by_head=True) if d.axis == HEADS and d.parts > 1 else d for d in dims)
         axes = declared.axes_of(name)

@@ -124,6 +124,23 @@ class Trace:
         """Whether something between the projections and the attention divides by a length."""
         return self.before_attention(_NORMALISING)
 
+    def norms_of_heads(self) -> set[str]:
+        """Norms between one projection each and the attention: of all queries, and of all keys."""
+        found: set[str] = set()
+        for node in self.attention:
+            sides = [list(self.sources(p)) for p in node.parents[:2]]
+            norms = [s.node for side in sides for s in side]
+            whole = node.function != "multi_head_attention_forward" and all(len(side) == 1 for side in sides)
+            if whole and len(norms) == 2 and all(self.is_of_a_projection(n) for n in norms):
+                found.update(n.name for n in norms)
+        return found
+
+    @classmethod
+    def is_of_a_projection(cls, norm: Node) -> bool:
+        """Whether a node is a norm of what one matrix gives, and of nothing else."""
+        read = [s.node.kind for s in cls.sources(norm.parents[0])] if norm.kind == "norm" and norm.parents else []
+        return read == ["linear"]
+
     def heads_are_turned(self) -> bool:
         """Whether something between the projections and the attention multiplies by what the pass makes (rotations)."""
         return self.before_attention({_TURNED})

@@ -157,6 +157,7 @@ class Anatomy:
         tied_readers: norm module -> tied weight that reads it as a decoder.
         grid: patches in height and width, for images of the config's size.
         reads_grid: whether the forward pass takes tables over patches as that grid.
+        numbers_of_depth: numbers of modules that follow from the depth (ESM C's scale of every residual branch).
         linked: config fields that repeat the width, and follow it.
         per_layer: config fields that hold one entry for each layer.
     """
@@ -177,6 +178,7 @@ class Anatomy:
     tied_readers: Mapping[str, str] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
     reads_grid: bool = True
+    numbers_of_depth: tuple[str, ...] = ()
     linked: tuple[str, ...] = ()
     per_layer: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, LossyGrowthError
-from hf_learngene.maps.task import GEOMETRY, WIDTHS, changes, shown
+from hf_learngene.maps.task import GEOMETRY, WIDTHS, changes, flat_heads, shown
 
 
 def eta_of(old: int, new: int) -> float:
@@ -61,6 +61,12 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
             f"The layers of `{source.model_type}` share one set of weights, so a deeper model computes another function: "
             "no new layer can be the identity while the old ones are not. Grow its width or ffn, or use method='front' or "
             "'random' for a deeper start that is not lossless."
+        )
+    if sizes["num_hidden_layers"] > source.num_layers and source.numbers_of_depth and not allow_lossy:
+        raise LossyGrowthError(
+            f"num_hidden_layers {source.num_layers} → {sizes['num_hidden_layers']}: `{source.model_type}` computes with a number "
+            f"that follows from its depth (`{source.numbers_of_depth[0]}`), so a deeper model is another function. Keep the "
+            "depth; allow_lossy=True grows all the same."
         )
     _check_heads(source, sizes)
     _check_unseen(source, sizes, allow_lossy)
@@ -141,10 +147,16 @@ def _check_heads(source: Anatomy, sizes: Mapping[str, int]) -> None:
             f"head rotates at other frequencies. Keep head_dim at {old_size} and add heads instead "
             f"(num_attention_heads={sizes['num_attention_heads'] * new_size // old_size})."
         )
-    if new_size > old_size and (source.normalised_heads or any(n.axis == HEAD_DIM for n in source.norms)):
+    if new_size > old_size and (source.normalised_heads or any(n.axis in (HEADS, HEAD_DIM) for n in source.norms)):
         raise InvalidSizeError(
             f"head_dim {old_size} → {new_size}: `{source.model_type}` normalises each head, learns a query as it stands, or "
             f"reads the width head by head, so a larger one is not exact. Keep head_dim at {old_size}."
+        )
+    flat, new_flat = flat_heads(source.sizes), flat_heads(sizes)
+    if new_flat % flat and any(n.axis == HEADS for n in source.norms):
+        raise LossyGrowthError(
+            f"heads × head size {flat} → {new_flat}: `{source.model_type}` normalises all queries and all keys, and only whole "
+            f"multiples are exact there; the nearest are {nearest_multiples(flat, new_flat)}."
         )
     kv_old, kv_new = source.sizes.get("num_key_value_heads"), sizes.get("num_key_value_heads")
     if kv_old and kv_new and kv_old != source.sizes["num_attention_heads"]:
