@@ -56,8 +56,8 @@ What hf_learngene does with each model family of transformers, measured. Written
 (`make families`); do not edit.
 
 - hf_learngene {version}, transformers {transformers}, torch {torch}, Python {python}
-- {families} families, {classes} classes: those of the image-classification, masked-LM and sequence-classification auto
-  mappings, and the base models and task heads of the families that the tests list
+- {families} families, {classes} classes: those of the auto mappings of classification (images, texts, sounds, videos),
+  multiple choice and masked LM, and the base models and task heads of the families that the tests list
 - **{resized} families ({resized_classes} classes) are resized**, {refused} are refused, {untried} could not be tried
 - of the {resized} families, {exact} grow exactly wherever they are let grow (largest difference over all: {largest})
 

@@ -217,7 +217,7 @@ class _Growth:
             self.eta != 1.0
             and not scales_epsilon(self.source)
             and tensor.writes_stream
-            and any(d.axis == HIDDEN for d in tensor.dims)
+            and any(d.axis == HIDDEN and d.side == "out" for d in tensor.dims)
         ):
             steps.append(Scale(1.0 / self.eta))
         norm = self.source.norm_of.get(tensor.template)

@@ -77,7 +77,8 @@ EXTRA: dict[str, dict[str, Any]] = {
                "pred_num_hidden_layers": 1, "pred_num_mask_tokens": 2, "mlp_ratio": 2},
     "wav2vec2-bert": {**SOUND, "feature_projection_input_dim": 10, "conv_depthwise_kernel_size": 5, "vocab_size": 61,
                       "left_max_position_embeddings": 4, "right_max_position_embeddings": 2},
-    **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer", "sew"), WAVES),
+    **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer", "sew",
+                     "sew-d"), WAVES),
     "siglip2_vision_model": {"num_patches": 9},
     "parakeet_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "lasr_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
@@ -98,6 +99,15 @@ TEXT_HEADS = (
     auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
     auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+)
+OTHER_HEADS = (
+    auto.MODEL_MAPPING_NAMES,
+    auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_CTC_MAPPING_NAMES,
+    auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES,
+    auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
+    auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 TWO_TOWERS = ("CLIPModel", "SiglipModel")  # one of both is resized at a time
 
@@ -127,6 +137,14 @@ TEXT = {
         "nystromformer", "big_bird", "longformer", "layoutlm",
     )
 }  # fmt: skip
+# Sounds, videos, patches, an image beside a text, and texts whose anatomy has something of its own.
+OTHER = {
+    kind: classes_of(kind, OTHER_HEADS)
+    for kind in (
+        "audio-spectrogram-transformer", "wav2vec2", "wavlm", "wav2vec2-bert", "vivit", "timesformer", "vilt",
+        "siglip2_vision_model", "yolos", "esm",
+    )
+}  # fmt: skip
 # (model type, extra config, class name): every listed family with base model and heads, and variants of structure.
 VARIANTS: list[tuple[str, dict[str, Any], str]] = [
     ("dinov2", {"use_swiglu_ffn": True}, "Dinov2ForImageClassification"),
@@ -143,16 +161,19 @@ VARIANTS: list[tuple[str, dict[str, Any], str]] = [
     ("bert", {"tie_word_embeddings": False}, "BertForMaskedLM"),
     ("ibert", {"layer_norm_eps": 1e-12}, "IBertForMaskedLM"),
     ("yoso", {"layer_norm_eps": 1e-12}, "YosoForMaskedLM"),
+    ("bert", {}, "BertForMultipleChoice"),
+    ("deberta-v2", {"attention_head_size": 8}, "DebertaV2Model"),
+    ("wav2vec2", {"do_stable_layer_norm": True, "add_adapter": True}, "Wav2Vec2Model"),
 ]  # fmt: skip
 
 
 def listed() -> list[tuple[str, dict[str, Any], str]]:
     """Every (model type, extra, class name) that every change is tested on."""
-    return [*((kind, {}, name) for kind, names in {**VISION, **TEXT}.items() for name in names), *VARIANTS]
+    return [*((kind, {}, name) for kind, names in {**VISION, **TEXT, **OTHER}.items() for name in names), *VARIANTS]
 
 
 # Heads stand on the encoder of a family's first class: what is tried many times is tried on these, and once or twice on others.
-FIRST = {names[0] for names in {**VISION, **TEXT}.values()} | {name for _, _, name in VARIANTS}
+FIRST = {names[0] for names in {**VISION, **TEXT, **OTHER}.values()} | {name for _, _, name in VARIANTS}
 
 
 def case_id(case: tuple[str, dict[str, Any], str]) -> str:
@@ -259,18 +280,21 @@ def inputs_for(model: PreTrainedModel, seed: int = 0, batch: int = 2) -> dict[st
     if "input_ids" in found:
         found["attention_mask"] = torch.ones_like(found["input_ids"])
         found["attention_mask"][0, ..., -3:] = 0
-    if type(model).__name__ == "LongformerForQuestionAnswering":
-        found["input_ids"][:, [2, 3, 7]] = model.config.sep_token_id  # it wants one question, one context
+    if type(model).__name__ in ("LongformerForQuestionAnswering", "LongformerForMultipleChoice"):
+        found["input_ids"][..., [2, 3, 7]] = model.config.sep_token_id  # they want one question, one context
     return {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in found.items()}
 
 
 def mapping_families() -> dict[str, list[str]]:
-    """Every model type of the image-classification, masked-LM and sequence-classification auto mappings."""
+    """Every model type of the auto mappings of heads that encoders have: classification of images, texts, sounds and videos."""
     found: dict[str, list[str]] = {}
     for names in (
         auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
         auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+        auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+        auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
     ):
         for kind, classes in names.items():
             for name in classes if isinstance(classes, (list, tuple)) else [classes]:

@@ -58,4 +58,12 @@ UNUSUAL: list[tuple[str, dict[str, Any], str, Change | None]] = [
     ("modernvbert", {}, "ModernVBertForMaskedLM", with_image),
     ("aimv2_vision_model", {}, "Aimv2VisionModel", None),
     ("tipsv2_text_model", {}, "Tipsv2TextModel", None),
+    ("clip_text_model", {}, "CLIPTextModel", None),
+    ("siglip_text_model", {}, "SiglipTextModel", None),
+    ("idefics3_vision", {}, "Idefics3VisionTransformer", None),
+    ("smolvlm_vision", {}, "SmolVLMVisionTransformer", None),
+    ("internvl_vision", {"use_qk_norm": True}, "InternVLVisionModel", None),
+    ("videomae", {}, "VideoMAEModel", None),
+    ("vjepa2", {}, "VJEPA2Model", None),
+    ("wav2vec2-bert", {"position_embeddings_type": "relative"}, "Wav2Vec2BertModel", None),
 ]
