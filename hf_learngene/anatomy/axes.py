@@ -51,7 +51,10 @@ def layer_of(name: str, containers: Iterable[str]) -> tuple[int | None, str]:
 def axes_of(
     name: str, parameter: nn.Parameter, prober: Prober, model: nn.Module, product: str, layers: Mapping[int, int]
 ) -> tuple[Dim, ...]:
-    """The dimensions of one parameter; `product` is the function it enters as a weight, `layers` what `layer_dims` found of it."""
+    """The dimensions of one parameter.
+
+    `product` is the function it enters as a weight, and `layers` what `layer_dims` found of it.
+    """
     module = model.get_submodule(owner_of(name))
     sides = _sides(module, parameter, product)
     effects = prober.effects[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -146,7 +145,9 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     for info in tensors.values():
         scale = layer_of(info.scaled_by, containers)[1] if info.scaled_by else ""
         by_template.setdefault(info.template, dataclasses.replace(info, scaled_by=scale))
-    whole = _spread(full, containers, by_template, depth - getattr(section(short_config, section_of), _native_depth(part)))
+    whole = _spread(
+        full, containers, by_template, depth - getattr(section(short_config, section_of), _native_depth(part))
+    )
     anatomy = Anatomy(
         model_type=config.model_type,
         model_class=model_class.__name__,
@@ -208,11 +209,8 @@ def _honours_head_dim(prober: Prober) -> bool:
 
 
 def _grid(part: PreTrainedConfig) -> tuple[int, int] | None:
-    if getattr(part, "patch_size", None) is None:
+    if getattr(part, "image_size", None) is None or getattr(part, "patch_size", None) is None:
         return None
-    if getattr(part, "image_size", None) is None:
-        patches = getattr(part, "num_patches", None)
-        return (math.isqrt(patches), math.isqrt(patches)) if isinstance(patches, int) else None
     image, patch = as_pair(part.image_size), as_pair(part.patch_size)
     return image[0] // patch[0], image[1] // patch[1]
 

@@ -38,6 +38,23 @@ def main_input(model_class: type[PreTrainedModel]) -> str:
     return named if named in taken else next((n for n in taken if n in _KINDS), named)
 
 
+def reads_choices(model_class: type[PreTrainedModel]) -> bool:
+    """Whether an example of a model is several texts, of which it chooses one."""
+    return main_input(model_class) == "input_ids" and model_class.__name__.endswith("ForMultipleChoice")
+
+
+def reads_image_beside_text(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> bool:
+    """Whether one encoder reads a text and an image (ViLT).
+
+    Where the image has an encoder of its own, its size stands in another config than the text's.
+    """
+    part = section(config, section_name(config, "input_ids"))
+    both = (
+        main_input(model_class) == "input_ids" and "pixel_values" in inspect.signature(model_class.forward).parameters
+    )
+    return both and getattr(part, "image_size", None) is not None
+
+
 def frames_of(part: PreTrainedConfig) -> int | None:
     """Frames of the videos that a config is made for; None where it is made for images."""
     return next((v for n in FRAMES if isinstance(v := getattr(part, n, None), int)), None)
@@ -84,12 +101,10 @@ def _made(model_class: type[PreTrainedModel], config: PreTrainedConfig, tokens: 
         raise UnsupportedFamilyError(
             f"{name} reads {main!r}, of which no small input is known; known are {', '.join(_KINDS)}. {_declare(config)}"
         )
-    if "input_ids" in found:
-        if name.endswith("ForMultipleChoice"):
-            found["input_ids"] = found["input_ids"].unsqueeze(1).repeat(1, CHOICES, 1)
-        # one encoder that reads both (ViLT); where an image has an encoder of its own, its size stands in another config
-        if "pixel_values" in taken and getattr(part, "image_size", None) is not None:
-            found["pixel_values"] = _pixels(part, tokens, {})["pixel_values"]
+    if reads_choices(model_class):
+        found["input_ids"] = found["input_ids"].unsqueeze(1).repeat(1, CHOICES, 1)
+    if reads_image_beside_text(config, model_class):
+        found["pixel_values"] = _pixels(part, tokens, {})["pixel_values"]
     return found
 
 
@@ -165,4 +180,11 @@ def random_like(
     return found
 
 
-__all__ = ["CHOICES", "example_inputs", "frames_of", "main_input", "random_like"]
+__all__ = [
+    "example_inputs",
+    "frames_of",
+    "main_input",
+    "random_like",
+    "reads_choices",
+    "reads_image_beside_text",
+]

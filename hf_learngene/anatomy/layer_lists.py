@@ -26,8 +26,10 @@ def layer_dims(one: nn.Module, depth_one: int, other: nn.Module, depth_other: in
     """Parameter -> dimension -> layers that it has an equal block for, in `one`: all of them, or all but the last.
 
     Args:
-        one: a model, and `depth_one`, its number of layers.
-        other: the same model at another depth, and `depth_other`.
+        one: a model.
+        depth_one: its number of layers.
+        other: the same model at another depth.
+        depth_other: that depth.
     """
     shapes = {n: p.shape for n, p in other.named_parameters(remove_duplicate=False)}
     found: dict[str, dict[int, int]] = {}

@@ -71,7 +71,9 @@ class Flow:
     def reads_heads_of_the_width(self, tensors: Mapping[str, TensorInfo]) -> bool:
         """Whether a matrix reads a vector over the width head by head (WavLM's gates), so that the head size parts the width."""
         over_heads = [n for n, t in tensors.items() if len(t.dims) > 1 and t.dims[1].axis == HEAD_DIM]
-        return any(kind == "norm" or name in self.writers for weight in over_heads for kind, name in self.reads(weight))
+        return any(
+            kind == "norm" or name in self.writers for weight in over_heads for kind, name in self.reads(weight)
+        )
 
     def made_on_the_way(self, weight: str) -> bool:
         """Whether a matrix reads what comes from no parameter: an input of the model, or what the pass makes (sinusoids)."""
@@ -181,7 +183,10 @@ def settle(
             reads_norm=bool(reads) and reads <= {"norm"},
             norm=_norm_read(seen, flow),
             scaled_by=next((flow.scale_of[w] for w in seen if w in flow.scale_of), ""),
-            reads_made=len(dims) > 1 and dims[1].axis in (HIDDEN, HEADS) and dims[1].side == "in" and flow.made_on_the_way(name),
+            reads_made=len(dims) > 1
+            and dims[1].axis in (HIDDEN, HEADS)
+            and dims[1].side == "in"
+            and flow.made_on_the_way(name),
             traced=bool((seen | {name}) & flow.trace.touched),
             computed=name in fixed_parameters and any(d.axis == HEAD_DIM for d in dims),
         )

@@ -48,7 +48,8 @@ def length_of(parameter: str) -> str:
         >>> length_of("conv.parametrizations.weight.original0"), length_of("conv.weight_g"), length_of("conv.weight")
         ('conv.parametrizations.weight.original1', 'conv.weight_v', '')
     """
-    for length, direction in ((".parametrizations.weight.original0", ".parametrizations.weight.original1"), (".weight_g", ".weight_v")):
+    held = ".parametrizations.weight.original"
+    for length, direction in ((f"{held}0", f"{held}1"), (".weight_g", ".weight_v")):
         if parameter.endswith(length):
             return parameter.removesuffix(length) + direction
     return ""

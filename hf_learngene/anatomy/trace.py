@@ -232,7 +232,10 @@ class _Recorder(TorchFunctionMode):
             self.alive.append(result)
             return result
         if function == "__setitem__" and not self.inside:  # what is written into a tensor is part of it
-            self.keep(args[0], Node("through", tuple(n for n in (self.node(args[0]), *map(self.node, _tensors(args[2]))) if n)))
+            self.keep(
+                args[0],
+                Node("through", tuple(n for n in (self.node(args[0]), *map(self.node, _tensors(args[2]))) if n)),
+            )
         if self.inside or not any(True for _ in _tensors(result)):
             return result
         if function == "interpolate" and inputs[0].dim() == 4:

@@ -57,7 +57,9 @@ class Dim:
         """The same dimension in a model of another size that has so many layers more."""
         if not self.layers:
             return replace(self, size=size)
-        return replace(self, size=size, layers=self.layers + deeper, parts=self.parts // self.layers * (self.layers + deeper))
+        return replace(
+            self, size=size, layers=self.layers + deeper, parts=self.parts // self.layers * (self.layers + deeper)
+        )
 
 
 @dataclass(frozen=True)

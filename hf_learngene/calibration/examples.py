@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.columns import LABELS, RAW, Wanted, raw_columns
 from hf_learngene.calibration.input_bounds import InputBounds
 from hf_learngene.calibration.processing import kind_of, resolved_processor
@@ -110,7 +111,7 @@ class Examples:
         more: More | None = None,
         seed: int = 0,
     ) -> None:
-        self.main = model.main_input_name
+        self.main = main_input(type(model))
         self.labels = labels
         taken = inspect.signature(model.forward).parameters
         self.columns = [n for n in taken if labels or n not in LABELS]

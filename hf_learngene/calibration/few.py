@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.examples import BATCH, Batches
 from hf_learngene.calibration.held_back import cut, rows_in
 from hf_learngene.calibration.shares import mine, whole
@@ -36,7 +37,7 @@ def few(examples: Batches, model: PreTrainedModel, most: int, tokens: int | None
     sizes, length = [], 0
     for batch in every.batches():
         sizes.append(rows_in(batch))
-        length += count_tokens(batch, model.main_input_name, model.config)
+        length += count_tokens(batch, main_input(type(model)), model.config)
     count = sum(sizes)
     if tokens is not None and length:
         most = min(most, max(LEAST, -(-tokens * count // length)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import section, section_name
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.errors import CalibrationError
 
 
@@ -37,7 +38,7 @@ class InputBounds:
     @classmethod
     def of(cls, model: PreTrainedModel) -> InputBounds:
         """The bounds of a model."""
-        main = model.main_input_name
+        main = main_input(type(model))
         config = section(model.config, section_name(model.config, main))
         if main == "pixel_values":
             return cls(main, channels=getattr(config, "num_channels", None))

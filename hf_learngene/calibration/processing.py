@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.errors import CheckpointError, first_line
 
 
@@ -94,7 +95,7 @@ def processor_for(
     if not name:
         return None
     try:
-        return processor_of(name, model.main_input_name, keywords)
+        return processor_of(name, main_input(type(model)), keywords)
     except (CheckpointError, ImportError) as error:
         logger.info("%s", first_line(error))
         return None
@@ -118,7 +119,7 @@ def resolved_processor(
     if isinstance(given, (str, os.PathLike)):
         other = source is None or os.fspath(given) != os.fspath(source)
         keywords = {k: v for k, v in (loading or {}).items() if not (other and k in ("revision", "subfolder"))}
-        return processor_of(given, model.main_input_name, keywords)
+        return processor_of(given, main_input(type(model)), keywords)
     return given if given is not None else processor_for(model, source, loading)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, section, section_name
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.errors import CalibrationError
 
 
@@ -23,7 +24,7 @@ def check_image_size(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Non
         CalibrationError: names both sizes.
     """
     pixels = batch.get("pixel_values")
-    if model.main_input_name != "pixel_values" or pixels is None or pixels.dim() not in (4, 5):
+    if main_input(type(model)) != "pixel_values" or pixels is None or pixels.dim() not in (4, 5):
         return
     own = getattr(section(model.config, section_name(model.config, "pixel_values")), "image_size", None)
     found = tuple(pixels.shape[-2:])

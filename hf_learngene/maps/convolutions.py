@@ -61,7 +61,8 @@ class Lengthen(Op):
         for op in self.ops:
             after = op(after, own)
         dims = [i for i, n in enumerate(tensor.shape) if n == 1]
-        return tensor * after.norm(dim=dims, keepdim=True) / before.norm(dim=dims, keepdim=True)
+        grown = torch.linalg.vector_norm(after, dim=dims, keepdim=True)
+        return tensor * grown / torch.linalg.vector_norm(before, dim=dims, keepdim=True)
 
 
 __all__ = ["Lengthen", "TakeGrouped"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_learngene.anatomy import TensorInfo
-from hf_learngene.anatomy.types import Dim, HEAD_COUNT, KERNEL, LABELS, PATCHES, POSITIONS, RELATIVE, VOCAB
+from hf_learngene.anatomy.types import HEAD_COUNT, KERNEL, LABELS, PATCHES, POSITIONS, RELATIVE, VOCAB, Dim
 from hf_learngene.maps.ops import Blocks, Matrix, Op, Take
 from hf_learngene.maps.resample import (
     FirstRows,
@@ -38,7 +38,9 @@ def geometry_ops(
     patch_dims = []
     for i, (a, b) in enumerate(zip(old.dims, new.dims, strict=True)):
         if a.layers:
-            if len(task.layer_map) != task.source.num_layers or any(x.index != i for i, x in enumerate(task.layer_map)):
+            if len(task.layer_map) != task.source.num_layers or any(
+                x.index != i for i, x in enumerate(task.layer_map)
+            ):
                 ops.append(Matrix(Blocks(i), _by_layer(a, b, task), f"entries of {b.layers} layers"))
             continue
         if a.axis == VOCAB and task.tokens is not None:

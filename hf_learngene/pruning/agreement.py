@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import section, section_name
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import together
 from hf_learngene.calibration.processing import processor_for
@@ -134,7 +135,7 @@ class _Shares:
 
 
 def _read_the_same(source: PreTrainedModel, target: PreTrainedModel) -> bool:
-    one, other = (section(m.config, section_name(m.config, m.main_input_name)) for m in (source, target))
+    one, other = (section(m.config, section_name(m.config, main_input(type(m)))) for m in (source, target))
     return all(getattr(one, name, None) == getattr(other, name, None) for name in _INPUT_FIELDS)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.held_back import cut, rows_in
 from hf_learngene.calibration.stacking import count_tokens
@@ -35,7 +36,7 @@ def seconds_needed(model: PreTrainedModel, examples: Batches) -> float:
     once = _seconds(model, timed)
     if once < QUICK:
         timed, once = batch, _seconds(model, batch)
-    main, config = model.main_input_name, model.config
+    main, config = main_input(type(model)), model.config
     tokens = sum(count_tokens(each, main, config) for each in examples.batches())
     return PASSES * once * tokens / max(1, count_tokens(timed, main, config))
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, NormInfo, TensorInfo
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
-from hf_learngene.errors import InvalidSizeError
+from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection, beside
 from hf_learngene.maps.task import ResizeTask
@@ -139,6 +139,16 @@ class CalibratedSelection:
 
     # ---- one layer's heads and units
 
+    def _check_seen(self, info: TensorInfo, layers: Sequence[int], values: Mapping[str, object]) -> None:
+        """Refuses what no hook sees: a matrix that a whole attention in one function reads (WavLM)."""
+        unseen = next((n for i in layers if (n := self._like(info, i)) not in values), None)
+        if unseen is not None:
+            raise UnsupportedFamilyError(
+                f"`{self.anatomy.model_type}` computes its attention in one function, so what `{unseen}` reads is not seen, and "
+                "its heads cannot be chosen by examples. Keep num_attention_heads and the width, or use "
+                "method='weight_selection'."
+            )
+
     def _layer(
         self,
         layer: int,
@@ -174,6 +184,7 @@ class CalibratedSelection:
                 *((t, found.outputs, t.dims[0]) for t in readers.values()),
             ]:
                 looked = self._shown.get(layer) if info is out else None
+                self._check_seen(info, together, values)
                 for calls in zip(*(values[self._like(info, i)] for i in together), strict=True):
                     rows = beside(calls, -1, dim)
                     seen[info.module].add(rows_of(rows if looked is None else rows[..., looked], shown))

@@ -30,8 +30,13 @@ SMALL_VISION: dict[str, Any] = {
     "intermediate_size": 20, "image_size": 16, "patch_size": 4,
 }  # fmt: skip
 SOUND: dict[str, Any] = {
-    "output_hidden_size": 24, "tdnn_dim": (8, 8), "tdnn_kernel": (3, 1), "tdnn_dilation": (1, 1), "xvector_output_dim": 8,
-    "classifier_proj_size": 8, "layer_norm_eps": 1e-12,
+    "output_hidden_size": 24,
+    "tdnn_dim": (8, 8),
+    "tdnn_kernel": (3, 1),
+    "tdnn_dilation": (1, 1),
+    "xvector_output_dim": 8,
+    "classifier_proj_size": 8,
+    "layer_norm_eps": 1e-12,
 }
 WAVES: dict[str, Any] = {
     **SOUND, "conv_dim": (8, 8), "conv_stride": (3, 2), "conv_kernel": (5, 3), "num_conv_pos_embeddings": 6,

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, native_name, section, section_name
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.synthetic.masked_lm import LONGEST_WRITTEN, mask_of
 from hf_learngene.calibration.synthetic.pixels import image_processor, read_size, size_for
 from hf_learngene.calibration.synthetic.texts import LONGEST, lengths
@@ -44,7 +45,7 @@ def examples_needed(
     """
     config = model if isinstance(model, PreTrainedConfig) else model.config
     cls: Any = model_class or (AutoModel._model_mapping[type(config)] if model is config else type(model))
-    main = cls.main_input_name
+    main = main_input(cls)
     part = section(config, section_name(config, main))
     if main == "pixel_values":
         processor = image_processor(processing_class)

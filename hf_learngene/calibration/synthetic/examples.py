@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import section, section_name
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.input_bounds import InputBounds
 from hf_learngene.calibration.synthetic.count import examples_needed
 from hf_learngene.calibration.synthetic.limits import why_not
@@ -58,7 +59,7 @@ def synthetic_examples(
         count = examples_needed(model, processing_class)
     elif isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise CalibrationError(f"count is a whole number of examples, at least 1; it was {count!r}.")
-    main, seed = model.main_input_name, seed % 2**64
+    main, seed = main_input(type(model)), seed % 2**64
     part = section(model.config, section_name(model.config, main))
     taken = set(inspect.signature(model.forward).parameters)
     if main == "pixel_values":

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, section, section_name
+from hf_learngene.anatomy.inputs import frames_of, main_input, reads_choices, reads_image_beside_text
 from hf_learngene.errors import SyntheticExamplesError, first_line
 
 
@@ -34,7 +35,7 @@ def why_not(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Syn
         >>> print(why_not(Wav2Vec2Config(), Wav2Vec2Model))
         Wav2Vec2Model reads 'input_values', which cannot be made up: only images (pixel_values) and texts (input_ids) are. ...
     """
-    main, name = model_class.main_input_name, model_class.__name__
+    main, name = main_input(model_class), model_class.__name__
     if main not in ("pixel_values", "input_ids"):
         said = f"{name} reads {main!r}, which cannot be made up: only images (pixel_values) and texts (input_ids) are"
         return SyntheticExamplesError(main, said, whole=True)
@@ -43,6 +44,12 @@ def why_not(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Syn
         return SyntheticExamplesError(
             others[0], f"{name} cannot do without it, and made-up examples have {main} alone"
         )
+    if reads_choices(model_class):
+        return SyntheticExamplesError(main, f"an example of {name} is several texts, and only single ones are made up")
+    if reads_image_beside_text(config, model_class):
+        return SyntheticExamplesError(
+            "pixel_values", f"{name} reads an image beside each text, and only one of both is made up"
+        )
     part = section(config, section_name(config, main))
     if main == "input_ids":
         if isinstance(getattr(part, "vocab_size", None), int):
@@ -50,7 +57,7 @@ def why_not(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Syn
         return SyntheticExamplesError(
             main, f"the config of {name} does not say how many tokens there are (vocab_size)"
         )
-    if getattr(part, "num_frames", None):
+    if frames_of(part):
         return SyntheticExamplesError(main, f"{name} reads videos, and only single images are made up")
     try:
         as_pair(part.image_size)
