@@ -138,7 +138,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         info = TensorInfo(name, dims, *layer_of(name, containers), module=name.rpartition(".")[0])
         tensors[name] = info
     sizes = _sizes(part, prober.fields)
-    tensors = settle(tensors, short, flow, declared, honoured := _honours_head_dim(prober))
+    tensors = settle(tensors, short, flow, declared, honoured := _honours_head_dim(prober, flow))
     ties = dict(short.all_tied_weights_keys)
     norms = _every_layer(_norms(short, flow, containers, tensors, eps_followers), full, containers)
     by_template: dict[str, TensorInfo] = {}
@@ -204,8 +204,11 @@ def _sizes(part: PreTrainedConfig, fields: Mapping[str, str]) -> dict[str, int]:
     return sizes
 
 
-def _honours_head_dim(prober: Prober) -> bool:
-    return any("head_dim" in e for effects in prober.effects.values() for e in effects)
+def _honours_head_dim(prober: Prober, flow: Flow) -> bool:
+    """Whether heads x head size may differ from the width: what reads the attention follows the head size too."""
+    follow = {name for name, effects in prober.effects.items() if any("head_dim" in e for e in effects)}
+    readers = {name for name in prober.effects if flow.reads_attention(name)}
+    return bool(follow) and (not readers or bool(readers & follow))
 
 
 def _grid(part: PreTrainedConfig) -> tuple[int, int] | None:

@@ -149,7 +149,7 @@ def _complete_heads(
     if "num_attention_heads" not in anatomy.sizes:
         return
     hidden, head_dim = sizes["hidden_size"], anatomy.sizes["head_dim"]
-    stored = getattr(part, anatomy.fields.get("head_dim", "head_dim"), None) is not None
+    stored = anatomy.head_dim_honoured and getattr(part, anatomy.fields.get("head_dim", "head_dim"), None) is not None
     own = (
         "; or give num_attention_heads and head_dim, which this family keeps apart from the width"
         if anatomy.head_dim_honoured
@@ -268,7 +268,10 @@ def target_config(
     for size, value in sizes.items():
         if size == "head_dim":
             own = anatomy.fields.get(size, size)
-            if anatomy.head_dim_honoured and (getattr(part, own, None) is not None or _head_dim_needed(sizes)):
+            stored = vars(part).get(own) is not None
+            if stored or (
+                anatomy.head_dim_honoured and (getattr(part, own, None) is not None or _head_dim_needed(sizes))
+            ):
                 values[own] = value
             continue
         native = anatomy.fields.get(size, size)

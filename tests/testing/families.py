@@ -147,7 +147,7 @@ OTHER = {
     kind: classes_of(kind, OTHER_HEADS)
     for kind in (
         "audio-spectrogram-transformer", "wav2vec2", "wavlm", "wav2vec2-bert", "vivit", "timesformer", "vilt",
-        "siglip2_vision_model", "yolos", "esm",
+        "yolos", "esm",
     )
 }  # fmt: skip
 # (model type, extra config, class name): every listed family with base model and heads, and variants of structure.
