@@ -4,6 +4,7 @@
     python benchmarks/learngenes.py --task text
     python benchmarks/learngenes.py --untrained --task images    # before any training, see `learngenes_untrained.py`
     python benchmarks/learngenes.py --nested --task images       # one nested training against n, see `learngenes_nested.py`
+    python benchmarks/learngenes.py --trained --task images      # `condensed` among them, see `learngenes_trained.py`
 
 Teacher and ancestry are those of `learngene_task.py`. Each learngene is fitted to the ancestry in closed form, distilled from the
 teacher for `--steps`, and asked for models of several depths (WAVE of several widths too); each is fine-tuned for `--tune-steps`
@@ -318,5 +319,9 @@ if __name__ == "__main__":
         from learngenes_nested import main as nested
 
         nested([given for given in sys.argv[1:] if given != "--nested"])
+    elif "--trained" in sys.argv:
+        from learngenes_trained import main as trained_starts
+
+        trained_starts([given for given in sys.argv[1:] if given != "--trained"])
     else:
         main()

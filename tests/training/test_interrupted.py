@@ -44,7 +44,13 @@ def learngene_trainer(folder, **arguments):
 
 def nested_trainer(folder, **arguments):
     """Of a core and the sizes inside it."""
-    given = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "sandwich_weight": 0.5, "sandwich_widths": [16, 24]}
+    given = {
+        "max_steps": 3,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "sandwich_weight": 0.5,
+        "sandwich_widths": [16, 24],
+    }
     return trainer_of("vit", "condensed", folder, **{**given, **arguments})
 
 

@@ -75,7 +75,11 @@ def test_two_processes_are_one(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 2}
     cases = [
         ("vit", "wave", {"sandwich_weight": 0.5, "sandwich_min_layers": 1, **saving}),
-        ("vit", "condensed", {"sandwich_weight": 0.5, "sandwich_min_layers": 1, "sandwich_widths": [16, 24], **saving}),
+        (
+            "vit",
+            "condensed",
+            {"sandwich_weight": 0.5, "sandwich_min_layers": 1, "sandwich_widths": [16, 24], **saving},
+        ),
         ("bert", "plain", {"hidden_states_weight": 0.3, "relations_weight": 0.2, "relation_heads": 3, **saving}),
     ]
     folders = [tmp_path / f"{data}-{learngene}" for data, learngene, _ in cases]
