@@ -136,6 +136,8 @@ def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -
     # rows that frames count too are no grid
     if "image_size" in effect and "patch_size" in prober.fields and set(effect) <= {"image_size", "patch_size"}:
         return _grid_axis(size, effect, prober)
+    if set(effect) <= {"image_size", "patch_size"}:
+        return _Counted(UNKNOWN)  # rows of no grid that is known, pixels in no kernel
     for field, axis in (("vocab_size", VOCAB), ("max_position_embeddings", POSITIONS)):
         if field in effect and "hidden_size" not in effect:
             if effect[field].delta != effect[field].step:

@@ -117,15 +117,14 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     short = build(model_class, short_config)
     containers = layer_containers(full, depth, short, short_depth)
     numbers = numbers_of_depth(full, short)
-    counted = {
-        depth: layer_dims(full, depth, short, short_depth),
-        short_depth: layer_dims(short, short_depth, full, depth),
-    }
+    counted = layer_dims(short, short_depth, full, depth)
     if containers and _templates(full, containers) - _templates(short, containers):
-        short, short_config = full, config  # layers differ in kind along the depth: only the whole depth shows all
+        # layers differ in kind along the depth: only the whole depth shows all
+        short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
     trace = _trace(short, short_config, containers)
     if short_depth < depth and short_config is not config and _whole_layers_unseen(short, trace):
-        short, short_config = full, config  # ALBERT's groups of shared layers: a short model uses only some of them
+        # ALBERT's groups of shared layers: a short model uses only some of them
+        short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
         trace = _trace(short, short_config, containers)
     prober = Prober(model_class, short_config, section_of, short)
     prober.run()
@@ -133,8 +132,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     flow = Flow(trace, containers)
     tensors = {}
     for name, parameter in short.named_parameters(remove_duplicate=False):
-        layers = counted[getattr(section(short_config, section_of), _native_depth(part))].get(name, {})
-        dims = axes_of(name, parameter, prober, short, flow.product_kind(name), layers)
+        dims = axes_of(name, parameter, prober, short, flow.product_kind(name), counted.get(name, {}))
         info = TensorInfo(name, dims, *layer_of(name, containers), module=name.rpartition(".")[0])
         tensors[name] = info
     sizes = _sizes(part, prober.fields)
@@ -145,9 +143,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     for info in tensors.values():
         scale = layer_of(info.scaled_by, containers)[1] if info.scaled_by else ""
         by_template.setdefault(info.template, dataclasses.replace(info, scaled_by=scale))
-    whole = _spread(
-        full, containers, by_template, depth - getattr(section(short_config, section_of), _native_depth(part))
-    )
+    whole = _spread(full, containers, by_template, 0 if short is full else depth - short_depth)
     anatomy = Anatomy(
         model_type=config.model_type,
         model_class=model_class.__name__,

@@ -124,9 +124,22 @@ def at_width(tensor: Tensor, dim: int, parts: int, new: int, side: str) -> Tenso
 
 
 def tensor_at_width(tensor: Tensor, old: TensorInfo, new: TensorInfo, scale: float = 1.0) -> Tensor:
-    """A tensor outside the layers at another width, axis by axis."""
+    """A tensor outside the layers at another width, axis by axis; what it holds for each layer follows the depth.
+
+    Raises:
+        InvalidSizeError: a convolution whose groups part the width, which changes as a whole.
+    """
+    if old.groups > 1 and old.shape != new.shape:
+        raise InvalidSizeError(
+            f"`{old.name}` is a convolution whose groups part the width, and a learngene has no map of it: keep "
+            f"hidden_size={old.dims[0].size}, and resize() the result."
+        )
     for dim, (a, b) in enumerate(zip(old.dims, new.dims, strict=True)):
-        tensor = at_width(tensor, dim, a.parts, b.size, a.side)
+        if a.layers != b.layers:
+            block = torch.arange(a.size // a.layers)
+            kept = [layer.index * len(block) + block for layer in LayerMap.spread(a.layers, b.layers)]
+            tensor = Take(Blocks(dim), torch.cat(kept))(tensor, _CONTEXT)
+        tensor = at_width(tensor, dim, b.parts, b.size, a.side)
     return Scale(scale)(tensor, _CONTEXT) if scale != 1.0 else tensor
 
 

@@ -76,3 +76,18 @@ def test_a_layer_map_names_layers_that_there_are(layers):
     source = tiny_model("vit", "ViTForImageClassification", {"num_hidden_layers": 6})
     with pytest.raises(InvalidSizeError, match="layer_map"):
         AutoLearngene.from_ancestry(source, "lets", layer_map=layers)
+
+
+def test_what_holds_entries_for_each_layer_follows_the_depth():
+    model = tiny_model("esm", "EsmModel", dtype=torch.float32)
+    shallow = AutoLearngene.from_ancestry(model, learngene_type="wave").initialize(num_hidden_layers=2)
+    weight = model.contact_head.regression.weight
+    assert torch.equal(shallow.contact_head.regression.weight, weight[:, [0, 1, 2, 6, 7, 8]])
+
+
+def test_a_convolution_whose_groups_part_the_width_keeps_it():
+    model = tiny_model("wav2vec2", "Wav2Vec2Model", dtype=torch.float32)
+    learngene = AutoLearngene.from_ancestry(model, learngene_type="wave")
+    assert learngene.initialize(num_hidden_layers=4).config.num_hidden_layers == 4
+    with pytest.raises(InvalidSizeError, match="keep hidden_size=24"):
+        learngene.initialize(hidden_size=48)
