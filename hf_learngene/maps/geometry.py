@@ -79,12 +79,20 @@ def geometry_ops(
 
 
 def _by_layer(old: Dim, new: Dim, task: ResizeTask) -> Tensor:
-    """The matrix that puts each layer's entries where the layer went; an inserted layer has zeros."""
+    """The matrix that puts each layer's entries where the layer went; the others have zeros.
+
+    What reads a layer's inside (ESM's contact head its scores) follows the copy that computes. What is added behind a layer
+    (YOLOS's positions) comes behind the layers inserted after it, so that each hands on what the source's layer does.
+    """
     maps = torch.zeros(new.layers, old.layers, dtype=torch.float64)
-    for place, layer in enumerate(list(task.layer_map)[: new.layers]):
-        for index, weight in () if layer.inserted else layer.sources:
+    layers = list(task.layer_map)
+    for place, layer in enumerate(layers):
+        last = place
+        while old.side != "in" and last + 1 < len(layers) and layers[last + 1].inserted:
+            last += 1
+        for index, weight in () if layer.inserted or last >= new.layers else layer.sources:
             if index < old.layers:
-                maps[place, index] = weight
+                maps[last, index] = weight
     return torch.kron(maps, torch.eye(old.size // old.layers, dtype=torch.float64))
 
 
