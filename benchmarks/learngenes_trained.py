@@ -31,23 +31,23 @@ from learngenes import DEPTH, DEPTHS, KINDS, WIDTHS, layers_of  # noqa: E402
 
 SHARE = 0.25  # of the ancestry's parameters: half of a dense student of half its depth
 BATCH, VALIDATED = 32, 1000
-TUNE_RATES = (3e-4, 1e-4, 3e-5)
+TUNE_RATES = (3e-4, 3e-5)
 RATES = {"condensed": (1e-4, 3e-5)}  # it works before it is trained; the others are far from that
 OTHER_RATES = (1e-3, 3e-4)
 # name of the row -> (start, sandwich)
 STARTS: dict[str, tuple[str, str]] = {
-    "weight selection": ("weight selection", ""),
-    "ancestry's layers": ("ancestry's layers", ""),
-    "each": ("each", ""),
     "dense": ("dense", ""),
     "dense, calibrated": ("dense", ""),
     "condensed, untrained": ("condensed", ""),
     "condensed": ("condensed", ""),
-    "dense, sandwich": ("dense", "depth"),
+    "each": ("each", ""),
     "condensed, sandwich": ("condensed", "depth"),
+    "wave, sandwich": ("wave", "depth, width"),
     "sws, sandwich": ("sws", "depth"),
     "tleg, sandwich": ("tleg", "depth"),
-    "wave, sandwich": ("wave", "depth, width"),
+    "dense, sandwich": ("dense", "depth"),
+    "ancestry's layers": ("ancestry's layers", ""),
+    "weight selection": ("weight selection", ""),
 }
 DISTILLED = [name for name, (start, _) in STARTS.items() if start not in ("weight selection", "ancestry's layers")
              and name != "condensed, untrained"]  # fmt: skip

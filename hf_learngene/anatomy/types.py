@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 
@@ -56,8 +56,8 @@ class Dim:
     def at(self, size: int, deeper: int) -> Dim:
         """The same dimension in a model of another size that has so many layers more."""
         if not self.layers:
-            return replace(self, size=size)
-        return replace(
+            return dataclasses.replace(self, size=size)
+        return dataclasses.replace(
             self, size=size, layers=self.layers + deeper, parts=self.parts // self.layers * (self.layers + deeper)
         )
 
