@@ -72,9 +72,10 @@ largest |Δ| / max(1, |output|) over all outputs: logits, or the hidden states o
 - Several classes of a family share a row with the worst of their figures.
 
 New layers of a post-norm family are exact up to the epsilon of its norms, so the tiny models have BERT's 1e-12; with the
-1e-5 of RoBERTa's checkpoints it is about 1e-5. Some families cast to float32 inside (DeBERTa's norm and score scale, RMS
-norms); they are measured with these casts lifted, since with them a model differs from itself by 1e-8. The first table is
-measured on text or one image alone; what takes more (masks, entities, images beside text) has a table of its own.
+1e-5 of RoBERTa's checkpoints, or where no field of the config says it (`wav2vec2-conformer`), it is about 1e-5. Some families
+cast to float32 inside (DeBERTa's norm and score scale, RMS norms); they are measured with these casts lifted, since with them a
+model differs from itself by 1e-8. The first table is measured on what a class reads as it stands; what takes more (masks,
+entities) has a table of its own.
 """
 
 
@@ -168,8 +169,8 @@ def width_notes(resized: Mapping[str, list[Measured]]) -> str:
     text = (
         "## Why only whole multiples\n\nA width that is no multiple is exact where every norm reads a plain sum of what writes"
         " the residual stream: the new entries can then hold the mean of the others. It is not exact where a norm reads"
-        " another norm's output (post-norm layers, a normalised embedding) or an activation's (the transform before a masked-LM"
-        " decoder). The first such norm of each family, `*` for a layer:\n\n"
+        " another norm's output (post-norm layers, a normalised embedding), an activation's (the transform before a masked-LM"
+        " decoder), or all queries. The first such norm of each family, `*` for a layer:\n\n"
     )
     return text + "\n".join(lines)
 

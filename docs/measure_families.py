@@ -28,6 +28,7 @@ import transformers  # noqa: E402
 from hf_learngene import resize  # noqa: E402
 from hf_learngene.anatomy import Anatomy, anatomy_of  # noqa: E402
 from hf_learngene.anatomy.probe import epsilons  # noqa: E402
+from hf_learngene.anatomy.types import HEADS  # noqa: E402
 from hf_learngene.errors import LearngeneError, LossyGrowthError, UnsupportedFamilyError  # noqa: E402
 from hf_learngene.resizing.outputs import difference as compared  # noqa: E402
 from hf_learngene.resizing.outputs import in_float64, outputs_of, width_of  # noqa: E402
@@ -140,7 +141,8 @@ def _measure(case: Case, found: Measured) -> None:
     if anatomy.num_parameters > TINY:
         raise ValueError(f"no tiny config: it still has {anatomy.num_parameters:,} parameters")
     found.placement = "post" if anatomy.post_norm else "pre"
-    found.blocker = next((f"{n.name}" for n in anatomy.norms_that_need_multiples()), "")
+    over_heads = [n for n in anatomy.norms if n.axis == HEADS]
+    found.blocker = next((n.name for n in (*anatomy.norms_that_need_multiples(), *over_heads)), "")
     source = tiny_model(kind, name, extra)
     closing = {n.name for n in anatomy.norms if n.closes_layer and not n.eps_follows_config}
     found.epsilon = max((eps for name, eps in epsilons(source).items() if name in closing), default=0.0)

@@ -114,7 +114,13 @@ def admit_tensors(anatomy: Anatomy) -> None:
         )
     has_heads = any(d.axis == HEADS for t in anatomy.tensors.values() for d in t.dims)
     roles = {t.role for t in anatomy.tensors.values()}
-    if not has_heads or not ({"qkv"} & roles or {"q", "k", "v"} <= roles) or "o" not in roles:
+    by_layer: dict[int, set[str]] = {}
+    for tensor in anatomy.tensors.values():
+        if tensor.layer is not None:
+            by_layer.setdefault(tensor.layer, set()).add(tensor.role)
+    # layers of several kinds (Reformer's) need them each
+    partial = any("o" in found and not _projects(found) for found in by_layer.values())
+    if not has_heads or not _projects(roles) or "o" not in roles or partial:
         raise UnsupportedFamilyError(
             f"`{anatomy.model_type}`: the attention projections were not found (found roles: "
             f"{', '.join(sorted(filter(None, roles))) or 'none'}; needed: q, k, v or qkv, and o). Declare them with "
@@ -123,6 +129,11 @@ def admit_tensors(anatomy: Anatomy) -> None:
         )
     if not any(n.axis == HIDDEN for n in anatomy.norms):
         raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over its width. {_ALLOWED}")
+
+
+def _projects(roles: set[str]) -> bool:
+    """Whether some roles make queries, keys and values."""
+    return "qkv" in roles or {"q", "k", "v"} <= roles
 
 
 def _matrices(anatomy: Anatomy) -> str:

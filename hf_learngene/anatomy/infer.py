@@ -243,6 +243,8 @@ def _norms(
     centred: dict[type, bool] = {}
     for name, node in flow.trace.norms.items():
         weight = tensors.get(f"{name}.weight") or next((t for t in tensors.values() if t.module == name), None)
+        # of two streams side by side (Reformer) each keeps its own mean, and the norm has one for both
+        beside = frozenset({"other"}) if weight is not None and weight.dims[0].parts > 1 else frozenset()
         module = model.get_submodule(name)
         if type(module) not in centred:
             centred[type(module)] = subtracts_mean(module)
@@ -251,7 +253,7 @@ def _norms(
                 name=name,
                 layer=layer_of(f"{name}.weight", containers)[0],
                 axis=weight.dims[0].axis if weight is not None else HIDDEN,
-                reads=flow.kinds_into(node).union(*map(flow.kinds_into, flow.trace.norms_again.get(name, ()))),
+                reads=flow.kinds_into(node).union(beside, *map(flow.kinds_into, flow.trace.norms_again.get(name, ()))),
                 closes_layer=name in closing,
                 writes_stream=name in flow.stream_norms,
                 eps_follows_config=name in followers,

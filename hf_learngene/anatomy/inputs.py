@@ -113,7 +113,7 @@ def _declare(config: PreTrainedConfig) -> str:
 
 
 def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
-    channels = getattr(part, "num_channels", None) or getattr(part, "in_chans", 3)
+    channels = next(v for n in ("num_channels", "in_chans") if isinstance(v := getattr(part, n, None), int))
     if "spatial_shapes" in taken:  # images as rows of patches, each with its own grid
         side = math.isqrt(part.num_patches)
         return {

@@ -62,7 +62,8 @@ class Lengthen(Op):
             after = op(after, own)
         dims = [i for i, n in enumerate(tensor.shape) if n == 1]
         grown = torch.linalg.vector_norm(after, dim=dims, keepdim=True)
-        return tensor * grown / torch.linalg.vector_norm(before, dim=dims, keepdim=True)
+        made: Tensor = tensor * grown / torch.linalg.vector_norm(before, dim=dims, keepdim=True)
+        return made
 
 
 __all__ = ["Lengthen", "TakeGrouped"]

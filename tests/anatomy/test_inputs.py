@@ -165,3 +165,16 @@ def test_what_cannot_be_made_up_is_told():
     cls, config = tiny("ViTModel")
     assert cls is ViTModel
     assert why_not(config, cls) is None
+
+
+def test_layers_of_several_kinds_need_their_projections_each():
+    """A layer that hashes has queries that are keys; the local ones beside it have both."""
+    cls, config = tiny("ReformerModel", attn_layers=["lsh", "local", "lsh"])
+    with pytest.raises(UnsupportedFamilyError, match="attention projections"):
+        anatomy_of(config, cls)
+
+
+def test_a_norm_of_two_streams_side_by_side_needs_multiples():
+    cls, config = tiny("ReformerModel")
+    with pytest.raises(LossyGrowthError, match="encoder.layer_norm"):
+        plan(config, model_class=cls, method="lemon", hidden_size=40)
