@@ -164,27 +164,10 @@ _KINDS: dict[str, Callable[[Any, int, Mapping[str, Any]], dict[str, Tensor]]] = 
 }
 
 
-def random_like(
-    example: Mapping[str, Tensor], generator: torch.Generator, batch: int, tokens: tuple[int, int]
-) -> dict[str, Tensor]:
-    """Random inputs of the shapes of an example: normal numbers, tokens from a range; masks and shapes stay as they are."""
-    found = {}
-    for name, value in example.items():
-        shape = (batch, *value.shape[1:])
-        if value.is_floating_point():
-            found[name] = torch.randn(shape, generator=generator)
-        elif name == "input_ids":
-            found[name] = torch.randint(*tokens, shape, generator=generator)
-        else:
-            found[name] = value.repeat(batch, *[1] * (value.dim() - 1))
-    return found
-
-
 __all__ = [
     "example_inputs",
     "frames_of",
     "main_input",
-    "random_like",
     "reads_choices",
     "reads_image_beside_text",
 ]

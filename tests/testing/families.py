@@ -16,7 +16,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from hf_learngene import plan
 from hf_learngene.anatomy.config_fields import native_name, section, section_name
-from hf_learngene.anatomy.inputs import example_inputs, random_like
+from hf_learngene.anatomy.inputs import example_inputs
 from hf_learngene.resizing.plan import Plan
 from testing import ROOT
 
@@ -284,11 +284,25 @@ def exact_deberta() -> None:
     v2.scaled_size_sqrt = root
 
 
+def _random_like(example, generator: torch.Generator, batch: int, tokens: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Random inputs of the shapes of an example: normal numbers, tokens from a range; masks and shapes stay as they are."""
+    found = {}
+    for name, value in example.items():
+        shape = (batch, *value.shape[1:])
+        if value.is_floating_point():
+            found[name] = torch.randn(shape, generator=generator)
+        elif name == "input_ids":
+            found[name] = torch.randint(*tokens, shape, generator=generator)
+        else:
+            found[name] = value.repeat(batch, *[1] * (value.dim() - 1))
+    return found
+
+
 def inputs_for(model: PreTrainedModel, seed: int = 0, batch: int = 2) -> dict[str, torch.Tensor]:
     """Random inputs, with a padding mask on for text."""
     generator = torch.Generator().manual_seed(seed)
     length = {"nystromformer": 16, "longformer": 16, "big_bird": 16}.get(model.config.model_type, 10)
-    found = random_like(
+    found = _random_like(
         example_inputs(model, model.config, tokens=length), generator, batch, (4, SIZES["vocab_size"] - 1)
     )
     if "input_ids" in found:
