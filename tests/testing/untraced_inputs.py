@@ -60,7 +60,6 @@ UNUSUAL: list[tuple[str, dict[str, Any], str, Change | None]] = [
     ("tipsv2_text_model", {}, "Tipsv2TextModel", None),
     ("clip_text_model", {}, "CLIPTextModel", None),
     ("siglip_text_model", {}, "SiglipTextModel", None),
-    ("siglip2_vision_model", {}, "Siglip2VisionModel", None),  # interpolates its positions in float32
     ("idefics3_vision", {}, "Idefics3VisionTransformer", None),
     ("smolvlm_vision", {}, "SmolVLMVisionTransformer", None),
     ("internvl_vision", {"use_qk_norm": True}, "InternVLVisionModel", None),
