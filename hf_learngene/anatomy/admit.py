@@ -47,7 +47,8 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
     if config.is_encoder_decoder and _decodes(part, model_class):
         raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is an encoder-decoder model. {_ALLOWED}")
     causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if getattr(config, "is_decoder", False) or model_class.__name__.endswith("ForCausalLM") or causal:
+    decodes = getattr(config, "is_decoder", False) or model_class.__name__.endswith("ForCausalLM")
+    if decodes or (causal and not config.is_encoder_decoder):  # the encoder of such a family is one (Whisper)
         raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {_ALLOWED}")
     for name in ("hidden_size", "num_hidden_layers"):
         value: Any = (native := native_name(part, name)) and getattr(part, native)

@@ -143,6 +143,8 @@ def _features(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Ten
     size = next((v for n in _FEATURES if isinstance(v := getattr(part, n, None), int)), None)
     if size is None:
         raise AttributeError(f"it has none of {', '.join(_FEATURES)}")
+    if (positions := getattr(part, "max_source_positions", None)) is not None:  # Whisper: all frames of a window, two a position
+        return {"input_features": torch.zeros(1, size, 2 * positions)}
     return {"input_features": torch.zeros(1, tokens * (getattr(part, "subsampling_factor", None) or 1), size)}
 
 

@@ -84,7 +84,7 @@ EXTRA: dict[str, dict[str, Any]] = {
                       "left_max_position_embeddings": 4, "right_max_position_embeddings": 2},
     **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer", "sew",
                      "sew-d"), WAVES),
-    "siglip2_vision_model": {"num_patches": 9},
+    "siglip2_vision_model": {"num_patches": 9}, "whisper": {"num_mel_bins": 12, "max_source_positions": 10},
     "parakeet_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "lasr_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "yolos": {"image_size": (12, 16), "num_detection_tokens": 5},
@@ -172,6 +172,7 @@ VARIANTS: list[tuple[str, dict[str, Any], str]] = [
 OTHER_VARIANTS: list[tuple[str, dict[str, Any], str]] = [
     ("bert", {}, "BertForMultipleChoice"),
     ("wav2vec2", {"do_stable_layer_norm": True, "add_adapter": True}, "Wav2Vec2Model"),
+    ("whisper", {}, "WhisperForAudioClassification"),
 ]
 
 
