@@ -113,7 +113,7 @@ def _declare(config: PreTrainedConfig) -> str:
 
 
 def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
-    channels = next(v for n in ("num_channels", "in_chans") if isinstance(v := getattr(part, n, None), int))
+    channels = next((v for n in ("num_channels", "in_chans") if isinstance(v := getattr(part, n, None), int)), 3)
     if "spatial_shapes" in taken:  # images as rows of patches, each with its own grid
         side = math.isqrt(part.num_patches)
         return {
@@ -121,7 +121,10 @@ def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tenso
             "pixel_attention_mask": torch.ones(1, side * side, dtype=torch.long),
             "spatial_shapes": torch.full((1, 2), side),
         }
-    height, width = as_pair(next(v for n in _IMAGES if (v := getattr(part, n, None)) is not None))
+    size = next((v for n in _IMAGES if (v := getattr(part, n, None)) is not None), None)
+    if size is None:
+        raise AttributeError(f"it has none of {', '.join(_IMAGES)}")
+    height, width = as_pair(size)
     frames = frames_of(part)
     return {"pixel_values": torch.zeros(1, *([frames] if frames else []), channels, height, width)}
 
@@ -143,7 +146,10 @@ def _features(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Ten
     size = next((v for n in _FEATURES if isinstance(v := getattr(part, n, None), int)), None)
     if size is None:
         raise AttributeError(f"it has none of {', '.join(_FEATURES)}")
-    if (positions := getattr(part, "max_source_positions", None)) is not None:  # Whisper: all frames of a window, two a position
+    positions = getattr(part, "max_source_positions", None)
+    if positions is not None and not hasattr(
+        part, _FEATURES[0]
+    ):  # Whisper reads a whole window, two frames a position
         return {"input_features": torch.zeros(1, size, 2 * positions)}
     return {"input_features": torch.zeros(1, tokens * (getattr(part, "subsampling_factor", None) or 1), size)}
 

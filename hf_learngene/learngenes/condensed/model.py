@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import TensorInfo, anatomy_of
+from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.condensed.config import SHARE, CondensedConfig, check_share
 from hf_learngene.learngenes.condensed.core_sizes import core_sizes
@@ -65,11 +66,12 @@ class CondensedLearngene(Learngene):
             self.part(template, str(layer)).copy_(stack[layer])
 
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
-        first = self._layers(template)[0]  # the others have none
-        return [self.part(template, str(max(first, layer))) for layer in range(self.anatomy.num_layers)]
+        stored = self._layers(template)  # nothing reads what stands for the others
+        nearest = [min(stored, key=lambda one: abs(one - layer)) for layer in range(self.anatomy.num_layers)]
+        return [self.part(template, str(layer)) for layer in nearest]
 
     def _layers(self, template: str) -> list[int]:
-        """Layers that have this tensor: the first of ModernBERT's has no norm before its attention."""
+        """Layers that have this tensor: ModernBERT's first has no norm before its attention, WavLM's first alone a table."""
         return [layer for layer in range(self.anatomy.num_layers) if template.format(layer) in self.anatomy.tensors]
 
     @property
@@ -101,7 +103,10 @@ class CondensedLearngene(Learngene):
         if refused or not options.get("nested", True) or examples["calibration"] is None:
             return core, {}
         with examples_of(ResizeSpec.parse({}, seed=seed, **examples), core) as seen:
-            nested, order = in_nested_order(core, seen)
+            try:
+                nested, order = in_nested_order(core, seen)
+            except UnsupportedFamilyError as error:
+                raise UnsupportedFamilyError(f"{error} nested=False leaves the core unsorted.") from error
         return nested, {"order": order}
 
     def config_at(self, own: Mapping[str, Any]) -> PreTrainedConfig:
@@ -119,7 +124,7 @@ class CondensedLearngene(Learngene):
         own, sizes = self.anatomy.sizes, target.anatomy.sizes
         key = target.config.to_json_string(use_diff=False)
         if key not in self._known:
-            changed = {name for name, size in sizes.items() if own.get(name) != size}
+            changed = {name for name, size in own.items() if sizes.get(name, size) != size}
             # what is left out would follow the width's proportions
             follows = {n for n in OWN if n in sizes and (n != "head_dim" or self.anatomy.head_dim_honoured)}
             wanted = {n: sizes[n] for n in sizes if n in changed | follows}
