@@ -165,7 +165,7 @@ def _heads(
     shared = real.get("num_key_value_heads") or 0
     group = real["num_attention_heads"] // shared if shared else 1
     counts = [n for n in (3, 2, 4) if n % min(group, 2) == 0] if real["num_attention_heads"] > 1 else [1]
-    found: list[tuple[bool, dict[str, tuple[int, int]]]] = []
+    second: dict[str, tuple[int, int]] = {}
     for count, size in itertools.product(counts, (8, 4)):
         for more, longer in itertools.product(
             range(count, 3 * count + 2), (size, 2 * size, size + 4, size + 2, 3 * size)
@@ -184,10 +184,10 @@ def _heads(
                         continue
                 if fits:
                     return small
-                found.append((fits, small))
-    if not found:
+                second = second or small
+    if not second:
         raise ValueError("no small heads change in the same way")
-    return found[0][1]
+    return second
 
 
 def _widths(
