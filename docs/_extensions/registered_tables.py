@@ -45,7 +45,7 @@ def page_of(name: str) -> Path:
 def cited(paper: Any) -> str:
     if paper is None:
         return ""
-    return f"[{paper.arxiv}]({paper.url})" if paper.arxiv else paper.title
+    return f"[{paper.arxiv or paper.venue or paper.title}]({paper.url})" if paper.url else paper.title
 
 
 def methods_table(page: Path) -> str:

@@ -220,6 +220,7 @@ class Split(Op):
         new: what a new column is: `zero` or `random`.
         cancel: drop W: the copies sum to nothing, a column with one copy is zero (LEMON's `cancelzero`).
         first: the first copy holds the column, W_0 = W - sum R, and the others noise alone, W_j = R_j (LEMON's `comp`).
+        ratio: size of R over that of W / n, in place of `std`; neighbours get one R with either sign (HyperCloning).
     """
 
     blocks: Blocks
@@ -230,12 +231,13 @@ class Split(Op):
     new_std: float = 0.02
     cancel: bool = False
     first: bool = False
+    ratio: float = 0.0
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         return self.blocks.apply(tensor, lambda part, dim: self._split(part, dim, context))
 
     def _split(self, tensor: Tensor, dim: int, context: Context) -> Tensor:
-        if self.std == 0 and not self.cancel and bool((self.index >= 0).all()):
+        if self.std == 0 and self.ratio == 0 and not self.cancel and bool((self.index >= 0).all()):
             return self._equally(tensor, dim)
         target = tensor.new_empty([len(self.index) if i == dim else n for i, n in enumerate(tensor.shape)])
         columns = torch.arange(tensor.shape[dim])
@@ -246,7 +248,7 @@ class Split(Op):
         for count in sorted(set(copies.tolist())):
             chosen = columns[copies == count]
             part = select(tensor, dim, chosen)
-            noises = self._noises(part, count, context) if self.std and count > 1 else None
+            noises = self._noises(part, count, context) if (self.std or self.ratio) and count > 1 else None
             for copy in range(count):
                 places = order[starts[chosen] + copy]
                 share = torch.zeros_like(part) if self.cancel else part
@@ -268,6 +270,15 @@ class Split(Op):
 
     def _noises(self, part: Tensor, count: int, context: Context) -> Iterator[Tensor]:
         """`count` random parts that sum to zero: R_j - mean R; for two, one draw and its negative are as good."""
+        if self.ratio:
+            std = self.ratio * float(part.norm()) / (count * math.sqrt(part.numel()))
+            for _ in range(count // 2):
+                noise = context.normal(part.shape, std, part.dtype)
+                yield noise
+                yield noise.neg_()
+            if count % 2:
+                yield torch.zeros_like(part)
+            return
         if self.first:
             drawn = [context.normal(part.shape, self.std, part.dtype) for _ in range(count - 1)]
             yield torch.stack(drawn).sum(0).neg_()

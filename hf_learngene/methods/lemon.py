@@ -8,6 +8,7 @@ Notes on every formula, and what no construction can do, stand in docs/lemon.md.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Lemon(Method):
         return {source.eps_field: config[source.eps_field] * eta**2}
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        return _Growth(self, task).ops(tensor)
+        return Growth(task, NOISE[self.symmetry], self.symmetry, self.depth).ops(tensor)
 
 
 def scales_epsilon(source: Anatomy) -> bool:
@@ -109,12 +110,12 @@ def scales_epsilon(source: Anatomy) -> bool:
     return source.scales_epsilon
 
 
-class _Growth:
-    """The ops of one growth. Made for each tensor: what takes a walk over all of them is cached on the anatomy."""
+class Growth:
+    """The ops of one growth by copies. Made for each tensor: what takes a walk over all of them is cached on the anatomy."""
 
-    def __init__(self, method: Lemon, task: ResizeTask) -> None:
-        self.method, self.task, self.source = method, task, task.source
-        self.noise = task.std * NOISE[method.symmetry]
+    def __init__(self, task: ResizeTask, noise: float, symmetry: str, depth: str) -> None:
+        self.symmetry, self.depth, self.task, self.source = symmetry, depth, task, task.source
+        self.noise = task.std * noise
         old, new = task.axis_sizes[HIDDEN]
         self.eta, self.multiple = eta_of(old, new), new // old
         self.lossy = self.eta != 1.0 and self.source.needs_multiples
@@ -143,31 +144,27 @@ class _Growth:
         label = _label(old, new)
         if side == "in":
             inside = axis == HIDDEN and tensor.layer is not None and tensor.reads_norm and not self.lossy
-            cancel = (
-                inserted and not self.source.post_norm and self.method.depth == "cancelzero" and tensor.writes_stream
-            )
+            cancel = inserted and not self.source.post_norm and self.depth == "cancelzero" and tensor.writes_stream
             # new columns read exact zeros, or the mean that must not count twice
-            return Split(
-                blocks,
-                index,
-                label,
-                std=self.task.std if cancel else self.noise,
-                new="random" if inside else "zero",
-                new_std=self.task.std,
-                cancel=cancel,
-                first=self.method.symmetry == "comp" and not cancel,
-            )
+            split = self.split(blocks, index, label)
+            fresh = dataclasses.replace(split, new="random" if inside else "zero", new_std=self.task.std)
+            return dataclasses.replace(fresh, std=self.task.std, cancel=True, first=False) if cancel else fresh
         if axis == HIDDEN:
             return self.widen_stream(tensor, blocks, index, label, side)
         if axis in (HEADS, KV_HEADS, HEAD_DIM):
             # one of q and k must be zero in the new places of a head; both would leave them without a gradient
-            fresh = "random" if tensor.role in ("q", "v") and len(tensor.dims) > 1 else "zero"
+            entries = "random" if tensor.role in ("q", "v") and len(tensor.dims) > 1 else "zero"
             if tensor.role == "qkv":
+                matrix = len(tensor.dims) > 1
                 return _FusedHeads(
-                    blocks, index, label, std=self.task.std, matrix=len(tensor.dims) > 1, q_scale=self.q_scale
+                    blocks, index, label, self.task.std, matrix, (self.scale_of("q"), self.scale_of("k"), 1.0)
                 )
-            return Take(blocks, index, label, fresh, self.task.std)
+            return Take(blocks, index, label, entries, self.task.std)
         return Take(blocks, index, label)
+
+    def split(self, blocks: Blocks, index: Tensor, label: str) -> Split:
+        """How columns are split over copies."""
+        return Split(blocks, index, label, std=self.noise, first=self.symmetry == "comp")
 
     def widen_stream(self, tensor: TensorInfo, blocks: Blocks, index: Tensor, label: str, side: str) -> Op:
         if side == "each":
@@ -204,15 +201,16 @@ class _Growth:
             return torch.where(place < old, place, -1)
         return torch.arange(new) % old  # ffn, head counts and a family's own widths: copies in turn
 
-    @property
-    def q_scale(self) -> float:
+    def scale_of(self, role: str) -> float:
+        """What queries or keys are multiplied by: scores are divided by the root of the larger head size."""
         (_, size), (_, new_size) = self.task.heads
-        return math.sqrt(new_size / size)
+        return math.sqrt(new_size / size) if role == "q" else 1.0
 
     def rescale(self, tensor: TensorInfo) -> list[Op]:
         steps: list[Op] = []
-        if tensor.role == "q" and self.q_scale != 1.0 and any(d.axis == HEADS for d in tensor.dims):
-            steps.append(Scale(self.q_scale))  # scores are divided by the root of the larger head size
+        scale = self.scale_of(tensor.role) if tensor.role in ("q", "k") else 1.0
+        if scale != 1.0 and any(d.axis in (HEADS, KV_HEADS) for d in tensor.dims):
+            steps.append(Scale(scale))
         if (
             self.eta != 1.0
             and not scales_epsilon(self.source)
@@ -247,7 +245,7 @@ class _Growth:
         if is_norm and norm is not None and norm.writes_stream:
             return [Fill(0.0, "new layer")]
         if self.writes_residual(tensor):
-            cancels = self.method.depth == "cancelzero" and len(tensor.dims) > 1
+            cancels = self.depth == "cancelzero" and len(tensor.dims) > 1
             grown = any(change.side == "in" for change in self.task.width_changes(tensor))
             return [] if cancels and grown else [Fill(0.0, "new layer")]
         return []
@@ -266,16 +264,15 @@ class _FusedHeads(Op):
     label: str = ""
     std: float = 0.02
     matrix: bool = True
-    q_scale: float = 1.0
+    scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         def act(parts: Tensor, dim: int) -> Tensor:
             place = dim - 1
             done = []
-            for role, part in zip("qkv", parts.unbind(place), strict=True):
+            for role, scale, part in zip("qkv", self.scales, parts.unbind(place), strict=True):
                 fresh = "random" if role in "qv" and self.matrix else "zero"
-                taken = Take(Blocks(place), self.index, "", fresh, self.std)(part, context)
-                done.append(taken * self.q_scale if role == "q" else taken)
+                done.append(Take(Blocks(place), self.index, "", fresh, self.std, scale=scale)(part, context))
             return torch.stack(done, place)
 
         return self.blocks.apply(tensor, act)

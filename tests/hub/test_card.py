@@ -17,8 +17,9 @@ from hf_learngene.hub.card import model_card
 from hf_learngene.hub.card_parts import Result, is_ours, renamed
 from hf_learngene.hub.origin import recorded_source
 from hf_learngene.hub.save import save_resized
-from hf_learngene.methods import METHODS, registered_methods
+from hf_learngene.methods import METHODS
 from testing.families import tiny_model
+from testing.method_tester import MethodTester, shipped
 from testing.saving import cached, tokenizer
 
 
@@ -204,16 +205,12 @@ def test_a_mixed_resize_names_both_methods():
 
 def test_every_method_with_a_paper_is_cited():
     model = tiny_model("bert", "BertForSequenceClassification", dtype=torch.float32)
-    for name in registered_methods()[1:]:
-        options = {"layer_map": [0, 1]} if name == "layers" else {"hidden_size": 48 if name == "lemon" else 16}
-        if METHODS[name].needs_examples:
-            options = {"num_hidden_layers": 2} if name == "shortgpt" else {"intermediate_size": 20}
-            options["calibration"] = [{"input_ids": [5, 6, 7], "labels": 1}] * 20
-        card = model_card(resize(model, method=name, **options))
-        paper = METHODS[name].paper
-        assert (paper is None) == ("arxiv.org" not in card)
+    for name in shipped():
+        tester, paper = MethodTester(name, model), METHODS[name].paper
+        card = model_card(tester.resized(tester.directions[0]))
+        assert (paper is None) == ("```bibtex" not in card)
         if paper:
-            assert f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})" in card
+            assert f"[{paper.title}]({paper.url})" in card
         assert ModelCard(card).data.pipeline_tag == "text-classification"
 
 
