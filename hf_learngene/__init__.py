@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         resize,
         verify,
     )
-    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments
+    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments, distill
     from hf_learngene.vocabulary.trim_tokenizer import trim_tokenizer
 
 # Imported on first use, as transformers does it: torch and the modelling code take seconds.
@@ -47,6 +47,7 @@ _HOME = {
     "ResizableMixin": "resizing",
     "allocate": "resizing",
     "compare": "comparing",
+    "distill": "training",
     "plan": "resizing",
     "push_resized": "hub",
     "resize": "resizing",
@@ -71,6 +72,7 @@ __all__ = [
     "__version__",
     "allocate",
     "compare",
+    "distill",
     "errors",
     "plan",
     "push_resized",

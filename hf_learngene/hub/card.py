@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.anatomy.config_fields import known_sizes, section, section_name
 from hf_learngene.hub import card_parts as parts
 from hf_learngene.hub import provenance
-from hf_learngene.hub.card_calibration import calibrated_on
+from hf_learngene.hub.card_calibration import calibrated_on, distilled_on
 from hf_learngene.hub.card_parts import Result
 from hf_learngene.hub.files import input_files, source_files
 from hf_learngene.hub.load import native_class
@@ -86,7 +86,7 @@ def model_card(
         f"# {plain(title)}",
         _summary(record, cls, base, on_hub, trained),
         TRAINED if trained else readiness(record, new_parts(record, cls, plan)),
-        "" if trained else calibrated_on(record),
+        "" if trained else " ".join(filter(None, (calibrated_on(record), distilled_on(record)))),
         _use_sentences(name) if sentences else _use(cls, bool(beside.keys() - {MODULES}), name),
         parts.results_table(results),
         "## Sizes\n\n" + _sizes(config, cls, plan, parameters),

@@ -1,4 +1,4 @@
-"""What a card says of calibration: on what a model was refitted, and how well it agrees with its source since."""
+"""What a card says of calibration and distillation: on what a model was fitted, and how well it agrees with its source since."""
 
 from __future__ import annotations
 
@@ -43,6 +43,25 @@ def calibrated_on(record: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
+def distilled_on(record: Mapping[str, Any]) -> str:
+    """Plain sentences on `record["distillation"]`, as far as it tells; nothing for a model that was not distilled.
+
+    Example:
+        >>> distilled_on({"distillation": {"examples": "given", "count": 1792, "steps": 300}})
+        'It was then distilled from its source for 300 steps on 1,792 unlabelled examples.'
+    """
+    told = record.get("distillation")
+    if not isinstance(told, Mapping):
+        return ""
+    steps, count = _number(told.get("steps")), _number(told.get("count"))
+    if steps is None or count is None:
+        return ""
+    what = "made-up" if told.get("examples") == SYNTHETIC else "unlabelled"
+    found = _agreement(told.get("agreement"))
+    said = f"It was then distilled from its source for {steps:,} steps on {count:,} {what} examples."
+    return f"{said} It {plain(found)}." if found is not None else said
+
+
 def _agreement(told: Any) -> Agreement | None:
     if not isinstance(told, Mapping):
         return None
@@ -56,4 +75,4 @@ def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-__all__ = ["calibrated_on"]
+__all__ = ["calibrated_on", "distilled_on"]

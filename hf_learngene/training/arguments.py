@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from hf_learngene.errors import UnknownOptionError
 
 
-DISTILLATIONS = ("soft", "hard", "features", "none")
+DISTILLATIONS = ("soft", "hard", "features", "embeddings", "none")
 
 
 @dataclass
@@ -21,7 +21,8 @@ class LearngeneTrainingArguments(TrainingArguments):
             SWS, TLEG and LeTs, which never look at a label; 0.5 is WAVE's.
         temperature (`float`, *optional*, defaults to 1.0): softens the logits of both.
         distillation (`str`, *optional*, defaults to `"soft"`): `soft` logits, `hard` decisions of the teacher, `features` (the
-            last hidden state, for a teacher without a head), or `none`.
+            last hidden state, for a teacher without a head), `embeddings` (the same as it stands, for a student that begins near
+            its teacher), or `none`.
         hidden_states_weight (`float`, *optional*, defaults to 0.0): adds the hidden states of matching layers (TinyBERT).
         relations_weight (`float`, *optional*, defaults to 0.0): adds the q, k, v relations of one layer (MiniLM v2).
         relation_heads (`int`, *optional*, defaults to 12): relation heads of MiniLM v2.
@@ -43,7 +44,7 @@ class LearngeneTrainingArguments(TrainingArguments):
 
     alpha: float = field(default=0.5, metadata={"help": "Weight of the teacher; the labels have 1 - alpha."})
     temperature: float = field(default=1.0, metadata={"help": "Softens the logits of teacher and student."})
-    distillation: str = field(default="soft", metadata={"help": "soft, hard, features or none."})
+    distillation: str = field(default="soft", metadata={"help": "soft, hard, features, embeddings or none."})
     hidden_states_weight: float = field(
         default=0.0, metadata={"help": "Weight of the hidden states of matching layers."}
     )
@@ -82,4 +83,4 @@ class LearngeneTrainingArguments(TrainingArguments):
     @property
     def needs_hidden_states(self) -> bool:
         """Whether both models must give their hidden states."""
-        return self.hidden_states_weight > 0 or self.distillation == "features"
+        return self.hidden_states_weight > 0 or self.distillation in ("features", "embeddings")

@@ -27,6 +27,7 @@ class Objective:
         label_smoother (`Callable`, *optional*): transformers' `LabelSmoother`.
         taught (`bool`): whether there is a teacher.
         projections (`Projections`, *optional*): from the student's width to the teacher's.
+        several (`bool`, *optional*, defaults to `False`): whether an example may have several labels at once.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Objective:
         label_smoother: Callable | None,
         taught: bool,
         projections: Projections | None,
+        several: bool = False,
     ) -> None:
         self.args = args
         self.label_names = label_names
         self.label_smoother = label_smoother
         self.taught = taught
         self.projections = projections
+        self.several = several
 
     def total(self, outputs: Any, theirs: Any, inputs: Mapping[str, Any], items: Tensor, deep: bool = True) -> Tensor:
         """The loss summed over the items of a micro-batch.
@@ -97,13 +100,15 @@ class Objective:
     def _distance(self, outputs: Any, theirs: Any, inputs: Mapping[str, Any]) -> Tensor:
         """The distance of each example to the teacher, (examples,)."""
         args = self.args
-        if args.distillation == "features":
+        if args.distillation in ("features", "embeddings"):
             mine, wanted = _last_state(outputs), _last_state(theirs)
             if mine.shape[:2] != wanted.shape[:2]:
                 raise TeacherError(
-                    f"distillation='features' compares token by token; the student has {mine.shape[1]} tokens, the teacher "
-                    f"{wanted.shape[1]}. Give both the same image and patch size."
+                    f"distillation={args.distillation!r} compares token by token; the student has {mine.shape[1]} tokens, the "
+                    f"teacher {wanted.shape[1]}. Give both the same image and patch size."
                 )
+            if args.distillation == "embeddings":
+                return losses.embedding_loss(mine, wanted, _mask(inputs))
             return losses.feature_loss(mine, wanted, _mask(inputs), self._projection("features"))
         names = [n for n in LOGITS if outputs.get(n) is not None and theirs.get(n) is not None]
         if not names:
@@ -113,8 +118,9 @@ class Objective:
             )
         parts = []
         for name in names:
-            mine, owner = losses.at_items(outputs[name], inputs.get("labels"))  # (items, classes), (items,)
-            wanted, _ = losses.at_items(theirs[name], inputs.get("labels"))
+            labels = inputs.get("labels")
+            mine, owner = losses.at_items(outputs[name], labels, _mask(inputs))  # (items, classes), (items,)
+            wanted, _ = losses.at_items(theirs[name], labels, _mask(inputs))
             if mine.shape != wanted.shape:
                 raise TeacherError(
                     f"{name} is {tuple(outputs[name].shape)} for the student and {tuple(theirs[name].shape)} for the teacher."
@@ -122,7 +128,7 @@ class Objective:
             if args.distillation == "hard":
                 rows = losses.hard_label_loss(mine, wanted)
             else:
-                rows = losses.soft_logit_loss(mine, wanted, args.temperature)
+                rows = losses.soft_logit_loss(mine, wanted, args.temperature, self.several)
             examples = len(outputs[name])
             count = torch.bincount(owner, minlength=examples).clamp_min(1)
             parts.append(torch.zeros(examples, device=rows.device, dtype=rows.dtype).index_add(0, owner, rows) / count)

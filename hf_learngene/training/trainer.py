@@ -83,6 +83,8 @@ class LearngeneTrainer(CheckpointSafeTrainer):
     """
 
     args: LearngeneTrainingArguments
+    # whether labels say how good the student is where there are any, or the teacher
+    judged_by_labels = True
 
     def __init__(
         self,
@@ -132,7 +134,12 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         elif args.cache_teacher:
             raise TeacherError("cache_teacher needs a teacher.")
         self.objective: Objective = Objective(
-            args, self.label_names, self.label_smoother, teacher is not None, self.projections
+            args,
+            self.label_names,
+            self.label_smoother,
+            teacher is not None,
+            self.projections,
+            several=self.student_config.problem_type == "multi_label_classification",
         )
 
     # ---- the teacher
@@ -193,12 +200,12 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         labelled = any(mine.get(n) is not None for n in self.label_names)
         if self.label_smoother is not None:
             mine.pop("labels", None)  # the model's own loss would be computed for nothing
-        if not training and labelled:
+        if not training and labelled and self.judged_by_labels:
             outputs = model(**mine)
             loss = self.objective.of_labels(outputs, inputs)
             return (loss, outputs) if return_outputs else loss
         args = self.args
-        if self.teacher is not None and args.alpha == 1 and training:
+        if self.teacher is not None and args.alpha == 1 and (training or not self.judged_by_labels):
             mine = {k: v for k, v in mine.items() if k not in self.label_names}
         hidden = self.teacher is not None and args.needs_hidden_states
         small = None

@@ -1,5 +1,6 @@
 """Distillation losses: each gives one number per example, a sum over the example's items, so that any batch split adds up."""
 
+from hf_learngene.training.losses.embeddings import embedding_loss
 from hf_learngene.training.losses.features import feature_loss
 from hf_learngene.training.losses.hard import hard_label_loss
 from hf_learngene.training.losses.hidden import hidden_state_loss, teacher_layers
@@ -10,6 +11,7 @@ from hf_learngene.training.losses.soft import soft_logit_loss
 
 __all__ = [
     "at_items",
+    "embedding_loss",
     "feature_loss",
     "hard_label_loss",
     "hidden_state_loss",

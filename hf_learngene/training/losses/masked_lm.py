@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 
-def at_items(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def at_items(logits: Tensor, labels: Tensor | None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(logits of the items, example that each belongs to).
 
     With one row of logits for each example, the example is the item. With one for each token, the items are the tokens that
-    have a label (the masked ones of a masked-LM batch); without labels, all tokens.
+    have a label (the masked ones of a masked-LM batch); without labels, all that are no padding.
 
     Args:
         logits: (examples, classes) or (examples, tokens, classes).
         labels: (examples,) or (examples, tokens), -100 where there is none.
+        mask: (examples, tokens), 0 for padding.
 
     Returns:
         (items, classes) and (items,) int64.
@@ -30,7 +31,10 @@ def at_items(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
             kept = labels.ne(-100)
             return logits[kept], examples[kept]
         return logits, examples
-    kept = (
-        labels.ne(-100) if labels is not None else torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-    )
+    if labels is not None:
+        kept = labels.ne(-100)
+    elif mask is not None and mask.shape == logits.shape[:2]:
+        kept = mask.bool()
+    else:
+        kept = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
     return logits[kept], examples[:, None].expand(kept.shape)[kept]
