@@ -4,9 +4,9 @@
     python benchmarks/distill.py --task text        # MiniLM at a quarter, on SST-2
     python benchmarks/distill.py --task sentences   # the sentence encoder at half, by pairwise cosines
 
-The start is `calibrated` on made-up examples; no label is seen at any time. Rates are compared on validation examples carved out of train
-(`--split valid --seeds 0 --rates 1e-5 3e-5 1e-4 3e-4`); the table is of the default rate, on the official split. Finished
-cells are kept and skipped.
+The start is `calibrated` on made-up examples; no label is seen at any time. Rates are compared on validation examples carved
+out of train (`--split valid --seeds 0 --rates 1e-5 3e-5 1e-4 3e-4`); the table is of the default rate, on the official split.
+Finished cells are kept and skipped.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        f"{head['measure'].capitalize()}, mean ± standard deviation over seeds; *steps*: of 300, those of the model that was kept;",
-        "*CPU s*: processor seconds of distilling on unlabelled examples.",
+        f"{head['measure'].capitalize()}, mean ± standard deviation over seeds; *steps*: of 300, those of the model that was",
+        "kept; *CPU s*: processor seconds of distilling on unlabelled examples.",
         "",
         "| shape | encoder | share | at load | rate | unlabelled examples | steps | made-up examples | steps | CPU s |",
         "| --- | ---: | ---: | --- | ---: | --- | --- | --- | --- | ---: |",

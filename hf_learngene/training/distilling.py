@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import tempfile
@@ -108,7 +109,11 @@ def distill(
     fitted, held = _split(data.dataset)
     compared = Examples([_shown(held[i]) for i in range(len(held))], model)
     with tempfile.TemporaryDirectory(prefix="distill_") as folder:
-        chosen = args if args is not None else _arguments(folder, kind, training_arguments)
+        chosen = copy.copy(args) if args is not None else _arguments(folder, kind, training_arguments)
+        if (
+            data.dataset is not train_dataset
+        ):  # images that are read as they are asked for have no column of the model's yet
+            chosen.remove_unused_columns = False
         _warn(model, chosen)
         trainer = _Distiller(
             model,
@@ -304,7 +309,8 @@ class _Distiller(LearngeneTrainer):
 def _note(model: PreTrainedModel, record: dict[str, Any], before: Agreement | None, after: Agreement | None) -> None:
     if after is not None and before is not None:
         record = {**record, "before": before.value, "agreement": dataclasses.asdict(after)}
-        logger.warning("Distilled for %d steps: it %s (%.3f before).", record["steps"], after, before.value)
+        if record["steps"]:
+            logger.warning("Distilled for %d steps: it %s (%.3f before).", record["steps"], after, before.value)
     if getattr(model.config, "learngene", None):
         calibration = model.config.learngene.get("calibration")
         if isinstance(calibration, dict):  # of the model as it was
