@@ -8,9 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_MAPPING_NAMES,
 )
 
 from hf_learngene.anatomy.axes import UNKNOWN
@@ -42,12 +40,16 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
     Raises:
         UnsupportedFamilyError: says which kind of architecture it is and what is allowed.
     """
-    admit_no_learngene(config)
-    kind = config.model_type
-    if config.is_encoder_decoder and _decodes(part, model_class):
+    kind = part.model_type
+    if part is config and config.is_encoder_decoder and _decodes(part, model_class):
         raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is an encoder-decoder model. {_ALLOWED}")
     causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    decodes = getattr(config, "is_decoder", False) or model_class.__name__.endswith("ForCausalLM")
+    if part is not config and getattr(part, "is_decoder", False) and model_class.can_generate():
+        raise UnsupportedFamilyError(
+            f"The `{kind}` inside {model_class.__name__} is the decoder that writes its texts, and stays as it is. {_ALLOWED}"
+        )
+    named = model_class.__name__.endswith("ForCausalLM")
+    decodes = part is config and (getattr(part, "is_decoder", False) or named)
     if decodes or (causal and not config.is_encoder_decoder):  # the encoder of such a family is one (Whisper)
         raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {_ALLOWED}")
     for name in ("hidden_size", "num_hidden_layers"):
@@ -74,29 +76,6 @@ def _decodes(part: PreTrainedConfig, model_class: type[PreTrainedModel]) -> bool
     """
     inputs = signature(model_class.forward).parameters
     return any(name.startswith("decoder_") for name in inputs) or not hasattr(part, "num_hidden_layers")
-
-
-def refuse_towers(config: PreTrainedConfig, model_class: type[PreTrainedModel], failure: Exception) -> None:
-    """Refuses a model that reads images and text, each with an encoder of its own (CLIP), after a plain pass failed.
-
-    Raises:
-        UnsupportedFamilyError: names the classes of one encoder.
-    """
-    sections = [getattr(config, name, None) for name in ("vision_config", "text_config")]
-    towers = [s for s in sections if isinstance(s, PreTrainedConfig) and native_name(s, "hidden_size")]
-    if len(towers) < 2:
-        return
-    widths = " and ".join(
-        f"{native_name(s, 'hidden_size')}={getattr(s, str(native_name(s, 'hidden_size')))}" for s in towers
-    )
-    single = [MODEL_MAPPING_NAMES.get(s.model_type) for s in towers]
-    single.append(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type))
-    names = ", ".join(str(name) for name in single if name and name != model_class.__name__)
-    raise UnsupportedFamilyError(
-        f"`{config.model_type}` as {model_class.__name__} has two encoders, one for images and one for text ({widths}), so no "
-        f"one size says how wide or deep it is. Resize a class of one encoder"
-        + (f", with model_class= or by its own checkpoint: {names}." if names else ".")
-    ) from failure
 
 
 def admit_tensors(anatomy: Anatomy) -> None:

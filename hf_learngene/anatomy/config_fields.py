@@ -72,16 +72,29 @@ _NO_SIZES = ("token_id", "_id", "id2label", "seed", "version", "offset")
 
 
 def section_name(config: PreTrainedConfig, main_input: str) -> str:
-    """Name of the nested config that describes the encoder: `vision_config` for the image side of CLIP, else ''."""
-    if native_name(config, "hidden_size") and native_name(config, "num_hidden_layers"):
-        return ""
-    wanted = "vision_config" if main_input == "pixel_values" else "text_config"
-    return wanted if isinstance(getattr(config, wanted, None), PreTrainedConfig) else ""
+    """Name of the nested config that says what one kind of input is like: `vision_config` for the images of CLIP, else ''.
+
+    Where none has the usual name, it is the first that says how large images are, or how many tokens there are.
+    """
+    flat = native_name(config, "hidden_size") and native_name(config, "num_hidden_layers")
+    parts = nested_configs(config)
+    wanted, telling = (
+        ("vision_config", "image_size") if main_input == "pixel_values" else ("text_config", "vocab_size")
+    )
+    if wanted in parts and not flat:
+        return wanted
+    told = (n for n, p in parts.items() if native_name(p, telling) is not None and native_name(p, "hidden_size"))
+    return "" if flat and main_input != "pixel_values" else next(told, "")
 
 
 def section(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
     """The config that holds the sizes: the config itself or its nested one."""
     return getattr(config, name) if name else config
+
+
+def nested_configs(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
+    """The configs inside of a config, by the field that holds each (`text_config`, `backbone_config`)."""
+    return {name: value for name, value in vars(config).items() if isinstance(value, PreTrainedConfig)}
 
 
 def native_name(config: PreTrainedConfig, canonical: str) -> str | None:
@@ -118,7 +131,11 @@ def other_integers(config: PreTrainedConfig) -> list[str]:
 
 
 def changed(
-    config: PreTrainedConfig, section_of: str, values: Mapping[str, Any], per_layer: Collection[str] = ()
+    config: PreTrainedConfig,
+    section_of: str,
+    values: Mapping[str, Any],
+    per_layer: Collection[str] = (),
+    outside: Mapping[str, Any] | None = None,
 ) -> PreTrainedConfig:
     """A copy of `config` with native fields of its size section changed.
 
@@ -127,6 +144,8 @@ def changed(
         section_of (`str`): name of the nested config that holds the sizes, or `""`.
         values (`Mapping[str, Any]`): native name -> new value.
         per_layer (`Collection[str]`): fields with one entry for each layer; they are cut or cycled to another depth.
+        outside (`Mapping[str, Any]`, *optional*): fields that stand elsewhere in the config, by the path that leads to each
+            (`reassemble_hidden_size`, `text_config.encoder_hidden_size`) -> new value.
     """
     new = copy.deepcopy(config)
     part = section(new, section_of)
@@ -134,6 +153,9 @@ def changed(
     old_depth = getattr(part, depth) if depth else None
     for name, value in values.items():
         setattr(new if name == "num_labels" else part, name, value)
+    for path, value in (outside or {}).items():
+        place, _, name = path.rpartition(".")
+        setattr(section(new, place), name, value)
     if depth and old_depth and getattr(part, depth) != old_depth:
         count = getattr(part, depth)
         for name in per_layer:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.admit import admit_config, admit_tensors, refuse_towers
+from hf_learngene.anatomy.admit import admit_config, admit_no_learngene, admit_tensors
 from hf_learngene.anatomy.axes import NAMED_AXES, axes_of, layer_of
 from hf_learngene.anatomy.config_fields import (
     as_pair,
@@ -21,15 +21,15 @@ from hf_learngene.anatomy.config_fields import (
     known_sizes,
     native_name,
     section,
-    section_name,
 )
 from hf_learngene.anatomy.layer_lists import layer_dims, per_layer_fields
 from hf_learngene.anatomy.passes import check_target, plain_pass, reads_grid
 from hf_learngene.anatomy.probe import Prober, build, layer_containers, numbers_of_depth
 from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
+from hf_learngene.anatomy.sections import followers_of, only_section
 from hf_learngene.anatomy.trace import Trace, is_norm, subtracts_mean
-from hf_learngene.anatomy.types import HEAD_DIM, HIDDEN, Anatomy, Dim, NormInfo, TensorInfo
+from hf_learngene.anatomy.types import FIXED, HEAD_DIM, HIDDEN, Anatomy, Dim, NormInfo, TensorInfo
 from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
 from hf_learngene.state import exclusive
 
@@ -43,7 +43,7 @@ _CACHE_SIZE = 64
 _ORIGIN = ("_name_or_path", "transformers_version", "learngene")
 
 
-def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Anatomy:
+def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel], section_of: str | None = None) -> Anatomy:
     """Axes, roles, layers and ties of every parameter of `model_class(config)`, without weights.
 
     Builds the model on `meta` at its own config and again with one size changed at a time, and runs one recorded
@@ -52,6 +52,8 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
     Args:
         config (`PreTrainedConfig`): the model's config. It is not changed.
         model_class (`type[PreTrainedModel]`): the native class, with its head.
+        section_of (`str`, *optional*): the nested config whose sizes count (`vision_config`), of a class that builds from
+            several: whatever no field of it drives is fixed. Default: the one that the class builds from.
 
     Returns:
         `Anatomy`: what is known of every parameter.
@@ -69,7 +71,7 @@ def anatomy_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> 
     declared = declaration_of(config.model_type)
     check_bounds(vars(config))
     with exclusive():
-        return _cached(_key(config, model_class, declared), config, model_class, declared)
+        return _cached(config, model_class, declared, section_of)
 
 
 def _key(config: PreTrainedConfig, *more: Any) -> tuple[Any, ...]:
@@ -80,19 +82,23 @@ def _key(config: PreTrainedConfig, *more: Any) -> tuple[Any, ...]:
 
 
 def _cached(
-    key: tuple[Any, ...], config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration
+    config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration, section_of: str | None
 ) -> Anatomy:
-    if key not in _CACHE:
-        try:
-            # a model that is being loaded may ask for its anatomy under `meta`
-            with torch.device("cpu"):
-                _CACHE[key] = _anatomy(config, model_class, declared)
-        except LearngeneError:
-            raise
-        except Exception as error:  # a class of another kind may fail anywhere, in its constructor for one
-            raise UnsupportedFamilyError(
-                f"{model_class.__name__} cannot be built and probed from its config alone: {error or type(error).__name__}"
-            ) from error
+    try:
+        # a model that is being loaded may ask for its anatomy under `meta`
+        with torch.device("cpu"):
+            if section_of is None:
+                admit_no_learngene(config)
+                section_of = only_section(config, model_class)
+            key = _key(config, model_class, declared, section_of)
+            if key not in _CACHE:
+                _CACHE[key] = _anatomy(config, model_class, declared, section_of)
+    except LearngeneError:
+        raise
+    except Exception as error:  # a class of another kind may fail anywhere, in its constructor for one
+        raise UnsupportedFamilyError(
+            f"{model_class.__name__} cannot be built and probed from its config alone: {error or type(error).__name__}"
+        ) from error
     return _used(_CACHE, key)
 
 
@@ -104,8 +110,9 @@ def _used(cache: OrderedDict[tuple[Any, ...], _T], key: tuple[Any, ...]) -> _T:
     return cache[key]
 
 
-def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration) -> Anatomy:
-    section_of = section_name(config, model_class.main_input_name)
+def _anatomy(
+    config: PreTrainedConfig, model_class: type[PreTrainedModel], declared: Declaration, section_of: str
+) -> Anatomy:
     part = section(config, section_of)
     check_bounds(vars(part))
     admit_config(config, part, model_class)
@@ -121,13 +128,23 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     if containers and _templates(full, containers) - _templates(short, containers):
         # layers differ in kind along the depth: only the whole depth shows all
         short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
-    trace = _trace(short, short_config, containers)
+    try:
+        trace = _trace(short, short_config, containers)
+    except UnsupportedFamilyError:
+        if not section_of or short_config is config:
+            raise
+        # what reads certain layers of the encoder (a head on a backbone) needs them all
+        short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
+        trace = _trace(short, short_config, containers)
     if short_depth < depth and short_config is not config and _whole_layers_unseen(short, trace):
         # ALBERT's groups of shared layers: a short model uses only some of them
         short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
         trace = _trace(short, short_config, containers)
-    prober = Prober(model_class, short_config, section_of, short)
+    followers = followers_of(model_class, short_config, section_of)
+    prober = Prober(model_class, short_config, section_of, short, followers)
     prober.run()
+    if section_of:
+        trace = trace.within(prober.writers())
     eps_field, eps_followers = prober.eps_field()
     flow = Flow(trace, containers)
     tensors = {}
@@ -139,6 +156,7 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     tensors = settle(tensors, short, flow, declared, honoured := _honours_head_dim(prober, flow))
     ties = dict(short.all_tied_weights_keys)
     norms = _every_layer(_norms(short, flow, containers, tensors, eps_followers), full, containers)
+    fixed = {n.name for n in norms if n.axis == FIXED}
     by_template: dict[str, TensorInfo] = {}
     for info in tensors.values():
         scale = layer_of(info.scaled_by, containers)[1] if info.scaled_by else ""
@@ -160,10 +178,11 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         or flow.reads_heads_of_the_width(tensors),
         head_dim_honoured=honoured,
         eps_field=eps_field,
-        tied_readers=flow.tied_readers(ties),
+        tied_readers={n: w for n, w in flow.tied_readers(ties).items() if n not in fixed},
         grid=_grid(part),
         numbers_of_depth=numbers,
         linked=prober.linked,
+        followers=followers,
         per_layer=per_layer,
     )
     admit_tensors(anatomy)
@@ -229,7 +248,6 @@ def _trace(model: PreTrainedModel, config: PreTrainedConfig, containers: list[st
     try:
         return plain_pass(model, config, layers)
     except Exception as error:
-        refuse_towers(config, type(model), error)
         raise UnsupportedFamilyError(
             f"A forward pass of {type(model).__name__} with plain inputs failed, so its flow stays unknown: {error}"
         ) from error
@@ -309,7 +327,7 @@ def _like(
     for name, parameter, layer, template in _placed(full, _known_containers(known, full)):
         like = known.templates.get(template)
         if like is None or len(like.dims) != parameter.dim():
-            return anatomy_of(config, model_class)
+            return anatomy_of(config, model_class, known.section)
         dims = _sized(like, parameter, depth - known.num_layers)
         tensors[name] = dataclasses.replace(like, name=name, dims=dims, layer=layer, module=name.rpartition(".")[0])
     return dataclasses.replace(

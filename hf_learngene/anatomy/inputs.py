@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.config_fields import as_pair, section, section_name
+from hf_learngene.anatomy.config_fields import as_pair, nested_configs, section, section_name
 from hf_learngene.anatomy.registry import declaration_of
 from hf_learngene.errors import UnsupportedFamilyError
 
@@ -44,15 +44,28 @@ def reads_choices(model_class: type[PreTrainedModel]) -> bool:
 
 
 def reads_image_beside_text(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> bool:
-    """Whether one encoder reads a text and an image (ViLT).
+    """Whether a model reads a text and an image: with one encoder (ViLT), or with one for each (CLIP).
 
-    Where the image has an encoder of its own, its size stands in another config than the text's.
+    Where a token of the text stands for the image (ModernVBERT), a text does without any.
     """
-    part = section(config, section_name(config, "input_ids"))
-    both = (
-        main_input(model_class) == "input_ids" and "pixel_values" in inspect.signature(model_class.forward).parameters
-    )
-    return both and getattr(part, "image_size", None) is not None
+    if getattr(config, "image_token_id", None) is not None:
+        return False
+    taken = inspect.signature(model_class.forward).parameters
+    images, texts = (section(config, section_name(config, kind)) for kind in ("pixel_values", "input_ids"))
+    sized = any(getattr(images, name, None) is not None for name in (*_IMAGES, "num_patches"))
+    return {"input_ids", "pixel_values"} <= taken.keys() and sized and hasattr(texts, "vocab_size")
+
+
+def token_rows(model: PreTrainedModel) -> int | None:
+    """How many tokens a model has rows for; None where it reads none, or nobody says it.
+
+    A model of several parts need not say which embeddings are the texts': there the config of the texts does.
+    """
+    part = section(model.config, section_name(model.config, "input_ids"))
+    if part is not model.config:
+        return getattr(part, "vocab_size", None)
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.dim() == 2 else None
 
 
 def frames_of(part: PreTrainedConfig) -> int | None:
@@ -104,7 +117,11 @@ def _made(model_class: type[PreTrainedModel], config: PreTrainedConfig, tokens: 
     if reads_choices(model_class):
         found["input_ids"] = found["input_ids"].unsqueeze(1).repeat(1, CHOICES, 1)
     if reads_image_beside_text(config, model_class):
-        found["pixel_values"] = _pixels(part, tokens, {})["pixel_values"]
+        for kind in {"pixel_values", "input_ids"} - {main}:
+            found |= _KINDS[kind](section(config, section_name(config, kind)), tokens, taken)
+    decoder = nested_configs(config).get("decoder")
+    if decoder is not None and "decoder_input_ids" in taken:
+        found["decoder_input_ids"] = _text(decoder, tokens, {})["input_ids"]
     return found
 
 
@@ -158,7 +175,8 @@ def _text(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]
     tokens = max(4, min(tokens, getattr(part, "max_position_embeddings", tokens) - 4))
     ids = torch.full((1, tokens), min(5, getattr(part, "vocab_size", 6) - 1), dtype=torch.long)
     separator = getattr(part, "sep_token_id", None)
-    if separator is not None:  # question answering may ask for a question, a context and their separators
+    # question answering may ask for a question, a context and their separators
+    if separator is not None and separator < getattr(part, "vocab_size", separator + 1):
         ids[:, -3:] = separator
     return {"input_ids": ids}
 
@@ -178,4 +196,5 @@ __all__ = [
     "main_input",
     "reads_choices",
     "reads_image_beside_text",
+    "token_rows",
 ]

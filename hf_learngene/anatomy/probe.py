@@ -103,8 +103,14 @@ class Prober:
     """Changes one field at a time and notes which dimensions follow."""
 
     def __init__(
-        self, model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str, model: PreTrainedModel
+        self,
+        model_class: type[PreTrainedModel],
+        config: PreTrainedConfig,
+        section_of: str,
+        model: PreTrainedModel,
+        followers: tuple[str, ...] = (),
     ) -> None:
+        self.followers = followers
         self.model_class, self.config, self.section_of = model_class, config, section_of
         self.part = section(config, section_of)
         self.fields = known_sizes(self.part)
@@ -181,7 +187,9 @@ class Prober:
     def try_field(self, name: str, step: int, values: Mapping[str, Any]) -> bool:
         """Builds the model with `values`; False when the family refuses them."""
         try:
-            other = shapes(build(self.model_class, changed(self.config, self.section_of, values)))
+            wide = values.get(self.fields["hidden_size"])
+            outside = {} if wide is None else dict.fromkeys(self.followers, wide)
+            other = shapes(build(self.model_class, changed(self.config, self.section_of, values, outside=outside)))
         except Exception:  # any refusal by the family's own checks only means: not a field to probe this way
             return False
         for tensor, shape in self.shapes.items():
@@ -190,6 +198,15 @@ class Prober:
                     if new != old:
                         effects[name] = Effect(new - old, step)
         return True
+
+    def writers(self) -> set[str]:
+        """Parameters that write a vector over the width or the heads of this section: of a matrix, its rows follow."""
+        wide = {"hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"}
+        return {
+            name
+            for name, effects in self.effects.items()
+            if any(wide & one.keys() for one in (effects[:1] if len(effects) == 2 else effects))
+        }
 
     def eps_field(self) -> tuple[str | None, set[str]]:
         """The config field of the epsilon, and the norms that follow it."""

@@ -10,7 +10,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -111,6 +111,34 @@ class Trace:
             for parent in current.node.parents:
                 stack.append(Source(parent, scaled and parent.kind == "parameter", scale))
 
+    def within(self, names: set[str]) -> Trace:
+        """The same trace with the attention alone that reads what some weights write: another encoder's says nothing here.
+
+        A product that nothing reads on its way to the outputs is none: two embeddings that are compared (CLIP's logits).
+        """
+        read = self._read()
+
+        def belongs(node: Node) -> bool:
+            sides = [[s.node for s in self.sources(p) if s.node.kind != "activation"] for p in node.parents[:2]]
+            found = [[n.name for n in side if n.name] for side in sides]
+            ours = all(not side or any(n in names or f"{n}.weight" in names for n in side) for side in found)
+            return ours and id(node) in read
+
+        return replace(self, attention=[node for node in self.attention if belongs(node)])
+
+    def _read(self) -> set[int]:
+        """Nodes that a product, a norm or an attention reads, at whatever distance."""
+        again = (node for nodes in self.norms_again.values() for node in nodes)
+        products = (node for nodes in self.products.values() for node in nodes)
+        stack = [p for n in (*self.norms.values(), *again, *products, *self.attention) for p in n.parents]
+        seen: set[int] = set()
+        while stack:
+            node = stack.pop()
+            if id(node) not in seen:
+                seen.add(id(node))
+                stack.extend(node.parents)
+        return seen
+
     def queries_are_learnt(self) -> bool:
         """Whether a parameter meets the keys as it stands, without a projection."""
         for node in self.attention:
@@ -195,8 +223,11 @@ def subtracts_mean(norm: nn.Module) -> bool:
         for parameter in copied.parameters():
             parameter.fill_(1.0)
         size = next(copied.parameters()).shape[-1]
-        entries = torch.linspace(-1.0, 1.0, size, dtype=torch.float32, device="cpu").reshape(1, 1, size)
-        plain, shifted = (next(_tensors(copied(x)), torch.zeros(1)) for x in (entries, entries + 3.0))
+        entries = torch.linspace(-1.0, 1.0, size, dtype=torch.float32, device="cpu")
+        try:
+            plain, shifted = (next(_tensors(copied(x.reshape(1, 1, size))), x) for x in (entries, entries + 3.0))
+        except RuntimeError:  # one of images, with the channels first
+            plain, shifted = (next(_tensors(copied(x.reshape(1, size, 1, 1))), x) for x in (entries, entries + 3.0))
     return size == 1 or torch.allclose(plain, shifted, atol=1e-3)
 
 

@@ -161,6 +161,7 @@ class Anatomy:
         reads_grid: whether the forward pass takes tables over patches as that grid.
         numbers_of_depth: numbers of modules that follow from the depth (ESM C's scale of every residual branch).
         linked: config fields that repeat the width, and follow it.
+        followers: the same outside of the section, each by the path that leads to it (`reassemble_hidden_size`).
         per_layer: config fields that hold one entry for each layer.
     """
 
@@ -182,6 +183,7 @@ class Anatomy:
     reads_grid: bool = True
     numbers_of_depth: tuple[str, ...] = ()
     linked: tuple[str, ...] = ()
+    followers: tuple[str, ...] = ()
     per_layer: tuple[str, ...] = ()
 
     @cached_property
@@ -218,7 +220,9 @@ class Anatomy:
             ("head_dim_honoured", self.head_dim_honoured),
             ("shared_layers", self.shared_layers),
             ("eps_field", self.eps_field),
+            ("section", self.section),
             ("linked", self.linked),
+            ("followers", self.followers),
             ("per_layer", self.per_layer),
         )
         return frozenset((*tensors, tuple(dict.fromkeys(norms)), *self.tied_readers.items(), *flags))
@@ -273,8 +277,8 @@ class Anatomy:
 
     @cached_property
     def scales_epsilon(self) -> bool:
-        """Whether the config's epsilon can be scaled: every norm follows it, and every norm is over the width."""
-        return self.eps_field is not None and all(n.eps_follows_config and n.axis == HIDDEN for n in self.norms)
+        """Whether the config's epsilon can be scaled: every norm over the width follows it, and no other norm does."""
+        return self.eps_field is not None and all(n.eps_follows_config == (n.axis == HIDDEN) for n in self.norms)
 
     def norms_that_need_multiples(self, axis: str = HIDDEN) -> list[NormInfo]:
         """Normalisations of `axis` whose input is not a plain sum of writers.

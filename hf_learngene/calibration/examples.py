@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from hf_learngene.anatomy.config_fields import section, section_name
 from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.columns import LABELS, RAW, Wanted, raw_columns
 from hf_learngene.calibration.input_bounds import InputBounds
@@ -115,7 +116,8 @@ class Examples:
         self.labels = labels
         taken = inspect.signature(model.forward).parameters
         self.columns = [n for n in taken if labels or n not in LABELS]
-        self.pad = int(getattr(model.config, "pad_token_id", None) or 0)
+        texts = section(model.config, section_name(model.config, "input_ids"))
+        self.pad = int(getattr(texts, "pad_token_id", None) or 0)
         self._size = check_size(calibration_size)
         self._bounds, self._model = InputBounds.of(model), model
         self._store = Store()

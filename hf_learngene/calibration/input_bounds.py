@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import section, section_name
-from hf_learngene.anatomy.inputs import main_input
+from hf_learngene.anatomy.inputs import main_input, token_rows
 from hf_learngene.errors import CalibrationError
 
 
@@ -44,8 +44,7 @@ class InputBounds:
             return cls(main, channels=getattr(config, "num_channels", None))
         if main != "input_ids":
             return cls(main)
-        table = model.get_input_embeddings()
-        tokens = table.num_embeddings if isinstance(table, nn.Embedding) else None
+        tokens = token_rows(model)
         return cls(main, tokens, getattr(config, "type_vocab_size", None) or None, _positions(model, config))
 
     def check(self, batch: Mapping[str, Tensor], numbers: Sequence[int]) -> None:

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import native_name, section, section_name
-from hf_learngene.anatomy.inputs import example_inputs, main_input
+from hf_learngene.anatomy.inputs import example_inputs, main_input, token_rows
+from hf_learngene.anatomy.sections import sections_of
 from hf_learngene.state import evaluating, seeded
 
 
@@ -85,7 +86,8 @@ def difference(name: str, first: Tensor, second: Tensor, widths: tuple[int, int]
     """How far an output of a grown model is from the source's; None where none of it stands for that.
 
     Hidden states and feature maps of a wider model hold the source's in the first entries of the one dimension that is longer,
-    so these are compared; several states in one vector (RADIO's summary) each by itself. Logits are compared whole.
+    so these are compared; several states in one vector (RADIO's summary) each by itself. Logits are compared whole. A vector
+    of length one that is widened (SigLIP's embeddings) has to hold copies of the source's, each shorter: then every angle stays.
 
     Args:
         name: of the output.
@@ -111,6 +113,7 @@ def difference(name: str, first: Tensor, second: Tensor, widths: tuple[int, int]
         if states > 1 and second.shape[dim] == states * new:
             first, second = (t.unflatten(dim, (states, -1)) for t in (first, second))
             dim += 1
+        second = _in_copies(first, second, dim) if _unit(first, dim) and _unit(second, dim) else second
         second = second.narrow(dim, 0, first.shape[dim])
     if not first.numel():
         return Difference(0.0, 0.0, 0.0)
@@ -120,6 +123,20 @@ def difference(name: str, first: Tensor, second: Tensor, widths: tuple[int, int]
     distance = distance.masked_fill(both_infinite, 0.0).nan_to_num(nan=torch.inf)
     size = first.masked_fill(first.isinf(), 0.0).abs()
     return Difference(float(distance.max()), float((distance / size.clamp_min(1)).max()), float(size.max()))
+
+
+def _unit(states: Tensor, dim: int) -> bool:
+    lengths = states.detach().norm(dim=dim)
+    return bool(((lengths - 1).abs() < 1e-4).all()) and states.shape[dim] > 1
+
+
+def _in_copies(first: Tensor, second: Tensor, dim: int) -> Tensor:
+    """The copy in a wide unit vector that is furthest from the narrow one, at its length; the vector itself if it holds none."""
+    times, rest = divmod(second.shape[dim], first.shape[dim])
+    if rest:
+        return second
+    copies = [copy * times**0.5 for copy in second.chunk(times, dim)]
+    return max(copies, key=lambda copy: float((copy.to(first.device) - first).abs().max()))
 
 
 def random_inputs(model: PreTrainedModel, seed: int = 0, tokens: int = 16) -> dict[str, Tensor]:
@@ -158,11 +175,13 @@ def _random_texts(model: PreTrainedModel, example: Tensor, generator: torch.Gene
 
 def vocabulary_of(model: PreTrainedModel) -> int:
     """Rows of a text model's embedding."""
-    return int(cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0])
+    return cast(int, token_rows(model))
 
 
 def width_of(model: PreTrainedModel) -> int:
-    """The hidden size of a model; 0 where its config has none."""
+    """The hidden size of a model; 0 where its config has none, or several."""
+    if len(sections_of(model.config, type(model))) > 1:
+        return 0
     part = section(model.config, section_name(model.config, main_input(type(model))))
     return getattr(part, native_name(part, "hidden_size") or "", 0)
 

@@ -9,7 +9,7 @@ import transformers
 from hf_learngene import plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.config_fields import check_bounds, largest
-from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from testing.families import plan_of, tiny_config, tiny_model
 
 
@@ -91,8 +91,7 @@ def test_a_name_that_is_far_from_all_sizes_gets_no_guess(name):
     "source", [transformers.CLIPConfig, transformers.SiglipConfig, transformers.ChineseCLIPConfig]
 )
 def test_two_encoders_have_no_one_width(source):
-    config = source()
     with pytest.raises(
-        UnsupportedFamilyError, match=r"two encoders.*hidden_size=.* Resize a class of one encoder.*Vision"
+        UnknownOptionError, match=r"hidden_size alone does not say which: .*vision_config \(hidden_size="
     ):
-        plan(config, hidden_size=384)
+        plan(source(), hidden_size=384)
