@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.backbone_utils import BackboneMixin
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import rows_of, tokens_shown
@@ -75,7 +76,8 @@ class Runner:
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
         self.model, self._modules = model, list(model.modules())
         # something that reads an early layer later on would get what stands in for it
-        plain = len(anatomy.containers) == 1 and not anatomy.layers_read_from_outside
+        backbone = any(isinstance(module, BackboneMixin) for module in self._modules)
+        plain = len(anatomy.containers) == 1 and not anatomy.layers_read_from_outside and not backbone
         self.container = anatomy.containers[0] if plain else None
         self.done = 0  # layers whose outputs are kept
         self.early = self._beside_the_way()

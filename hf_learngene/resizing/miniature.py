@@ -11,7 +11,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.config_fields import as_pair, native_name, section
+from hf_learngene.anatomy.config_fields import as_pair, native_name, nested_configs, section
+from hf_learngene.anatomy.sections import width_repeated
 from hf_learngene.anatomy.types import AXES
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import GEOMETRY, changes, own_axes
@@ -73,8 +74,9 @@ def miniatures(step: Pass) -> Iterator[Miniature]:
         (source.num_layers, False, False),
     ):
         try:
-            old, new = _sizes(step, depth, image)
-            config = _few_tokens(_small_sections(step.source_config, source.section) if others else step.source_config)
+            config = _small_sections(step.source_config, source.section) if others else step.source_config
+            old, new = _sizes(step, config, depth, image)
+            config = _few_tokens(config)
             config._attn_implementation = None  # some kinds need an accelerator, and none computes something else
             config = target_config(config, source, old, LayerMap.spread(source.num_layers, depth), {})
             _narrow_windows(section(config, source.section))
@@ -86,8 +88,8 @@ def miniatures(step: Pass) -> Iterator[Miniature]:
         yield Miniature(step.source_config, dict(step.sizes))
 
 
-def _sizes(step: Pass, depth: int, image: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sizes of the small source and of its target."""
+def _sizes(step: Pass, config: PreTrainedConfig, depth: int, image: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sizes of the small source and of its target. What repeats the width of another section stays as it is in `config`."""
     source = step.task.source
     part = section(step.source_config, source.section)
     real, grown = source.sizes, step.task.target.sizes
@@ -106,9 +108,13 @@ def _sizes(step: Pass, depth: int, image: bool) -> tuple[dict[str, Any], dict[st
         new["intermediate_size"] = _alike(before, real["intermediate_size"], grown["intermediate_size"])
     old["num_hidden_layers"] = depth
     new["num_hidden_layers"] = depth + _more_layers(depth, real["num_hidden_layers"], grown["num_hidden_layers"])
+    borrowed = _borrowed(step.source_config, source.section)
     for name, axis_width in _scaled_axes(source, step.source_config).items():
         if name in source.linked:
             old.pop(name, None)
+            continue
+        if name in borrowed:
+            old[name] = new[name] = getattr(section(config, source.section), name)
             continue
         before = old[name] = max(1, round(axis_width * width / real["hidden_size"]))
         new[name] = _alike(before, *step.task.axis_sizes.get(name, (axis_width, axis_width)))
@@ -120,7 +126,9 @@ def _sizes(step: Pass, depth: int, image: bool) -> tuple[dict[str, Any], dict[st
         old[name] = new[name] = min(rows, TOKENS) if name == "vocab_size" or rows > _ROWS else rows
     old["num_labels"] = min(LABELS, real["num_labels"])
     if source.grid is not None and image:
-        patch = min(_PATCH, *as_pair(part.patch_size))
+        # a head may count in the patches of its backbone (Depth Anything)
+        repeated = source.section and getattr(step.source_config, "patch_size", None) is not None
+        patch = max(as_pair(part.patch_size)) if repeated else min(_PATCH, *as_pair(part.patch_size))
         sides = [patch * min(count, 4 if count % 2 == 0 else 3) for count in source.grid]
         old["patch_size"], old["image_size"] = patch, sides[0] if sides[0] == sides[1] else tuple(sides)
     return old, {**old, **new}
@@ -240,13 +248,28 @@ def _narrow_windows(part: PreTrainedConfig) -> None:
         part.attention_window = [min(w, _WINDOW) for w in windows]
 
 
+def _borrowed(config: PreTrainedConfig, own: str) -> dict[str, str]:
+    """Fields of the section that is resized that repeat the width of another one -> that section (cross-attention)."""
+    if not own:
+        return {}
+    others = [name for name in nested_configs(config) if name != own]
+    return {
+        path.rpartition(".")[2]: other
+        for other in others
+        for path in width_repeated(config, other)
+        if path.rpartition(".")[0] == own
+    }
+
+
 def _small_sections(config: PreTrainedConfig, own: str) -> PreTrainedConfig:
     """The config with small sizes in every section but the one that is resized."""
     small = copy.deepcopy(config)
-    for name, part in vars(small).items():
-        if name != own and isinstance(part, PreTrainedConfig):
+    for name, part in nested_configs(small).items():
+        if name != own:
             for size, value in _OTHER_SECTION.items():
                 native = native_name(part, size)
                 if native is not None and isinstance(getattr(part, native), int):
                     setattr(part, native, value)
+    for name in _borrowed(config, own):
+        setattr(section(small, own), name, _OTHER_SECTION["hidden_size"])
     return small

@@ -42,6 +42,11 @@ class Pass:
     task: ResizeTask
     vocabulary: Vocabulary | None = None
 
+    @property
+    def section(self) -> str:
+        """The nested config whose sizes it changes, or the empty string."""
+        return self.task.source.section
+
     @cached_property
     def recipes(self) -> tuple[TensorRecipe, ...]:
         """One recipe for each tensor of the target, built once, when it is first asked for."""
@@ -62,6 +67,7 @@ class Pass:
             missing=self.task.missing,
             vocabulary=self.vocabulary,
             layers=LayerMap.pick(selection.layers),
+            section_of=self.section,
         )
         return dataclasses.replace(made, task=dataclasses.replace(made.task, selection=selection))
 
@@ -88,6 +94,7 @@ def make_pass(
     layers: LayerMap | None = None,
     source: Anatomy | None = None,
     build: Callable[[PreTrainedConfig], PreTrainedModel] | None = None,
+    section_of: str | None = None,
 ) -> Pass:
     """The pass of a method from the size of `config` to `sizes`, and to the tokens of a vocabulary.
 
@@ -102,11 +109,12 @@ def make_pass(
         layers: where each target layer comes from, if it is not the method's own rule.
         source: the source's anatomy; default: what probing finds.
         build: makes the target, where it is run on the spot: nothing is tried then.
+        section_of: the nested config whose sizes change, of a class that builds from several.
 
     Raises:
         LearngeneError: sizes that the method or the family cannot have.
     """
-    source = source or anatomy_of(config, model_class)
+    source = source or anatomy_of(config, model_class, section_of)
     method.check(source, sizes)
     layer_map = layers if layers is not None else method.depth_map(source, sizes["num_hidden_layers"])
     part = section(config, source.section)

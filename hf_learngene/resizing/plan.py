@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
+from hf_learngene.anatomy.config_fields import section_name
+from hf_learngene.anatomy.sections import sections_of
 from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.spend import metered, spent
 from hf_learngene.hub import provenance
+from hf_learngene.resizing.by_section import by_section, check_several
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
 from hf_learngene.resizing.proof import prove
@@ -39,6 +42,7 @@ class Plan:
         examples: where its calibration examples come from, `given` or `synthetic`; None where it needs none.
         meter: the budget that was asked for; None where none was.
         budget: the same while it is still to be spent, by the error that examples show; None where the sizes are settled.
+        several: whether the class builds from several sections of its config, each with sizes of its own.
     """
 
     spec: ResizeSpec = field(repr=False)
@@ -49,6 +53,7 @@ class Plan:
     examples: str | None = None
     meter: Meter | None = None
     budget: Meter | None = None
+    several: bool = False
 
     @property
     def target_config(self) -> PreTrainedConfig:
@@ -79,7 +84,7 @@ class Plan:
     @property
     def vocabulary(self) -> Vocabulary | None:
         """Which tokens are kept; None where the caller did not say."""
-        return self.passes[-1].vocabulary
+        return next((step.vocabulary for step in reversed(self.passes) if step.vocabulary is not None), None)
 
     @property
     def method(self) -> str:
@@ -88,8 +93,23 @@ class Plan:
     @property
     def changes(self) -> str:
         """The sizes that change, in a line."""
-        sizes = self.passes[-1].sizes
-        return describe(sizes, {**self.source.sizes, **raw_sizes(self.source_config, self.source, sizes)})
+        before, after = dict[str, Any](), dict[str, Any]()
+        for first, last in self._ends():
+            source, sizes = first.task.source, last.sizes
+            known = {**source.sizes, **raw_sizes(first.source_config, source, sizes)}
+            before |= {self._named(n, first): v for n, v in known.items()}
+            after |= {self._named(n, first): v for n, v in sizes.items()}
+        return describe(after, before)
+
+    def _ends(self) -> list[tuple[Pass, Pass]]:
+        """First and last pass of each section."""
+        by_section: dict[str, list[Pass]] = {}
+        for step in self.passes:
+            by_section.setdefault(step.section, []).append(step)
+        return [(steps[0], steps[-1]) for steps in by_section.values()]
+
+    def _named(self, size: str, step: Pass) -> str:
+        return _named(size, step.section, self.several)
 
     @cached_property
     def tensors(self) -> list[TensorOrigin]:
@@ -111,13 +131,18 @@ class Plan:
 
     def record(self, source: str | None, commit: str | None) -> dict[str, Any]:
         """The entry of `config.learngene`. Of a local source only the folder's name is kept."""
-        sizes = self.passes[-1].sizes
+        sizes = {
+            self._named(n, first): v
+            for first, last in self._ends()
+            for n, v in last.sizes.items()
+            if first.task.source.sizes.get(n, v) != v
+        }
         made = provenance.entry(
             source=provenance.public_name(source) if source else None,
             commit=commit,
             passes=[(step.method.name, _options(step)) for step in self.passes],
             seed=self.seed,
-            sizes={n: v for n, v in sizes.items() if self.source.sizes.get(n, v) != v},
+            sizes=sizes,
             fresh=[] if self.method == "random" else self.fresh,
             before=self.source_config,
         )
@@ -129,7 +154,7 @@ class Plan:
             f"{self.model_class.__name__}, method {self.method}: {self.changes}",
             *(["calibrated on made-up examples"] if self.examples == SYNTHETIC else []),
             f"parameters {self.source_parameters:,} → {self.num_parameters:,} ({share:.1%})",
-            *(line for step in self.passes if (line := _layers(step))),
+            *(f"{self._named('', step)[:-1]} {line}".lstrip() for step in self.passes if (line := _layers(step))),
         ]
         if self.meter is not None and self.meter is not self.budget and self.meter.budget.quantity != "params":
             amount, most = self.meter.exact(self.passes[-1].sizes), self.meter.told(self.meter.ceiling)
@@ -170,10 +195,62 @@ def make_plan(
     Raises:
         LearngeneError: what is asked for cannot be done.
     """
-    method = spec.method
-    source = anatomy_of(config, model_class)
+    parts = by_section(spec.sizes, config, model_class)
+    several = len(sections_of(config, model_class)) > 1
+    unfit: dict[str, Any] = {} if spec.budget is None else {spec.budget.quantity: spec.budget}
+    unfit |= {"method": None if spec.sizes or spec.kept_tokens is not None else spec.method}
+    check_several(unfit, config, model_class)
+    texts = section_name(config, "input_ids") if several else next(iter(parts))
+    if spec.kept_tokens is not None and not spec.sizes:
+        parts = {texts: {}}
+    elif spec.kept_tokens is not None:
+        parts.setdefault(texts, {})
     origin = examples_origin(spec, config, model_class)
-    asked = sizes = check_names(source, spec.sizes)
+    made: list[_Part] = []
+    for name, wanted in parts.items():
+        before = made[-1].passes[-1].config if made else config
+        own = spec if name == texts else dataclasses.replace(spec, kept_tokens=None, pad_to_multiple_of=None)
+        part = _part(before, model_class, own, name, wanted, origin, frozenset() if made else missing)
+        made.append(part)
+    passes = tuple(step for part in made for step in part.passes)
+    for step in passes:
+        prove(step)
+    used = origin if any(step.method.needs_examples for step in passes) or origin == GIVEN else None
+    asked = {_named(n, part.section, several): v for part in made for n, v in part.asked.items()}
+    meter, waits = made[0].meter, made[0].waits
+    return Plan(spec, config, model_class, asked, passes, used, meter, meter if waits else None, several)
+
+
+class _Part(NamedTuple):
+    """What is planned for one section.
+
+    Attributes:
+        section: the nested config whose sizes change.
+        asked: what is asked of it, by canonical name.
+        passes: that carry it out.
+        meter: the budget, if there is one.
+        waits: whether that is still to be spent.
+    """
+
+    section: str
+    asked: Mapping[str, Any]
+    passes: list[Pass]
+    meter: Meter | None
+    waits: bool
+
+
+def _part(
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    spec: ResizeSpec,
+    section_of: str,
+    wanted: Mapping[str, Any],
+    origin: str | None,
+    missing: frozenset[str],
+) -> _Part:
+    method = spec.method
+    source = anatomy_of(config, model_class, section_of)
+    asked = sizes = check_names(source, wanted)
     vocabulary = read_vocabulary(spec.kept_tokens, spec.pad_to_multiple_of, source, config, model_class)
     if vocabulary is not None:
         asked = sizes = {**sizes, "vocab_size": vocabulary.agreed(sizes.get("vocab_size"))}
@@ -199,9 +276,12 @@ def make_plan(
                 seed=spec.seed,
                 missing=frozenset() if passes else missing,
                 vocabulary=vocabulary if number == len(route) else None,
+                section_of=section_of,
             )
         )
-    for step in passes:
-        prove(step)
-    used = origin if any(step.method.needs_examples for step in passes) or origin == GIVEN else None
-    return Plan(spec, config, model_class, asked, tuple(passes), used, meter, meter if waits else None)
+    return _Part(section_of, asked, passes, meter, waits)
+
+
+def _named(size: str, section_of: str, several: bool) -> str:
+    """A size as a caller names it, of a model with several sections with its section."""
+    return f"{section_of}.{size}" if several and size != "num_labels" else size

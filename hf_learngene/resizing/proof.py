@@ -101,6 +101,7 @@ def prove(step: Pass) -> None:
     if not step.method.lossless or not grows(step):
         return
     _check_read_back(step)
+    _check_tensors(step)
     failed = "its config takes no small sizes"
     with exclusive(), torch.inference_mode(False), torch.device("cpu"):
         for small in miniatures(step):
@@ -135,6 +136,21 @@ def _check_read_back(step: Pass) -> None:
             raise InvalidSizeError(
                 f"{_asked(step)} cannot be saved: `{name}` is {value!r} in the config, and reads back as {after.get(name)!r}."
             )
+
+
+def _check_tensors(step: Pass) -> None:
+    """Refuses a target with a tensor that the source has none of: what joins two widths as long as they differ."""
+    known = step.task.source.templates
+    new = (
+        next((t for name, t in step.task.target.templates.items() if name not in known), None)
+        if step.section
+        else None
+    )
+    if new is not None:
+        raise LossyGrowthError(
+            f"{_asked(step)} cannot be grown without loss: `{new.name}` {new.shape} would start anew, and the source has none. "
+            "Keep hidden_size; depth and intermediate_size can grow."
+        )
 
 
 # ---- the growth in small
@@ -288,10 +304,11 @@ def _set_epsilons(model: nn.Module, values: Mapping[str, float]) -> None:
 def _differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor], made: Pass) -> str:
     """The first output that differs, in words; nothing where none does."""
     widths = made.task.source.sizes["hidden_size"], made.task.target.sizes["hidden_size"]
+    deep = _states(first, made.task.source.num_layers) & _states(second, made.task.target.num_layers)
     for name, a in first.items():
         if "attentions" in name:  # a way to look into the model, with new heads and layers in it
             continue
-        other = _counterpart(name, made)
+        other = _counterpart(name, made, deep)
         b = second.get(other)
         if b is None:
             return f"the grown model gives no `{other}`, where the source gives `{name}`."
@@ -303,11 +320,17 @@ def _differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor], made: 
     return ""
 
 
-def _counterpart(name: str, made: Pass) -> str:
+def _states(outputs: Mapping[str, Tensor], depth: int) -> set[str]:
+    """The outputs that hold one hidden state for each layer and one before (`vision_model_output.hidden_states`)."""
+    kinds = [name.rpartition(".")[0] for name in outputs]
+    return {kind for kind in kinds if kind.endswith("hidden_states") and kinds.count(kind) == depth + 1}
+
+
+def _counterpart(name: str, made: Pass, deep: set[str]) -> str:
     """The grown model's name of an output: hidden states are counted by layers, and 0 is what the first layer reads."""
     kind, _, number = name.rpartition(".")
     depth = made.task.source.num_layers
-    if kind != "hidden_states" or not 1 <= int(number) <= depth:
+    if kind not in deep or not 1 <= int(number) <= depth:
         return name
     return f"{kind}.{1 + successor(int(number) - 1, [layer.index for layer in made.task.layer_map], depth)}"
 

@@ -284,7 +284,8 @@ def target_config(
         if linked not in sizes:
             values[linked] = sizes["hidden_size"]
     try:
-        target = changed(config, anatomy.section, {**values, **edits}, anatomy.per_layer)
+        outside = dict.fromkeys(anatomy.followers, sizes["hidden_size"])
+        target = changed(config, anatomy.section, {**values, **edits}, anatomy.per_layer, outside)
         follow_layers(section(target, anatomy.section), part, anatomy, layer_map)
         if sizes["num_labels"] != config.num_labels:
             target.num_labels = sizes["num_labels"]

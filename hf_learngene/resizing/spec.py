@@ -14,6 +14,7 @@ from hf_learngene.calibration.record import GIVEN, SYNTHETIC
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.methods import Method
 from hf_learngene.methods.registry import make_method, option_owners, options_of
+from hf_learngene.resizing.by_section import flat
 
 
 # Keywords of `PreTrainedModel.from_pretrained` and of the Hub client below it.
@@ -52,7 +53,7 @@ class ResizeSpec:
     """One resize as it was asked for. Nothing here is checked against a model yet but its own form.
 
     Attributes:
-        sizes: what the caller named, by the config's field names (`hidden_size` -> 384).
+        sizes: what the caller named, by the config's field names (`hidden_size` -> 384, `vision_config.hidden_size` -> 384).
         method: the method with its options; None is `auto`.
         budget: a ceiling in place of sizes.
         seed: for every random number.
@@ -140,7 +141,7 @@ class ResizeSpec:
             given, labels = _with_labels(given, labels)
         own = options_of(method)
         options = {name: value for name, value in given.items() if name in own}
-        sizes = {name: value for name, value in given.items() if name not in own}
+        sizes = flat({name: value for name, value in given.items() if name not in own})
         chosen = make_method(method, options)
         for name in sizes:
             owners = option_owners(name)

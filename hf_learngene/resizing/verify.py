@@ -171,7 +171,7 @@ def _check_vocabularies(source: PreTrainedModel, grown: PreTrainedModel, inputs:
 
 def _without_layers(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The outputs without those of each layer (`hidden_states.3`): of another depth, nothing says which layer is which."""
-    return {name: output for name, output in outputs.items() if not name.startswith(("hidden_states.", "attentions."))}
+    return {n: output for n, output in outputs.items() if not {"hidden_states", "attentions"} & set(n.split(".")[:-1])}
 
 
 def _in_dtype(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertForMaskedLM, PreTrainedModel, ViTForImageClassification
+from transformers import AutoTokenizer, BertForMaskedLM, CLIPModel, PreTrainedModel, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
@@ -18,6 +18,7 @@ from hf_learngene.cli.arguments import keywords, method_with_options
 from hf_learngene.errors import UnknownOptionError
 from testing.families import tiny_model
 from testing.saving import interrupt, tokenizer
+from testing.towers import parted_model
 
 
 COMMANDS = ("plan", "resize", "verify", "methods", "demo")
@@ -276,3 +277,16 @@ def test_sizes_may_be_spelled_with_dashes():
 def test_a_list_of_one_stays_a_list():
     assert method_with_options("layers", ["layer_map=1"]).layer_map == [1]
     assert method_with_options("auto", None) == "auto"
+
+
+def test_sizes_of_two_towers_are_named_with_their_section(run, tmp_path):
+    parted_model("CLIPModel", torch.float32).save_pretrained(tmp_path / "clip")
+    sizes = ("--size", "vision_config.hidden_size=48", "--size", "text_config.num_hidden_layers=4")
+    result = run("resize", tmp_path / "clip", "wide", *sizes)
+    assert result.exit_code == 0, result.output
+    assert "text_config.num_hidden_layers 3 → 4, vision_config.hidden_size 24 → 48" in result.stdout
+    assert CLIPModel.from_pretrained("wide").config.vision_config.hidden_size == 48
+    assert run("verify", tmp_path / "clip", "wide").exit_code == 0
+    refused = run("plan", tmp_path / "clip", "--hidden-size", 48)
+    assert refused.exit_code != 0
+    assert "vision_config" in refused.output
