@@ -10,7 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.config_fields import known_sizes, section, section_name
+from hf_learngene.anatomy.config_fields import known_sizes, section
+from hf_learngene.anatomy.inputs import reads_image_beside_text
+from hf_learngene.anatomy.sections import sections_of
 from hf_learngene.hub import card_parts as parts
 from hf_learngene.hub import provenance
 from hf_learngene.hub.card_calibration import calibrated_on, distilled_on
@@ -71,7 +73,7 @@ def model_card(
     on_hub = _on_hub(record, source)
     title = os.path.basename(name) if name else f"{os.path.basename(base)}, resized"
     place, keywords = (source, loading or {}) if folder is None else (folder, {})
-    beside = _files_beside(cls, place, keywords)
+    beside = _files_beside(config, cls, place, keywords)
     sentences = MODULES in beside and embeds_sentences(cls) and bool(module_folders(beside[MODULES].parent))
     data = parts.metadata(
         name=title,
@@ -87,7 +89,7 @@ def model_card(
         _summary(record, cls, base, on_hub, trained),
         TRAINED if trained else readiness(record, new_parts(record, cls, plan)),
         "" if trained else " ".join(filter(None, (calibrated_on(record), distilled_on(record)))),
-        _use_sentences(name) if sentences else _use(cls, bool(beside.keys() - {MODULES}), name),
+        _use_sentences(name) if sentences else _use(config, cls, bool(beside.keys() - {MODULES}), name),
         parts.results_table(results),
         "## Sizes\n\n" + _sizes(config, cls, plan, parameters),
         "## Method\n\n" + "\n\n".join(parts.method_text(s["method"], s["options"]) for s in record["passes"]),
@@ -121,19 +123,21 @@ def _summary(record: Mapping[str, Any], cls: type[PreTrainedModel], base: str, o
 
 
 def _files_beside(
-    cls: type[PreTrainedModel], place: str | os.PathLike | None, loading: Mapping[str, Any]
+    config: PreTrainedConfig, cls: type[PreTrainedModel], place: str | os.PathLike | None, loading: Mapping[str, Any]
 ) -> dict[str, Path]:
     """Name -> file of what prepares inputs, and of the list of a sentence encoder's modules."""
     if place is None:
         return {}
-    return {file.name: file for file in source_files(place, (*input_files(cls.main_input_name), MODULES), loading)}
+    return {file.name: file for file in source_files(place, (*input_files(config, cls), MODULES), loading)}
 
 
-def _use(cls: type[PreTrainedModel], has_inputs: bool, name: str | None) -> str:
+def _use(config: PreTrainedConfig, cls: type[PreTrainedModel], has_inputs: bool, name: str | None) -> str:
     place = _quoted(name)
     names, lines = [cls.__name__], [f"model = {cls.__name__}.from_pretrained({place})"]
     vision = cls.main_input_name == "pixel_values"
     helper, variable = ("AutoImageProcessor", "processor") if vision else ("AutoTokenizer", "tokenizer")
+    if reads_image_beside_text(config, cls):
+        helper, variable = "AutoProcessor", "processor"
     if has_inputs:
         names.append(helper)
         lines.insert(0, f"{variable} = {helper}.from_pretrained({place})")
@@ -156,8 +160,12 @@ def _sizes(config: PreTrainedConfig, cls: type[PreTrainedModel], plan: Planned |
     """A table of every size the config carries, before and after where the source's are known."""
 
     def read(one: PreTrainedConfig) -> dict[str, Any]:
-        part = section(one, section_name(one, cls.main_input_name))
-        found = {native: getattr(part, native) for native in known_sizes(part).values()}
+        parts = sections_of(one, cls)
+        found: dict[str, Any] = {}
+        for name in parts:
+            part = section(one, name)
+            prefix = f"{name}." if len(parts) > 1 else ""
+            found |= {prefix + native: getattr(part, native) for native in known_sizes(part).values()}
         return {**found, "num_labels": one.num_labels} if "For" in cls.__name__ and one.id2label else found
 
     after = {**read(config), "parameters": f"{parameters:,}"}

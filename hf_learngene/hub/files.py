@@ -9,6 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy.inputs import reads_image_beside_text
 from hf_learngene.calibration.processing import HUB_KEYWORDS
 from hf_learngene.errors import CheckpointError, first_line
 
@@ -28,9 +31,11 @@ def hub_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in HUB_KEYWORDS}
 
 
-def input_files(main_input: str) -> tuple[str, ...]:
-    """Names of the files that prepare a model's inputs: an image processor's or a tokenizer's."""
-    return PROCESSOR_FILES if main_input == "pixel_values" else TOKENIZER_FILES
+def input_files(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> tuple[str, ...]:
+    """Names of the files that prepare a model's inputs: an image processor's, a tokenizer's, or those of both."""
+    if reads_image_beside_text(config, model_class):
+        return (*PROCESSOR_FILES, *TOKENIZER_FILES)
+    return PROCESSOR_FILES if model_class.main_input_name == "pixel_values" else TOKENIZER_FILES
 
 
 def source_files(source: str | os.PathLike, patterns: tuple[str, ...], loading: Mapping[str, Any]) -> list[Path]:

@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from torch import nn
 from transformers import (
     AutoImageProcessor,
     BaseImageProcessor,
@@ -23,10 +22,18 @@ from transformers import (
 
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.config_fields import as_pair, section, section_name
+from hf_learngene.anatomy.inputs import reads_image_beside_text, token_rows
+from hf_learngene.anatomy.sections import sections_of
 from hf_learngene.anatomy.types import POSITIONS
-from hf_learngene.errors import CheckpointError, UnknownOptionError, VocabularyError, first_line
+from hf_learngene.errors import (
+    CheckpointError,
+    UnknownOptionError,
+    UnsupportedFamilyError,
+    VocabularyError,
+    first_line,
+)
 from hf_learngene.hub import provenance
-from hf_learngene.hub.files import input_files, source_files
+from hf_learngene.hub.files import PROCESSOR_FILES, input_files, source_files
 from hf_learngene.hub.load import load_config, native_class
 from hf_learngene.hub.sentence import SentenceModules, embeds_sentences, read_modules
 
@@ -94,25 +101,32 @@ class Inputs:
     def _write_files(self, folder: Path) -> None:
         if not self.files or self.before is None:
             return
-        old, new = (section(c, section_name(c, self.model.main_input_name)) for c in (self.before, self.model.config))
-        if sees(self.model):
-            if _box(old) != _box(new):
-                _carry_image_processor(self.files[0].parent, _box(new), folder)
-                return
-        elif provenance.vocabularies(self.before) != provenance.vocabularies(self.model.config):
+        # a model of images and texts has files of both kinds
+        images = [f for f in self.files if f.name in PROCESSOR_FILES]
+        tokens = [f for f in self.files if f.name not in PROCESSOR_FILES]
+        if images:
+            self._write_images(images, self.before, folder)
+        if tokens:
+            self._write_tokens(tokens, self.before, folder)
+
+    def _write_images(self, files: Sequence[Path], before: PreTrainedConfig, folder: Path) -> None:
+        old, new = (section(c, section_name(c, "pixel_values")) for c in (before, self.model.config))
+        if _box(old) != _box(new):
+            _carry_image_processor(files[0].parent, _box(new), folder)
+        else:
+            _copy(files, folder)
+
+    def _write_tokens(self, files: Sequence[Path], before: PreTrainedConfig, folder: Path) -> None:
+        old, new = (section(c, section_name(c, "input_ids")) for c in (before, self.model.config))
+        if provenance.vocabularies(before) != provenance.vocabularies(self.model.config):
             logger.warning(
                 "The source's tokenizer has other tokens and is left out. Give the trimmed one: processing_class=."
             )
-            return
         elif (getattr(new, "vocab_size", None) or 0) < (getattr(old, "vocab_size", None) or 0):
             logger.warning("vocab_size is smaller than the source's, so its tokenizer does not fit and is left out.")
-            return
-        for file in self.files:
-            shutil.copyfile(file, folder / file.name)
-            if file.name.endswith("_config.json"):
-                _forget_paths(folder / file.name)
-        if not sees(self.model):
-            self._follow_positions(self.before, folder)
+        else:
+            _copy(files, folder)
+            self._follow_positions(before, folder)
 
     def _follow_positions(self, before: PreTrainedConfig, folder: Path) -> None:
         old, new = (section(c, section_name(c, "input_ids")) for c in (before, self.model.config))
@@ -136,7 +150,7 @@ def read_inputs(
         _check_processing_class(model, processing_class)
     files: list[Path] = []
     if source is not None and processing_class is None:
-        files = source_files(source, input_files(model.main_input_name), loading)
+        files = source_files(source, input_files(model.config, native_class(type(model))), loading)
     modules = read_modules(source, loading) if source is not None and embeds_sentences(type(model)) else None
     before = None
     if source is not None and (files or modules or isinstance(processing_class, PreTrainedTokenizerBase)):
@@ -166,14 +180,15 @@ def _check_processing_class(model: PreTrainedModel, given: Any) -> None:
             f"processing_class is a tokenizer or an image processor; it was a {type(given).__name__}."
         )
     name = type(model).__name__
+    both = reads_image_beside_text(model.config, type(model))
     if not isinstance(given, PreTrainedTokenizerBase):
-        if not sees(model):
+        if not sees(model) and not both:
             raise UnknownOptionError(f"{name} takes tokens, so no {type(given).__name__} goes with it.")
         return
-    embeddings = model.get_input_embeddings() if not sees(model) else None
-    if embeddings is None:
+    rows = token_rows(model) if both or not sees(model) else None
+    if rows is None:
         raise VocabularyError(f"{name} reads no tokens, so no tokenizer goes with it. Leave processing_class= out.")
-    rows, last = cast(nn.Embedding, embeddings).weight.shape[0], max(given.get_vocab().values(), default=0)
+    last = max(given.get_vocab().values(), default=0)
     if last >= rows:
         raise VocabularyError(
             f"The tokenizer has ids up to {last}, the model rows for {rows} tokens. Take the tokenizer and the kept_tokens that "
@@ -188,7 +203,13 @@ def usable_positions(config: PreTrainedConfig, model_class: type[PreTrainedModel
 
 
 def _table_of_positions(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int | None:
-    for tensor in anatomy_of(config, model_class).tensors.values():
+    sections = sections_of(config, model_class)
+    texts = section_name(config, "input_ids") if len(sections) > 1 else sections[0]
+    try:
+        anatomy = anatomy_of(config, model_class, texts)
+    except UnsupportedFamilyError:  # a part that is not resized, such as a decoder
+        return None
+    for tensor in anatomy.tensors.values():
         for dim in tensor.dims:
             if dim.axis == POSITIONS:
                 return dim.size - dim.prefix
@@ -209,6 +230,13 @@ def _limit_tokenizer(folder: Path, old: int, new: int) -> None:
         if isinstance(truncation, dict) and truncation.get("max_length", 0) > new:
             truncation["max_length"] = new
             _write(core, content)
+
+
+def _copy(files: Sequence[Path], folder: Path) -> None:
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+        if file.name.endswith("_config.json"):
+            _forget_paths(folder / file.name)
 
 
 def _forget_paths(path: Path) -> None:

@@ -32,7 +32,8 @@ TRAINED = (
 def new_parts(record: Mapping[str, Any], cls: type[PreTrainedModel], plan: Planned | None) -> list[str]:
     """Parts that cannot compute what the source's compute, each with the reason."""
     kept = ("vocab_size",) if "kept_tokens" in record else ()  # rows that stay give what they gave
-    found = [why for size, why in _NEW_PARTS.items() if size in record["sizes"] and size not in kept]
+    sizes = {name.rpartition(".")[2] for name in record["sizes"]}  # of several parts, each stands behind its section
+    found = [why for size, why in _NEW_PARTS.items() if size in sizes and size not in kept]
     if record["fresh"] and not found:
         names = ", ".join(map(code_span, record["fresh"][:3])) + (", …" if len(record["fresh"]) > 3 else "")
         found.append(f"{names} did not come with its source and started anew")
