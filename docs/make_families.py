@@ -27,7 +27,7 @@ import hf_learngene
 
 def page(everything: list[Measured]) -> str:
     by_kind: dict[str, list[Measured]] = {}
-    results = [r for r in everything if not r.beyond]
+    results = [r for r in everything if not r.beyond and not r.section]
     for result in results:
         by_kind.setdefault(result.kind, []).append(result)
     resized = {k: [r for r in rs if r.growths] for k, rs in by_kind.items() if any(r.growths for r in rs)}
@@ -38,6 +38,7 @@ def page(everything: list[Measured]) -> str:
         "## Families that are resized\n\n" + resized_table(resized),
         width_notes(resized),
         partly(by_kind, resized),
+        parts_of([r for r in everything if r.section]),
         beyond([r for r in everything if r.beyond]),
         "## Families that are refused\n\n" + refused_table(refused),
     ]
@@ -189,6 +190,33 @@ def partly(by_kind: Mapping[str, list[Measured]], resized: Mapping[str, list[Mea
     return "Classes of these families that are not resized:\n\n" + "\n".join(lines)
 
 
+PARTS = """\
+## Models of several parts
+
+Two towers (CLIP), or a backbone under a head (Depth Anything): each section of the config is resized by itself, the others stay
+as they are. Every output of the whole model is compared: embeddings, logits, hidden states of both. Where not every part is
+named here, the other is a decoder, or is refused.
+
+"""
+
+
+def parts_of(results: list[Measured]) -> str:
+    """A row for each class and section; empty where none was measured."""
+    if not results:
+        return ""
+    rows = [
+        [
+            f"`{r.label}`",
+            f"`{r.section}`",
+            *([cell([r.growths[name]]) for name in GROWTHS] if r.growths else ["refused"]),
+        ]
+        for r in results
+    ]
+    refused = [f"- `{r.label}`, `{r.section}`: {reason(r.refused or r.broken)}" for r in results if not r.growths]
+    shown = table(["class", "section", *GROWTHS], (row + [""] * (2 + len(GROWTHS) - len(row)) for row in rows))
+    return PARTS + "\n\n".join([shown, *(["\n".join(refused)] if refused else [])])
+
+
 BEYOND = """\
 ## Beyond a plain pass
 
@@ -279,7 +307,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes")
     given = parser.parse_args()
     start = time.perf_counter()
-    results = run([case for case in cases() if re.search(given.only, case[0])], given.workers)
+    results = run([case for case in cases() if re.search(given.only, case.kind)], given.workers)
     given.output.write_text(page(results), encoding="utf-8")
     bugs = sum(bool(result.bugs) for result in results)
     seconds = time.perf_counter() - start

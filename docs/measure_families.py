@@ -1,7 +1,8 @@
 """Measures one class at a time: can it be resized, and how exactly does it grow. make_families.py writes the page.
 
 Every family of the auto mappings of classification (images, texts, sounds, videos), multiple choice and masked LM, and the
-base classes and heads that the tests list, as a tiny model with random weights, random biases and random norm weights.
+base classes and heads that the tests list, as a tiny model with random weights, random biases and random norm weights; and the
+models of several parts that the tests list, part by part.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,12 +28,15 @@ import transformers  # noqa: E402
 
 from hf_learngene import resize  # noqa: E402
 from hf_learngene.anatomy import Anatomy, anatomy_of  # noqa: E402
+from hf_learngene.anatomy.config_fields import section, section_name  # noqa: E402
 from hf_learngene.anatomy.probe import epsilons  # noqa: E402
+from hf_learngene.anatomy.sections import sections_of  # noqa: E402
 from hf_learngene.anatomy.types import HEADS  # noqa: E402
 from hf_learngene.errors import LearngeneError, LossyGrowthError, UnsupportedFamilyError  # noqa: E402
 from hf_learngene.resizing.outputs import difference as compared  # noqa: E402
 from hf_learngene.resizing.outputs import in_float64, outputs_of, width_of  # noqa: E402
 from testing.families import inputs_for, listed, mapping_families, model_class, tiny_config, tiny_model  # noqa: E402
+from testing.towers import PARTS, parted_config, parted_model  # noqa: E402
 from testing.untraced_inputs import UNUSUAL, Change  # noqa: E402
 
 
@@ -50,12 +54,20 @@ SHORT = (
     ("cannot be proved", "no: not proved"),
     ("follows from its depth", "no: a number follows the depth"),
     ("makes for its own width", "no: its vectors follow the width"),
+    ("Keep the head size (the number of heads then", "no: not all is reached"),
 )
 # It interpolates its positions in float32, so the tests, which lift no casts, say nothing of it in float64.
 CASTS = [("siglip2_vision_model", {}, "Siglip2VisionModel")]
-Case = tuple[
-    str, dict[str, Any], str, Change | None
-]  # model type, extra config, class name, change of the plain inputs
+
+
+class Case(NamedTuple):
+    """One class to try; of one with several parts, one of its sections."""
+
+    kind: str  # model type
+    extra: dict[str, Any]  # of the config
+    name: str  # of the class
+    change: Change | None = None  # of the plain inputs
+    section: str = ""
 
 
 @dataclass
@@ -72,6 +84,7 @@ class Measured:
     epsilon: float = 0.0  # of norms that no config can change, up to which new layers are exact
     blocker: str = ""  # the norm that makes only whole multiples exact
     beyond: str = ""  # what is unusual about its inputs or its config, if it is measured for that
+    section: str = ""  # the part that is resized, of a class with several
 
     @property
     def bugs(self) -> list[str]:
@@ -80,12 +93,18 @@ class Measured:
         for name, result in self.growths.items():
             if isinstance(result, str):
                 found += [f"{name}: {result}"] if result.startswith("error") else []
-            elif not result <= (5e-5 if name == "float32" else self.limit(name)):
+            elif not result <= self.limit(name):
                 found.append(f"{name}: {result:.1e}")
         return found
 
     def limit(self, growth: str) -> float:
-        """What a growth may differ by: rounding, and where a post-norm family has new layers, its epsilon."""
+        """What a growth may differ by: rounding, and where a post-norm family has new layers, its epsilon.
+
+        Heads with deep necks (ZoeDepth) make more of rounding; float32 rounds 2^29 times as coarsely as float64.
+        """
+        if growth == "float32":
+            width = self.growths["width"]
+            return max(5e-5, 2.0**30 * (width if isinstance(width, float) else 0.0))
         return max(EXACT, 3 * self.epsilon) if growth in ("depth", "all") and self.placement == "post" else EXACT
 
 
@@ -94,8 +113,9 @@ def cases() -> list[Case]:
     found: dict[str, Case] = {}
     mapped = [(kind, {}, name) for kind, names in mapping_families().items() for name in names]
     for kind, extra, name in [*mapped, *listed(), *CASTS]:
-        found.setdefault(f"{label_of(name, extra)}{kind}", (kind, extra, name, None))
-    return [*sorted(found.values(), key=lambda case: case[0]), *UNUSUAL]
+        found.setdefault(f"{label_of(name, extra)}{kind}", Case(kind, extra, name))
+    parts = [Case(parted_config(name).model_type, {}, name, None, section) for name, section in PARTS]
+    return [*sorted(found.values(), key=lambda case: case.kind), *(Case(*case) for case in UNUSUAL), *parts]
 
 
 def label_of(name: str, extra: Mapping[str, Any]) -> str:
@@ -108,10 +128,9 @@ def label_of(name: str, extra: Mapping[str, Any]) -> str:
 
 def started(case: Case) -> Measured:
     """Nothing measured yet."""
-    kind, extra, name, change = case
-    found = Measured(kind, label_of(name, extra))
-    if case in UNUSUAL:
-        found.beyond = (change.__doc__ or "") if change else "plain inputs"
+    found = Measured(case.kind, label_of(case.name, case.extra), section=case.section)
+    if case[:4] in UNUSUAL:
+        found.beyond = (case.change.__doc__ or "") if case.change else "plain inputs"
     return found
 
 
@@ -130,28 +149,36 @@ def measure(case: Case) -> Measured:
 
 
 def _measure(case: Case, found: Measured) -> None:
-    kind, extra, name, change = case
+    kind, extra, name, change, part = case
     cls = model_class(name)
     try:
-        config = tiny_config(kind, getattr(cls, "main_input_name", ""), **extra)
+        config = parted_config(name) if part else tiny_config(kind, getattr(cls, "main_input_name", ""), **extra)
     except Exception as error:
         # its default config is enough to be refused for what it is
         anatomy_of(transformers.CONFIG_MAPPING[kind](), cls)
         raise ValueError(f"no tiny config: {first_line(error)}") from error
-    config.num_labels = 2 if "QuestionAnswering" in name else 5
-    anatomy = anatomy_of(config, cls)
+    config.num_labels = config.num_labels if part else 2 if "QuestionAnswering" in name else 5
+    sections = sections_of(config, cls)
+    part = part or (sections[0] if len(sections) == 1 else section_name(config, cls.main_input_name))
+    anatomy = anatomy_of(config, cls, part)
     if anatomy.num_parameters > TINY:
         raise ValueError(f"no tiny config: it still has {anatomy.num_parameters:,} parameters")
     found.placement = "post" if anatomy.post_norm else "pre"
     over_heads = [n for n in anatomy.norms if n.axis == HEADS]
     found.blocker = next((n.name for n in (*anatomy.norms_that_need_multiples(), *over_heads)), "")
-    source = tiny_model(kind, name, extra)
+    source = model_of(case)
     closing = {n.name for n in anatomy.norms if n.closes_layer and not n.eps_follows_config}
     found.epsilon = max((eps for name, eps in epsilons(source).items() if name in closing), default=0.0)
     inputs = inputs_of(source, change)
     outputs(source, inputs)  # what does not run as it is cannot be compared with anything
     found.shrinks = shrinks(source, anatomy)
     grow_all(case, source, anatomy, found, inputs)
+
+
+def model_of(case: Case, dtype: torch.dtype = torch.float64) -> Any:
+    return (
+        parted_model(case.name, dtype) if case.section else tiny_model(case.kind, case.name, case.extra, dtype=dtype)
+    )
 
 
 def inputs_of(model: Any, change: Change | None) -> dict[str, torch.Tensor]:
@@ -161,9 +188,11 @@ def inputs_of(model: Any, change: Change | None) -> dict[str, torch.Tensor]:
 
 def shrinks(source: Any, anatomy: Anatomy) -> str:
     """`yes`, or what went wrong. A smaller width and depth by weight selection must run and be finite."""
-    asked = {"hidden_size": 16} if anatomy.shared_layers else {"hidden_size": 16, "num_hidden_layers": 2}
+    # a head that reads several layers of a backbone needs them all
+    stages = len(getattr(section(source.config, anatomy.section), "out_indices", None) or ()) > 1
+    asked = {"hidden_size": 16} if anatomy.shared_layers or stages else {"hidden_size": 16, "num_hidden_layers": 2}
     try:
-        small = resize(source, method="weight_selection", **asked)
+        small = resized(source, anatomy, "weight_selection", asked)
         finite = all(bool(t.isfinite().all()) for t in outputs(small, inputs_for(source)).values())
     except LearngeneError as error:
         return f"no: {first_line(error)}"
@@ -175,16 +204,18 @@ def shrinks(source: Any, anatomy: Anatomy) -> str:
 def grow_all(case: Case, source: Any, anatomy: Anatomy, found: Measured, inputs: Mapping[str, torch.Tensor]) -> None:
     alone = growths_alone(anatomy)
     for name, requests in alone.items():
-        results = [attempt(source, request, inputs) for request in requests]
+        results = [attempt(source, anatomy, request, inputs) for request in requests]
         if name == "width" and anatomy.head_dim_honoured:
-            apart = attempt(source, heads_alone(anatomy), inputs)  # many families refuse heads that leave the width
+            apart = attempt(
+                source, anatomy, heads_alone(anatomy), inputs
+            )  # many families refuse heads that leave the width
             results += [apart] if not isinstance(apart, str) or apart.startswith("error") else []
         found.growths[name] = worst(results)
     allowed = {name for name, result in found.growths.items() if not isinstance(result, str)}
     together = growth_together(anatomy, allowed)
-    found.growths["all"] = attempt(source, together, inputs)
-    single = tiny_model(case[0], case[2], case[1], dtype=torch.float32)
-    found.growths["float32"] = attempt(single, together, inputs_of(single, case[3]))
+    found.growths["all"] = attempt(source, anatomy, together, inputs)
+    single = model_of(case, torch.float32)
+    found.growths["float32"] = attempt(single, anatomy, together, inputs_of(single, case.change))
 
 
 def growths_alone(anatomy: Anatomy) -> dict[str, list[dict[str, int]]]:
@@ -198,10 +229,14 @@ def growths_alone(anatomy: Anatomy) -> dict[str, list[dict[str, int]]]:
         "width": [{"hidden_size": 2 * width}, {"hidden_size": 3 * width}],
         "any width": [{"hidden_size": width + 2 * size}],
         "head size": larger_heads,
-        "ffn": [{"intermediate_size": 64}] if "intermediate_size" in anatomy.fields else [{"mlp_ratio": 3}],
+        "ffn": [wider_ffn(anatomy, 64)],
         "depth": [{"num_hidden_layers": 5}, {"num_hidden_layers": 7}],
     }
     return found
+
+
+def wider_ffn(anatomy: Anatomy, units: int) -> dict[str, int]:
+    return {"mlp_ratio": 3} if "mlp_ratio" in anatomy.fields else {"intermediate_size": units}
 
 
 def heads_alone(anatomy: Anatomy) -> dict[str, int]:
@@ -220,16 +255,24 @@ def growth_together(anatomy: Anatomy, allowed: set[str]) -> dict[str, int]:
     if anatomy.head_dim_honoured:
         request["head_dim"] = new_size
     if "ffn" in allowed:
-        request |= {"intermediate_size": 112} if "intermediate_size" in anatomy.fields else {"mlp_ratio": 3}
+        request |= wider_ffn(anatomy, 112)
     if "depth" in allowed:
         request["num_hidden_layers"] = 7
     return request
 
 
-def attempt(source: Any, request: Mapping[str, int], inputs: Mapping[str, torch.Tensor]) -> float | str:
+def resized(source: Any, anatomy: Anatomy, method: str, request: Mapping[str, int]) -> Any:
+    """The source at other sizes, each named with the section that the anatomy is of."""
+    prefix = f"{anatomy.section}." if anatomy.section else ""
+    return resize(source, method=method, seed=1, **{prefix + name: size for name, size in request.items()})
+
+
+def attempt(
+    source: Any, anatomy: Anatomy, request: Mapping[str, int], inputs: Mapping[str, torch.Tensor]
+) -> float | str:
     """The largest difference after one growth, or why it is refused."""
     try:
-        grown = resize(source, method="lemon", seed=1, **request)
+        grown = resized(source, anatomy, "lemon", request)
         return difference(source, grown, inputs)
     except LossyGrowthError as error:
         return next((words for key, words in SHORT if key in str(error)), "multiples only")
@@ -257,6 +300,8 @@ def outputs(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.T
 def difference(source: Any, grown: Any, inputs: Mapping[str, torch.Tensor]) -> float:
     """Largest |a - b| / max(1, |a|) over all outputs; of a wider hidden state, over the entries of the source."""
     first, second = outputs(source, inputs), outputs(grown, inputs)
+    if len(first) != len(second):  # of another depth, nothing says which layer is which
+        first = {name: a for name, a in first.items() if ".hidden_states." not in name}
     largest = 0.0
     for name, a in first.items():
         found = compared(name, a, second[name], (width_of(source), width_of(grown)))
