@@ -16,11 +16,15 @@ from transformers.models.auto.modeling_auto import (
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.config_fields import native_name
 from hf_learngene.anatomy.registry import declaration_of
+from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
 from hf_learngene.errors import UnsupportedFamilyError, UnsupportedSourceError
 
 
-_ALLOWED = "hf_learngene resizes encoders of one width throughout (ViT-like and BERT-like)."
+_ALLOWED = (
+    "hf_learngene resizes encoders of one width throughout (ViT-like and BERT-like), or of stages that their config lists "
+    "(Swin-like)."
+)
 
 
 def admit_no_learngene(config: PreTrainedConfig) -> None:
@@ -50,6 +54,8 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
     decodes = getattr(config, "is_decoder", False) or model_class.__name__.endswith("ForCausalLM")
     if decodes or (causal and not config.is_encoder_decoder):  # the encoder of such a family is one (Whisper)
         raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {_ALLOWED}")
+    if stage_fields(part):
+        return
     for name in ("hidden_size", "num_hidden_layers"):
         value: Any = (native := native_name(part, name)) and getattr(part, native)
         if not isinstance(value, int):
@@ -58,12 +64,26 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
                 f"`{kind}` is a convolutional or hierarchical family: its config has {shown}, not one number. {_ALLOWED}"
             )
     stages = next(
-        (n for n in ("depths", "hidden_sizes", "embed_dims") if isinstance(getattr(part, n, None), (list, tuple))),
-        None,
+        (n for n in ("hidden_sizes", "embed_dims") if isinstance(getattr(part, n, None), (list, tuple))), None
     )
     if stages:
         raise UnsupportedFamilyError(
-            f"`{kind}` is a hierarchical family: its stages have sizes of their own (`{stages}`). {_ALLOWED}"
+            f"`{kind}` is a hierarchical family: its stages have widths of their own (`{stages}`), and its config does not list "
+            f"how many blocks each has. {_ALLOWED}"
+        )
+
+
+def refuse_stages(anatomy: Anatomy, why: str) -> None:
+    """Refuses a hierarchy where something is made for one width and one depth.
+
+    Raises:
+        UnsupportedFamilyError: says what is, and which sizes can be given.
+    """
+    if anatomy.num_stages:
+        natives = ", ".join(f"{field.native}=" for field in anatomy.stage_fields.values())
+        raise UnsupportedFamilyError(
+            f"{why}, and `{anatomy.model_type}` is a hierarchy of {anatomy.num_stages} stages with sizes of their own. "
+            f"resize and plan take them: {natives}."
         )
 
 
@@ -105,6 +125,11 @@ def admit_tensors(anatomy: Anatomy) -> None:
     Raises:
         UnsupportedFamilyError: names the tensors and shows how to declare them.
     """
+    if anatomy.num_stages and not any(n.axis == HIDDEN for n in anatomy.norms):
+        raise UnsupportedFamilyError(
+            f"`{anatomy.model_type}` is a convolutional or hierarchical family, and none of its stages has a normalisation over its "
+            f"width (a batch norm is none). {_ALLOWED}"
+        )
     unknown = [t for t in anatomy.templates.values() if any(d.axis == UNKNOWN for d in t.dims)]
     if unknown:
         shown = "; ".join(f"{t.template} {t.shape}" for t in unknown[:3])
@@ -113,15 +138,22 @@ def admit_tensors(anatomy: Anatomy) -> None:
             f"register_anatomy({anatomy.model_type!r}, axes={{r'<name>$': ('hidden', ...)}})."
             f"{_unmatched(anatomy)}"
         )
+    for part in anatomy.parts:
+        _admit_flow(part)
+
+
+def _admit_flow(anatomy: Anatomy) -> None:
+    """Refuses a model, or a stage of one, whose attention or whose norms were not found. Blocks without attention need none."""
     has_heads = any(d.axis == HEADS for t in anatomy.tensors.values() for d in t.dims)
     roles = {t.role for t in anatomy.tensors.values()}
     by_layer: dict[int, set[str]] = {}
     for tensor in anatomy.tensors.values():
         if tensor.layer is not None:
             by_layer.setdefault(tensor.layer, set()).add(tensor.role)
+    attends = anatomy.stage is None or "num_attention_heads" in anatomy.sizes
     # layers of several kinds (Reformer's) need them each
     partial = any("o" in found and not _projects(found) for found in by_layer.values())
-    if not has_heads or not _projects(roles) or "o" not in roles or partial:
+    if attends and (not has_heads or not _projects(roles) or "o" not in roles or partial):
         raise UnsupportedFamilyError(
             f"`{anatomy.model_type}`: the attention projections were not found (found roles: "
             f"{', '.join(sorted(filter(None, roles))) or 'none'}; needed: q, k, v or qkv, and o). Declare them with "
@@ -129,7 +161,8 @@ def admit_tensors(anatomy: Anatomy) -> None:
             f"{_unmatched(anatomy)}"
         )
     if not any(n.axis == HIDDEN for n in anatomy.norms):
-        raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over its width. {_ALLOWED}")
+        where = "its width" if anatomy.stage is None else f"the width of stage {anatomy.stage}"
+        raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over {where}. {_ALLOWED}")
 
 
 def _projects(roles: set[str]) -> bool:

@@ -13,12 +13,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, section, section_name
 from hf_learngene.anatomy.registry import declaration_of
+from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.errors import UnsupportedFamilyError
 
 
 CHOICES = 2
 FRAMES = ("num_frames", "frames_per_clip")
 _IMAGES = ("image_size", "crop_size")
+_ANY_SIZE = 64  # of a hierarchy that takes images of any size: two patches a side are left after strides of 32
 _FEATURES = ("feature_projection_input_dim", "num_mel_bins")
 
 
@@ -122,6 +124,8 @@ def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tenso
             "spatial_shapes": torch.full((1, 2), side),
         }
     size = next((v for n in _IMAGES if (v := getattr(part, n, None)) is not None), None)
+    if size is None and stage_fields(part):
+        size = _ANY_SIZE
     if size is None:
         raise AttributeError(f"it has none of {', '.join(_IMAGES)}")
     height, width = as_pair(size)

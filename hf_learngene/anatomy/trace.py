@@ -181,8 +181,10 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A normalisation over the last dimension: named so, holding nothing but vectors."""
-    if "Norm" not in type(module).__name__ or isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)):
+    """A normalisation over all features: named so, holding nothing but vectors."""
+    if "Norm" not in type(module).__name__ or isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return False
+    if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
         return False
     own = list(module.parameters())
     return bool(own) and all(p.dim() == 1 for p in own)
@@ -196,7 +198,11 @@ def subtracts_mean(norm: nn.Module) -> bool:
             parameter.fill_(1.0)
         size = next(copied.parameters()).shape[-1]
         entries = torch.linspace(-1.0, 1.0, size, dtype=torch.float32, device="cpu").reshape(1, 1, size)
-        plain, shifted = (next(_tensors(copied(x)), torch.zeros(1)) for x in (entries, entries + 3.0))
+        try:
+            plain, shifted = (next(_tensors(copied(x)), torch.zeros(1)) for x in (entries, entries + 3.0))
+        except RuntimeError:  # channels come first (ConvNeXt's downsampling)
+            entries = entries.reshape(1, size, 1, 1)
+            plain, shifted = (next(_tensors(copied(x)), torch.zeros(1)) for x in (entries, entries + 3.0))
     return size == 1 or torch.allclose(plain, shifted, atol=1e-3)
 
 

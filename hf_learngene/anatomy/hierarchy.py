@@ -1,0 +1,196 @@
+"""The anatomy of a hierarchy: which field drives which dimension of which stage, and what its blocks are like."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_learngene.anatomy.axes import layer_of
+from hf_learngene.anatomy.config_fields import changed, section
+from hf_learngene.anatomy.observed import axis_fields, full_ties, norms_seen, traced
+from hf_learngene.anatomy.probe import build, layer_containers
+from hf_learngene.anatomy.registry import Declaration
+from hf_learngene.anatomy.roles import Flow, settle
+from hf_learngene.anatomy.stage_axes import StageProber, stage_dims
+from hf_learngene.anatomy.stages import StageBlocks, StageField, in_stages, stage_values
+from hf_learngene.anatomy.types import Anatomy, TensorInfo
+from hf_learngene.errors import UnsupportedFamilyError
+
+
+# What a hierarchy is asked for besides the sizes of its stages, if no tensor's meaning depends on it.
+_PLAIN = ("image_size", "num_channels", "mlp_ratio")
+# Fields that repeat the last stage's width (Swin's, for encoder-decoder models around it).
+_LINKED = ("hidden_size",)
+_DEEP = 5  # blocks of the smallest stage where blocks are compared: two that alternate are seen twice
+
+
+def hierarchy_of(
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    section_of: str,
+    fields: Mapping[str, StageField],
+    declared: Declaration,
+) -> Anatomy:
+    """What is known of every parameter of a hierarchy.
+
+    Args:
+        config: of the model.
+        model_class: its class.
+        section_of: the nested config that holds its sizes, or the empty string.
+        fields: how the config says the sizes of its stages.
+        declared: what a person declared of the family.
+
+    Raises:
+        UnsupportedFamilyError: its stages are not lists of blocks.
+    """
+    part = section(config, section_of)
+    full = build(model_class, config)
+    depths = fields["num_hidden_layers"].read(getattr(part, fields["num_hidden_layers"].native), 0)
+    stages, blocks = _stages(full, config, model_class, section_of, fields, depths)
+    containers = [name for names in stages for name in names]
+    stage_of = {name: stage for stage, names in enumerate(stages) for name in names}
+    flow = Flow(traced(full, config, containers), containers)
+    fields = _that_count(fields, config, model_class, section_of, full)
+    prober = StageProber(model_class, config, section_of, full, fields)
+    prober.run()
+    tensors: dict[str, TensorInfo] = {}
+    for name, parameter in full.named_parameters(remove_duplicate=False):
+        layer, template = layer_of(name, containers)
+        stage = stage_of[template.partition(".{}.")[0]] if layer is not None else None
+        dims = stage_dims(name, parameter, prober, full, flow, stage, stage_of)
+        last = max((d.stage for d in dims if d.stage is not None), default=0)
+        module = name.rpartition(".")[0]
+        tensors[name] = TensorInfo(name, dims, layer, template, module=module, stage=last if stage is None else stage)
+    tensors = settle(tensors, full, flow, declared, False)
+    ties = full_ties(full)
+    whole = {n: t for n, t in tensors.items() if n not in ties}
+    values = stage_values(part, fields)
+    plain = {n: native for n, native in prober.fields.items() if n in _PLAIN and not prober.parts_tables(native)}
+    anatomy = Anatomy(
+        model_type=config.model_type,
+        model_class=model_class.__name__,
+        tensors=whole,
+        ties=ties,
+        norms=tuple(norms_seen(full, flow, containers, tensors, set())),
+        fields={
+            **plain,
+            **axis_fields(whole),
+            **in_stages({size: [field.native] * len(stages) for size, field in fields.items() if size in values}),
+        },
+        sizes={},
+        section=section_of,
+        normalised_heads=flow.trace.heads_are_normalised() or flow.trace.queries_are_learnt(),
+        tied_readers=flow.tied_readers(dict(full.all_tied_weights_keys)),
+        linked=tuple(n for n in _LINKED if getattr(part, n, None) == values["hidden_size"][-1]),
+        stage_fields={n: f for n, f in fields.items() if n in values},
+        blocks=blocks,
+    )
+    return dataclasses.replace(anatomy, sizes=sizes_at(anatomy, part, config))
+
+
+def sizes_at(known: Anatomy, part: PreTrainedConfig, config: PreTrainedConfig) -> dict[str, int]:
+    """The sizes of a hierarchy by canonical name, those of its stages one by one.
+
+    Args:
+        known: the anatomy of it, or of another size of it.
+        part: the section that holds its sizes.
+        config: the whole config.
+    """
+    values = stage_values(part, known.stage_fields)
+    if "num_attention_heads" in values:
+        both = zip(values["hidden_size"], values["num_attention_heads"], strict=True)
+        values["head_dim"] = tuple(width // heads for width, heads in both)
+    plain = {n: getattr(part, native, None) for n, native in known.fields.items() if "." not in n}
+    whole = {n: int(v) for n, v in plain.items() if isinstance(v, (int, float)) and float(v).is_integer()}
+    return {**in_stages(values), **whole, "num_labels": int(config.num_labels or 0)}
+
+
+def _that_count(
+    fields: Mapping[str, StageField],
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    section_of: str,
+    full: PreTrainedModel,
+) -> dict[str, StageField]:
+    """The fields, with the width's that the model goes by: FocalNet has a list that nothing reads, beside a number."""
+    part = section(config, section_of)
+    width = fields.get("hidden_size")
+    if width is None:
+        raise UnsupportedFamilyError(
+            f"`{config.model_type}` is a hierarchical family, and no field says the width of its stages."
+        )
+    number = getattr(part, "embed_dim", None)
+    if width.factor is not None or not isinstance(number, int):
+        return dict(fields)
+    value = getattr(part, width.native)
+    prober = StageProber(model_class, config, section_of, full, fields)
+    prober.try_field("width", 1, {width.native: type(value)(2 * v for v in value)})
+    if any(effects for each in prober.effects.values() for effects in each):
+        return dict(fields)
+    return {**fields, "hidden_size": StageField("embed_dim", 2)}
+
+
+def _stages(
+    full: PreTrainedModel,
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    section_of: str,
+    fields: Mapping[str, StageField],
+    depths: Sequence[int],
+) -> tuple[list[list[str]], tuple[StageBlocks, ...]]:
+    """The module lists of each stage's blocks, and what those are like; from one build in which every depth is another."""
+    native = fields["num_hidden_layers"].native
+    given = getattr(section(config, section_of), native)
+    other: list[int] = []
+    for depth in depths:
+        other.append(next(n for n in range(max([_DEEP, *(o + 1 for o in other)]), 10**6) if n != depth))
+    deep = build(model_class, changed(config, section_of, {native: type(given)(other)}))
+    found = [layer_containers(full, depth, deep, now) for depth, now in zip(depths, other, strict=True)]
+    if not all(found):
+        raise UnsupportedFamilyError(
+            f"`{config.model_type}` as {model_class.__name__} is a hierarchical family, and of the stages with "
+            f"{native}={list(depths)} blocks not every one is a list of modules, so that nothing says which block is which."
+        )
+    blocks = tuple(blocks_of([cast(nn.ModuleList, deep.get_submodule(name)) for name in names]) for names in found)
+    return found, blocks
+
+
+def blocks_of(lists: Iterable[Iterable[nn.Module]]) -> StageBlocks:
+    """Whether blocks alternate, and how many first ones are of another kind, by their shapes and by what else they hold.
+
+    Of numbers that blocks hold, those count that some blocks share; what differs in every block (an index) says nothing, nor do
+    rates of dropout.
+    """
+    period, lead = 1, 0
+    for blocks in lists:
+        held = [_held(block) for block in blocks]
+        for key in set().union(*held):
+            values = [one.get(key) for one in held]
+            if values[0] != values[1] and all(v == values[1] for v in values[2:]):
+                lead = 1
+            elif values[0] != values[1] and all(a == b for a, b in zip(values, values[2:], strict=False)):
+                period = 2
+    return StageBlocks(period, lead)
+
+
+def _held(block: nn.Module) -> dict[str, Any]:
+    """Shapes of parameters, classes of modules, and plain attributes, by name."""
+    found: dict[str, Any] = {name: tuple(p.shape) for name, p in block.named_parameters()}
+    for path, module in block.named_modules():
+        if "drop" in path.lower():  # whose rates differ in every block
+            continue
+        found[f"{path}()"] = type(module).__name__
+        for name, value in vars(module).items():
+            plain = isinstance(value, (bool, int, str)) or (
+                isinstance(value, tuple) and all(isinstance(v, int) for v in value)
+            )
+            if plain and not name.startswith("_") and "drop" not in f"{name}{type(module).__name__}".lower():
+                found[f"{path}.{name}"] = value
+    return found
+
+
+__all__ = ["blocks_of", "hierarchy_of"]
