@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import known_sizes, section, section_name
+from hf_learngene.anatomy.stages import OF_STAGES, stage_fields
 from hf_learngene.hub import card_parts as parts
 from hf_learngene.hub import provenance
 from hf_learngene.hub.card_calibration import calibrated_on, distilled_on
@@ -157,7 +158,9 @@ def _sizes(config: PreTrainedConfig, cls: type[PreTrainedModel], plan: Planned |
 
     def read(one: PreTrainedConfig) -> dict[str, Any]:
         part = section(one, section_name(one, cls.main_input_name))
-        found = {native: getattr(part, native) for native in known_sizes(part).values()}
+        stages = [field.native for field in stage_fields(part).values()]
+        sizes = known_sizes(part) if not stages else {n: f for n, f in known_sizes(part).items() if n not in OF_STAGES}
+        found = {native: getattr(part, native) for native in (*stages, *sizes.values())}
         return {**found, "num_labels": one.num_labels} if "For" in cls.__name__ and one.id2label else found
 
     after = {**read(config), "parameters": f"{parameters:,}"}

@@ -17,6 +17,7 @@ from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import GEOMETRY, changes, own_axes
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.sizes import target_config
+from hf_learngene.resizing.stage_miniature import stage_sizes
 
 
 TOKENS = 64
@@ -47,7 +48,7 @@ class Miniature:
 def grows(step: Pass) -> bool:
     """Whether a pass grows a width or the depth; geometry has no direction."""
     source, target = step.task.source, step.task.target
-    return target.num_layers > source.num_layers or any(
+    return any(new.num_layers > old.num_layers for old, new in zip(source.parts, target.parts, strict=True)) or any(
         new.size > old.size
         for name, tensor in source.templates.items()
         if name in target.templates
@@ -66,6 +67,13 @@ def miniatures(step: Pass) -> Iterator[Miniature]:
         step: the pass that grows.
     """
     source, target = step.task.source, step.task.target
+    if source.num_stages:
+        for smaller, shallow in ((True, True), (False, True), (False, False)):
+            old, new = stage_sizes(source, step.sizes, smaller, shallow)
+            small = _few_tokens(step.source_config)
+            small._attn_implementation = None
+            yield Miniature(target_config(small, source, old, LayerMap(()), {}), new)
+        return
     for depth, image, others in (
         (min(LAYERS, source.num_layers), True, True),
         (min(LAYERS, source.num_layers), False, True),

@@ -11,9 +11,12 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
+from hf_learngene.anatomy.admit import refuse_stages
+from hf_learngene.anatomy.stages import listed
 from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.spend import metered, spent
 from hf_learngene.hub import provenance
+from hf_learngene.maps.task import ResizeTask
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
 from hf_learngene.resizing.proof import prove
@@ -117,7 +120,7 @@ class Plan:
             commit=commit,
             passes=[(step.method.name, _options(step)) for step in self.passes],
             seed=self.seed,
-            sizes={n: v for n, v in sizes.items() if self.source.sizes.get(n, v) != v},
+            sizes={n: v for n, v in listed(sizes).items() if listed(self.source.sizes).get(n, v) != v},
             fresh=[] if self.method == "random" else self.fresh,
             before=self.source_config,
         )
@@ -145,12 +148,20 @@ def _options(step: Pass) -> dict[str, Any]:
 
 def _layers(step: Pass) -> str:
     """Which layers are taken, in a line; empty where each stays in its place."""
-    layer_map = step.task.layer_map
-    if step.task.source.num_layers == len(layer_map) and layer_map.describe().startswith("first"):
+    if step.task.stage_maps:
+        maps = [_layers_of(step, task) for task in step.task.parts]
+        return f"layers by stage: {'; '.join(words or 'all' for words in maps)}" if any(maps) else ""
+    words = _layers_of(step, step.task)
+    return f"layers: {words}" if words else ""
+
+
+def _layers_of(step: Pass, task: ResizeTask) -> str:
+    layer_map = task.layer_map
+    if task.source.num_layers == len(layer_map) and layer_map.describe().startswith("first"):
         return ""
-    if step.method.selects and step.task.selection is None and len(layer_map) < step.task.source.num_layers:
-        return f"layers: {len(layer_map)} of {step.task.source.num_layers}, chosen when the weights are read"
-    return f"layers: {layer_map.describe()}"
+    if step.method.selects and task.selection is None and len(layer_map) < task.source.num_layers:
+        return f"{len(layer_map)} of {task.source.num_layers}, chosen when the weights are read"
+    return layer_map.describe()
 
 
 def make_plan(
@@ -178,6 +189,8 @@ def make_plan(
     if vocabulary is not None:
         asked = sizes = {**sizes, "vocab_size": vocabulary.agreed(sizes.get("vocab_size"))}
     whole, at = partial(complete, source, config), partial(config_at, config, source)
+    if spec.budget is not None:
+        refuse_stages(source, f"{spec.budget.quantity}= spends a budget on one width and one depth")
     meter = None if spec.budget is None else metered(spec.budget, source, config, model_class, sizes, whole, at)
     waits = meter is not None and origin is not None and spends_by_error(spec, meter, source, sizes)
     if meter is not None and not waits:
