@@ -127,8 +127,8 @@ def admit_tensors(anatomy: Anatomy) -> None:
     """
     if anatomy.num_stages and not any(n.axis == HIDDEN for n in anatomy.norms):
         raise UnsupportedFamilyError(
-            f"`{anatomy.model_type}` is a convolutional or hierarchical family, and none of its stages has a normalisation over its "
-            f"width (a batch norm is none). {_ALLOWED}"
+            f"`{anatomy.model_type}` is a convolutional or hierarchical family, and none of its stages has a normalisation "
+            f"over its width (a batch norm is none). {_ALLOWED}"
         )
     unknown = [t for t in anatomy.templates.values() if any(d.axis == UNKNOWN for d in t.dims)]
     if unknown:
