@@ -21,7 +21,7 @@ from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
 from hf_learngene.errors import UnsupportedFamilyError, UnsupportedSourceError
 
 
-_ALLOWED = (
+ALLOWED = (
     "hf_learngene resizes encoders of one width throughout (ViT-like and BERT-like), or of stages that their config lists "
     "(Swin-like)."
 )
@@ -49,11 +49,11 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
     admit_no_learngene(config)
     kind = config.model_type
     if config.is_encoder_decoder and _decodes(part, model_class):
-        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is an encoder-decoder model. {_ALLOWED}")
+        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is an encoder-decoder model. {ALLOWED}")
     causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     decodes = getattr(config, "is_decoder", False) or model_class.__name__.endswith("ForCausalLM")
     if decodes or (causal and not config.is_encoder_decoder):  # the encoder of such a family is one (Whisper)
-        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {_ALLOWED}")
+        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {ALLOWED}")
     if stage_fields(part):
         return
     for name in ("hidden_size", "num_hidden_layers"):
@@ -61,7 +61,7 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
         if not isinstance(value, int):
             shown = f"{native} = {value!r}" if native else f"no `{name}`"
             raise UnsupportedFamilyError(
-                f"`{kind}` is a convolutional or hierarchical family: its config has {shown}, not one number. {_ALLOWED}"
+                f"`{kind}` is a convolutional or hierarchical family: its config has {shown}, not one number. {ALLOWED}"
             )
     stages = next(
         (n for n in ("hidden_sizes", "embed_dims") if isinstance(getattr(part, n, None), (list, tuple))), None
@@ -69,7 +69,7 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
     if stages:
         raise UnsupportedFamilyError(
             f"`{kind}` is a hierarchical family: its stages have widths of their own (`{stages}`), and its config does not list "
-            f"how many blocks each has. {_ALLOWED}"
+            f"how many blocks each has. {ALLOWED}"
         )
 
 
@@ -125,11 +125,6 @@ def admit_tensors(anatomy: Anatomy) -> None:
     Raises:
         UnsupportedFamilyError: names the tensors and shows how to declare them.
     """
-    if anatomy.num_stages and not any(n.axis == HIDDEN for n in anatomy.norms):
-        raise UnsupportedFamilyError(
-            f"`{anatomy.model_type}` is a convolutional or hierarchical family, and none of its stages has a normalisation "
-            f"over its width (a batch norm is none). {_ALLOWED}"
-        )
     unknown = [t for t in anatomy.templates.values() if any(d.axis == UNKNOWN for d in t.dims)]
     if unknown:
         shown = "; ".join(f"{t.template} {t.shape}" for t in unknown[:3])
@@ -162,7 +157,7 @@ def _admit_flow(anatomy: Anatomy) -> None:
         )
     if not any(n.axis == HIDDEN for n in anatomy.norms):
         where = "its width" if anatomy.stage is None else f"the width of stage {anatomy.stage}"
-        raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over {where}. {_ALLOWED}")
+        raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over {where}. {ALLOWED}")
 
 
 def _projects(roles: set[str]) -> bool:

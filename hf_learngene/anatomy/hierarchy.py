@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_learngene.anatomy.admit import ALLOWED
 from hf_learngene.anatomy.axes import layer_of
 from hf_learngene.anatomy.config_fields import changed, section
 from hf_learngene.anatomy.observed import axis_fields, full_ties, norms_seen, traced
@@ -16,7 +17,8 @@ from hf_learngene.anatomy.probe import build, layer_containers
 from hf_learngene.anatomy.registry import Declaration
 from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.stage_axes import StageProber, stage_dims
-from hf_learngene.anatomy.stages import StageBlocks, StageField, in_stages, stage_values
+from hf_learngene.anatomy.stages import StageBlocks, StageField, in_stages, stage_values, width_fields
+from hf_learngene.anatomy.trace import is_norm
 from hf_learngene.anatomy.types import Anatomy, TensorInfo
 from hf_learngene.errors import UnsupportedFamilyError
 
@@ -45,7 +47,7 @@ def hierarchy_of(
         declared: what a person declared of the family.
 
     Raises:
-        UnsupportedFamilyError: its stages are not lists of blocks.
+        UnsupportedFamilyError: its stages are not lists of blocks, or no field says their widths.
     """
     part = section(config, section_of)
     full = build(model_class, config)
@@ -54,7 +56,7 @@ def hierarchy_of(
     containers = [name for names in stages for name in names]
     stage_of = {name: stage for stage, names in enumerate(stages) for name in names}
     flow = Flow(traced(full, config, containers), containers)
-    fields = _that_count(fields, config, model_class, section_of, full)
+    fields = _fields_of(fields, part, full, stages)
     prober = StageProber(model_class, config, section_of, full, fields)
     prober.run()
     tensors: dict[str, TensorInfo] = {}
@@ -109,29 +111,39 @@ def sizes_at(known: Anatomy, part: PreTrainedConfig, config: PreTrainedConfig) -
     return {**in_stages(values), **whole, "num_labels": int(config.num_labels or 0)}
 
 
-def _that_count(
-    fields: Mapping[str, StageField],
-    config: PreTrainedConfig,
-    model_class: type[PreTrainedModel],
-    section_of: str,
-    full: PreTrainedModel,
+def _fields_of(
+    fields: Mapping[str, StageField], part: PreTrainedConfig, full: PreTrainedModel, stages: Sequence[Sequence[str]]
 ) -> dict[str, StageField]:
-    """The fields, with the width's that the model goes by: FocalNet has a list that nothing reads, beside a number."""
-    part = section(config, section_of)
-    width = fields.get("hidden_size")
-    if width is None:
+    """The fields of the stages' sizes, with the one that says their widths.
+
+    A config may have a list that nothing reads beside a number that counts (FocalNet), and that number may stand for all stages
+    alike (Swin2SR). The right one says the widths that the norms in the last block of every stage have.
+
+    Raises:
+        UnsupportedFamilyError: none does.
+    """
+    normed = [
+        {
+            int(next(m.parameters()).numel())
+            for name in names
+            for m in list(cast(nn.ModuleList, full.get_submodule(name)))[-1].modules()
+            if is_norm(m)
+        }
+        for names in stages
+    ]
+    if not any(normed):
         raise UnsupportedFamilyError(
-            f"`{config.model_type}` is a hierarchical family, and no field says the width of its stages."
+            f"`{part.model_type}` is a convolutional or hierarchical family, and none of its stages has a normalisation over its "
+            f"width (a batch norm is none). {ALLOWED}"
         )
-    number = getattr(part, "embed_dim", None)
-    if width.factor is not None or not isinstance(number, int):
-        return dict(fields)
-    value = getattr(part, width.native)
-    prober = StageProber(model_class, config, section_of, full, fields)
-    prober.try_field("width", 1, {width.native: type(value)(2 * v for v in value)})
-    if any(effects for each in prober.effects.values() for effects in each):
-        return dict(fields)
-    return {**fields, "hidden_size": StageField("embed_dim", 2)}
+    for field in width_fields(part):
+        widths = field.read(getattr(part, field.native), len(stages))
+        if len(widths) == len(stages) and all(w in found for w, found in zip(widths, normed, strict=True)):
+            return {**fields, "hidden_size": field}
+    raise UnsupportedFamilyError(
+        f"`{part.model_type}` is a hierarchical family, and no field of its config says the widths that the norms of its "
+        f"stages have ({', '.join(str(sorted(found)) for found in normed)})."
+    )
 
 
 def _stages(

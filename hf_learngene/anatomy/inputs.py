@@ -150,6 +150,10 @@ def _features(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Ten
     size = next((v for n in _FEATURES if isinstance(v := getattr(part, n, None), int)), None)
     if size is None:
         raise AttributeError(f"it has none of {', '.join(_FEATURES)}")
+    side = getattr(part, "spec_size", None)
+    if isinstance(side, int):  # a spectrogram as an image of a channel, which is folded to a square (CLAP)
+        found = {"input_features": torch.zeros(1, 1, side * (side // size), size)}
+        return found | ({"is_longer": torch.zeros(1, 1, dtype=torch.bool)} if "is_longer" in taken else {})
     positions = getattr(part, "max_source_positions", None)
     if positions is not None and not hasattr(
         part, _FEATURES[0]

@@ -129,7 +129,7 @@ def stage_dims(
                 FFN,
                 1,
             )  # a width inside a block that is a multiple of its stage's (ConvNeXt's pointwise pair)
-        feature = is_feature(axis) or (axis == HEAD_COUNT and sides[i] == "in")
+        feature = (is_feature(axis) and "+" not in axis) or (axis == HEAD_COUNT and sides[i] == "in")
         dims.append(Dim(axis, int(size), sides[i] if feature else "-", parts, stage=place))
     return tuple(dims)
 
@@ -148,6 +148,8 @@ def _counted(
     of = {n: [int(e.rpartition(".")[2]) for e in effect if e.startswith(f"{n}.")] for n in (_WIDTH, _HEADS, _RATIO)}
     if any(len(stages) > 1 for stages in of.values()):
         return _Counted(UNKNOWN)  # several stages at once
+    if _RATIO in names and len(names) > 1 and near is None:
+        return _Counted("+".join(sorted(effect)))  # the ffn of a decoder behind the stages
     if _RATIO in names:
         place = of[_RATIO][0] if of[_RATIO] else near
         return _Counted(FFN, place) if place is not None else _Counted(UNKNOWN)
@@ -177,6 +179,8 @@ def _counted(
         parts = change.delta / change.step
         if size != parts * getattr(prober.part, field, 0):
             return _Counted(FIXED)  # a table over windows, whose rows mean something else at another size
+        if not float(parts).is_integer():
+            return _Counted(f"{field}+share")  # half of a decoder's width
         return _Counted(field, None, int(parts))
     return _Counted("+".join(sorted(effect)))
 

@@ -81,7 +81,7 @@ class StageBlocks:
 
 # Canonical size name -> spellings of the list that holds it for every stage. A config with such a list of depths is a hierarchy.
 _DEPTHS = ("depths", "depth")
-_WIDTHS = ("hidden_sizes", "embed_dims", "embed_dim")
+_WIDTHS = ("hidden_sizes", "embed_dims", "embed_dim", "patch_embeds_hidden_size")
 _HEADS = ("num_attention_heads", "num_heads")
 _RATIOS = ("mlp_ratios", "mlp_ratio")
 # What a config's own number by such a name is not, in a hierarchy: Swin's `num_layers` are its stages.
@@ -101,18 +101,25 @@ def stage_fields(part: PreTrainedConfig) -> dict[str, StageField]:
     if depths is None or stages < 2:
         return {}
     found = {"num_hidden_layers": StageField(depths)}
-    for name in _WIDTHS:
-        value = getattr(part, name, None)
-        if isinstance(value, (list, tuple)) and _is_list(value) and len(value) == stages:
-            found["hidden_size"] = StageField(name)
-            break
-        if isinstance(value, int) and not isinstance(value, bool):
-            found["hidden_size"] = StageField(name, int(getattr(part, f"{name}_multiplier", 2)))
-            break
+    if widths := width_fields(part):
+        found["hidden_size"] = widths[0]
     for size, names in (("num_attention_heads", _HEADS), ("mlp_ratio", _RATIOS)):
         native = next((n for n in names if _is_list(v := getattr(part, n, None)) and len(v or ()) == stages), None)
         if native is not None:
             found[size] = StageField(type(part).attribute_map.get(native, native))
+    return found
+
+
+def width_fields(part: PreTrainedConfig) -> list[StageField]:
+    """Every way in which a config may say the widths of its stages, the likeliest first."""
+    found = []
+    for name in _WIDTHS:
+        value = getattr(part, name, None)
+        if _is_list(value):
+            found.append(StageField(name))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            factor = int(getattr(part, f"{name}_multiplier", 2))
+            found += [StageField(name, factor), StageField(name, 1)]
     return found
 
 

@@ -25,6 +25,7 @@ LABELS = 3
 LAYERS = 3
 _ROWS = 2048  # a longer table (Luke's half a million entities) is cut to TOKENS rows
 _PATCH = 4
+_SIDE = 224  # of an image of a hierarchy: the grids behind every stage are those of a plain one
 _WINDOW = 8
 _SMALL = 2_000_000  # parameters
 _FFN = 1.5  # of the width
@@ -68,8 +69,9 @@ def miniatures(step: Pass) -> Iterator[Miniature]:
     """
     source, target = step.task.source, step.task.target
     if source.num_stages:
-        for smaller, shallow in ((True, True), (False, True), (False, False)):
-            old, new = stage_sizes(source, step.sizes, smaller, shallow)
+        part = section(step.source_config, source.section)
+        for side, shallow in ((_SIDE, True), (2 * _SIDE, True), (None, True), (None, False)):
+            old, new = stage_sizes(source, part, step.sizes, side, shallow)
             small = _few_tokens(step.source_config)
             small._attn_implementation = None
             yield Miniature(target_config(small, source, old, LayerMap(()), {}), new)

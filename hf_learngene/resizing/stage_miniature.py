@@ -5,37 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy.config_fields import as_pair
 from hf_learngene.anatomy.stages import sizes_of_stage, staged
 
 
 _WIDTH = 8  # of the first stage
-_SIDE = 224  # of a larger image: the grids behind every stage are those of a plain one
 _LABELS = 3
 _MOST = 3  # times as wide, or so many blocks more
 
 
 def stage_sizes(
-    source: Anatomy, grown: Mapping[str, Any], image: bool, shallow: bool
+    source: Anatomy, part: PreTrainedConfig, grown: Mapping[str, Any], side: int | None, shallow: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sizes of the small source and of its target.
 
     Args:
         source: the large source's anatomy.
+        part: the section of its config that holds the sizes.
         grown: sizes of the large target.
-        image: whether a large image may be smaller; some families need one of their windows behind the last stage.
+        side: what a larger image is cut to; some families need one of their windows behind the last stage.
         shallow: whether there may be fewer blocks; some families count on as many as a stage has.
     """
     old: dict[str, Any] = {**source.sizes, "num_labels": min(_LABELS, source.sizes["num_labels"])}
-    if image and isinstance(old.get("image_size"), int):
-        old["image_size"] = min(old["image_size"], _SIDE)
+    if side is not None and "image_size" in source.fields:
+        height, width = (min(length, side) for length in as_pair(part.image_size))
+        old["image_size"] = height if height == width else (height, width)
     new = {n: v for n, v in grown.items() if "." not in n} | {
         n: old[n] for n in ("num_labels", "image_size") if n in old
     }
     factor = source.stage_fields["hidden_size"].factor
-    for stage, part in enumerate(source.parts):
+    for stage, own in enumerate(source.parts):
         width = _WIDTH * (factor**stage if factor is not None else stage + 1)
-        small, large = _stage(part, sizes_of_stage(grown, stage), width, shallow)
+        small, large = _stage(own, sizes_of_stage(grown, stage), width, shallow)
         old |= {staged(name, stage): value for name, value in small.items()}
         new |= {staged(name, stage): value for name, value in large.items()}
     return old, {**old, **new}

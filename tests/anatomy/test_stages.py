@@ -96,6 +96,14 @@ def test_a_family_with_one_width_has_no_stages():
     assert not tiny("vit", "ViTModel").num_stages
 
 
+def test_one_number_may_be_the_width_of_every_stage():
+    """Swin2SR has stages of one width, and FocalNet a list beside the number that counts: what norms have tells."""
+    small = {"depths": [2, 3, 2], "num_heads": [2, 2, 2], "embed_dim": 16, "image_size": 16, "window_size": 4}
+    anatomy = anatomy_of(transformers.Swin2SRConfig(**small), transformers.Swin2SRModel)
+    assert [anatomy.sizes[f"hidden_size.{s}"] for s in range(3)] == [16, 16, 16]
+    assert anatomy.stage_fields["hidden_size"].factor == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "reason"),
     [
