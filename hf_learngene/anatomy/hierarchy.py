@@ -19,14 +19,12 @@ from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.stage_axes import StageProber, stage_dims
 from hf_learngene.anatomy.stages import StageBlocks, StageField, in_stages, stage_values, width_fields
 from hf_learngene.anatomy.trace import is_norm
-from hf_learngene.anatomy.types import Anatomy, TensorInfo
-from hf_learngene.errors import UnsupportedFamilyError
+from hf_learngene.anatomy.types import FIXED, Anatomy, Dim, TensorInfo
+from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
 
 
 # What a hierarchy is asked for besides the sizes of its stages, if no tensor's meaning depends on it.
 _PLAIN = ("image_size", "num_channels", "mlp_ratio")
-# Fields that repeat the last stage's width (Swin's, for encoder-decoder models around it).
-_LINKED = ("hidden_size",)
 _DEEP = 5  # blocks of the smallest stage where blocks are compared: two that alternate are seen twice
 
 
@@ -87,7 +85,7 @@ def hierarchy_of(
         section=section_of,
         normalised_heads=flow.trace.heads_are_normalised() or flow.trace.queries_are_learnt(),
         tied_readers=flow.tied_readers(dict(full.all_tied_weights_keys)),
-        linked=tuple(n for n in _LINKED if getattr(part, n, None) == values["hidden_size"][-1]),
+        linked=prober.linked,
         stage_fields={n: f for n, f in fields.items() if n in values},
         blocks=blocks,
     )
@@ -109,6 +107,20 @@ def sizes_at(known: Anatomy, part: PreTrainedConfig, config: PreTrainedConfig) -
     plain = {n: getattr(part, native, None) for n, native in known.fields.items() if "." not in n}
     whole = {n: int(v) for n, v in plain.items() if isinstance(v, (int, float)) and float(v).is_integer()}
     return {**in_stages(values), **whole, "num_labels": int(config.num_labels or 0)}
+
+
+def check_fixed(name: str, known: TensorInfo, dims: Sequence[Dim]) -> None:
+    """Refuses a size at which a dimension changes that no size field explained: what stands where in it is not known.
+
+    Raises:
+        InvalidSizeError: names the tensor.
+    """
+    for old, new in zip(known.dims, dims, strict=True):
+        if old.axis == FIXED and old.size != new.size:
+            raise InvalidSizeError(
+                f"`{name}` would go from {old.size} to {new.size} along a dimension that no size field explains, so what its "
+                "entries mean at that size is not known. Keep the sizes it follows."
+            )
 
 
 def _fields_of(

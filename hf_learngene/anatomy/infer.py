@@ -23,7 +23,7 @@ from hf_learngene.anatomy.config_fields import (
     section,
     section_name,
 )
-from hf_learngene.anatomy.hierarchy import hierarchy_of, sizes_at
+from hf_learngene.anatomy.hierarchy import check_fixed, hierarchy_of, sizes_at
 from hf_learngene.anatomy.layer_lists import layer_dims, per_layer_fields
 from hf_learngene.anatomy.observed import axis_fields, full_ties, norms_seen, placed, traced
 from hf_learngene.anatomy.passes import check_target, reads_grid
@@ -234,7 +234,7 @@ def anatomy_like(
         model (`PreTrainedModel`, *optional*): one of the other size, if there is one. Nothing is built and tried then.
 
     Raises:
-        InvalidSizeError: a size that the family can build, but not save, load or run.
+        InvalidSizeError: a size that the family can build, but not save, load or run, or that changes what no field explains.
         Exception: what the family's own constructor raises at a size that it refuses.
     """
     if model is not None:
@@ -262,6 +262,8 @@ def _like(
         if like is None or len(like.dims) != parameter.dim():
             return anatomy_of(config, model_class)
         dims = _sized(like, parameter, deeper)
+        if known.num_stages:
+            check_fixed(name, like, dims)
         tensors[name] = dataclasses.replace(like, name=name, dims=dims, layer=layer, module=name.rpartition(".")[0])
     return dataclasses.replace(
         known,

@@ -42,9 +42,11 @@ class StageProber(Prober):
         self.model = model
         self.shapes = shapes(model)
         self.effects = {n: [{} for _ in s] for n, s in self.shapes.items()}
-        self.linked = ()
         self.widths = self._sizes(_WIDTH)
         self.heads = self._sizes(_HEADS)
+        # fields that repeat the last stage's width (Swin's, for encoder-decoder models around it; CLAP's projection reads it)
+        repeated = [n for n in (_WIDTH,) if getattr(self.part, n, None) == self.widths[-1]]
+        self.linked = tuple(n for n in repeated if n not in own)
 
     def _sizes(self, size: str) -> tuple[int, ...]:
         field = self.stage_fields.get(size)
@@ -56,7 +58,8 @@ class StageProber(Prober):
                 continue
             value = getattr(self.part, field.native)
             if field.factor is not None:
-                self.try_field(size, value, {field.native: 2 * value})
+                last = dict.fromkeys(self.linked, 2 * self.widths[-1])
+                self.try_field(size, value, {field.native: 2 * value} | (last if size == _WIDTH else {}))
                 continue
             for stage in range(self.stages):
                 self.probe_stage(size, field.native, stage)
@@ -80,7 +83,9 @@ class StageProber(Prober):
         kind, old = type(getattr(self.part, native)), value[stage]
         for other in (2 * old, *(n for n in range(int(old) - 1, 0, -1) if self.widths[stage] % n == 0)):
             value[stage] = type(old)(other)
-            if self.try_field(staged(size, stage), int(other - old), {native: kind(value)}):
+            last = size == _WIDTH and stage == self.stages - 1
+            more = dict.fromkeys(self.linked, int(other)) if last else {}
+            if self.try_field(staged(size, stage), int(other - old), {native: kind(value), **more}):
                 return True
         return False
 

@@ -93,7 +93,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     # hierarchies: an image holds a whole window behind the last stage, and a stage of Hiera has more than its transition
     **dict.fromkeys(("swin", "swinv2", "donut-swin", "maskformer-swin"), {"window_size": 2}),
     "hiera": {"image_size": (64, 64), "depths": (2, 2, 3, 2)},
-    "cvt": {"depth": (1, 2, 4)},
+    "cvt": {"depth": (1, 3, 4)},
     "dinov3_convnext": {"depths": [2, 1, 3, 2], "hidden_sizes": [8, 16, 24, 32]},
     **dict.fromkeys(("segformer", "glpn"), {"decoder_hidden_size": 12}),
     # image and text: the text side is resized, the image side is only made small

@@ -48,13 +48,13 @@ def wider(model: PreTrainedModel, times: int = 2) -> dict[str, Any]:
 
 
 def smaller(model: PreTrainedModel) -> dict[str, Any]:
-    """A request for half of every width, and one block in every stage, or two; one head takes what is left."""
+    """A request for half of every width, and a block less in every stage that has more; one head takes what is left."""
     name, fields = native(model, "hidden_size"), stage_fields(model.config)
     value = getattr(model.config, name)
     asked: dict[str, Any] = {name: value // 2 if isinstance(value, int) else [v // 2 for v in value]}
     if "num_attention_heads" in fields:
         asked[fields["num_attention_heads"].native] = [1] * len(depths(model))
-    return asked | {"num_hidden_layers": [min(2, d) for d in depths(model)]}
+    return asked | {"num_hidden_layers": [max(1, d - 1) for d in depths(model)]}
 
 
 def furthest(source: PreTrainedModel, other: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> float:
