@@ -12,7 +12,7 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.rules import length_of
 from hf_learngene.anatomy.stages import sizes_of_stage, staged
 from hf_learngene.calibration.examples import Batches
-from hf_learngene.errors import LearngeneError
+from hf_learngene.errors import InvalidSizeError, LearngeneError
 from hf_learngene.maps import LayerMap, Op, TensorRecipe
 from hf_learngene.maps.convolutions import Lengthen
 from hf_learngene.maps.geometry import geometry_ops
@@ -117,11 +117,33 @@ class Method:
                 raise type(error)(f"Stage {stage} of `{source.model_type}`: {error}") from error
 
     def depth_maps(self, source: Anatomy, sizes: Mapping[str, int]) -> tuple[LayerMap, ...]:
-        """`depth_map` of each stage; of a model without stages, its own alone."""
+        """`depth_map` of each stage; of a model without stages, its own alone.
+
+        Raises:
+            InvalidSizeError: it would put layers of a stage where layers of another kind are.
+        """
         if not source.num_stages:
             return (self.depth_map(source, sizes["num_hidden_layers"]),)
         depths = [sizes[staged("num_hidden_layers", stage)] for stage in range(source.num_stages)]
-        return tuple(self.depth_map(part, depth) for part, depth in zip(source.parts, depths, strict=True))
+        maps = tuple(self.depth_map(part, depth) for part, depth in zip(source.parts, depths, strict=True))
+        for part, layer_map in zip(source.parts, maps, strict=True):
+            self._check_kinds(part, layer_map)
+        return maps
+
+    def _check_kinds(self, part: Anatomy, layer_map: LayerMap) -> None:
+        """Refuses a map in which a layer of a stage takes another turn, or a first one of another kind another place."""
+        kinds = {i % part.period for i in range(part.num_layers)}
+        for place, layer in enumerate(layer_map):
+            moved = (layer.index - place) % part.period and place % part.period in kinds and not layer.inserted
+            leads = layer.index != place if place < part.lead else layer.index < part.lead
+            if moved or leads:
+                why = f"{part.period} kinds of layers alternate there (shifted windows), and each keeps its turn"
+                if leads:
+                    why = "its first layer holds the transition from the stage before, and stays where it is, once"
+                raise InvalidSizeError(
+                    f"Stage {part.stage} of `{part.model_type}`: method={self.name!r} would make layer {place} of layer "
+                    f"{layer.index}, but {why}."
+                )
 
     def edits(self, source: Anatomy, sizes: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
         """Config fields that the target needs beyond its sizes. `config` is the size section as plain data."""

@@ -91,17 +91,6 @@ class Layers(Method):
                 f"layer_map names {len(picked)} layers, but num_hidden_layers={sizes['num_hidden_layers']} was "
                 "asked for. Leave num_hidden_layers out."
             )
-        moved = [i for place, i in enumerate(picked) if (i % depth - place) % source.period]
-        if moved:
-            raise InvalidSizeError(
-                f"layer_map names layer {moved[0]}, which would take another turn: {source.period} kinds of layers alternate "
-                f"here (shifted windows), so layers {', '.join(map(str, range(source.period)))} and the like stay together."
-            )
-        if source.lead and (picked[0] % depth or any(i % depth == 0 for i in picked[1:])):
-            raise InvalidSizeError(
-                "layer_map has to start with layer 0 and name it once: it is of another kind than the others (it holds the "
-                "transition from the stage before)."
-            )
         changed = changes(source, sizes)
         if changed:
             raise DirectionError(

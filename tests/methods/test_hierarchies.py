@@ -191,7 +191,7 @@ def test_a_block_that_holds_a_transition_keeps_its_place():
     maps = plan(source, method="lemon", depths=[3, 4, 5, 4]).passes[0].task.stage_maps
     assert all([layer.index for layer in m].count(0) == 1 for m in maps[1:])
     with pytest.raises(
-        InvalidSizeError, match=r"Stage 1 of `hiera`: layer_map has to start with layer 0 and name it once"
+        InvalidSizeError, match=r"Stage 1 of `hiera`: .* would make layer 0 of layer 1, .* holds the transition"
     ):
         resize(source, method="layers", layer_map=[[0], [1], [0], [0]])
     with pytest.raises(
@@ -203,7 +203,7 @@ def test_a_block_that_holds_a_transition_keeps_its_place():
 @pytest.mark.parametrize(
     ("layer_map", "message"),
     [
-        ([[1], [0], [0], [0]], r"Stage 0 of `swin`: layer_map names layer 1, which would take another turn"),
+        ([[1], [0], [0], [0]], r"Stage 0 of `swin`: .* would make layer 0 of layer 1, .* each keeps its turn"),
         ([[0], [0], [0]], r"layer_map is 3 lists, and this `swin` has 4 stages, a list of layers each"),
         ([0, 1], r"layer_map is one list, and this `swin` has 4 stages"),
         ([[0], [0], [7], [0]], r"Stage 2 of `swin`: layer_map names layers \[7\]; the source has layers 0 to 2"),
@@ -232,6 +232,30 @@ def test_other_methods_make_any_size(kind, method):
     for request in (smaller(source), wider(source) | deeper(source)):
         made = resize(source, method=method, **request)
         assert torch.isfinite(made(**inputs_for(made)).logits).all()
+
+
+def test_hyperclone_keeps_the_function_of_a_hierarchy_too():
+    for kind in ("swin", "swinv2", "convnext", "segformer", "hiera"):
+        source = tiny_hierarchy(kind)
+        grown = resize(source, method="hyperclone", **wider(source))
+        assert furthest(source, grown, inputs_for(source)) <= EXACT, kind
+
+
+def test_growth_by_copies_of_layers_keeps_turns_or_is_refused():
+    source = tiny_hierarchy("swin", depths=(2, 2, 4, 2))
+    stacked = plan(source, method="stack", depths=[4, 4, 8, 2]).passes[0].task.stage_maps
+    assert [layer.index for layer in stacked[2]] == [0, 1, 2, 3, 0, 1, 2, 3]
+    wide = resize(source, method="bert2bert", depths=[4, 4, 8, 2], embed_dim=16)
+    assert torch.isfinite(wide(**inputs_for(wide)).logits).all()
+    for method in ("stack", "bert2bert"):
+        with pytest.raises(
+            InvalidSizeError, match=rf"Stage 2 .*method='{method}' would make layer 4 of layer 3.*keeps its turn"
+        ):
+            plan(source, method=method, depths=[2, 2, 5, 2])
+    with pytest.raises(InvalidSizeError, match=r"Stage 0 .*method='tile' would make layer 1 of layer 0"):
+        plan(source, method="tile", depths=[4, 2, 4, 2])
+    tiled = resize(tiny_hierarchy("convnext"), method="tile", hidden_sizes=[16, 32, 48, 64], depths=[4, 2, 6, 4])
+    assert torch.isfinite(tiled(**inputs_for(tiled)).logits).all()
 
 
 @pytest.mark.parametrize("method", ["calibrated", "l2", "taylor", "wanda", "minitron", "shortgpt"])
