@@ -124,6 +124,7 @@ def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, An
         InvalidSizeError: sizes that do not divide, with the nearest that do.
     """
     if anatomy.num_stages:
+        _check_counted_together(anatomy, wanted)
         return complete_stages(anatomy, wanted)
     part = section(config, anatomy.section)
     sizes: dict[str, Any] = {**anatomy.sizes, **wanted}

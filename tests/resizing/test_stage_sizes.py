@@ -11,6 +11,7 @@ import transformers
 
 from hf_learngene import AutoLearngene, AutoModelForImageClassification, plan, resize, save_resized
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
+from hf_learngene.resizing.weights import Transfer
 from testing.families import inputs_for
 from testing.hierarchies import furthest, tiny_hierarchy
 from testing.saving import same_weights
@@ -131,6 +132,25 @@ def test_a_checkpoint_is_resized_as_it_is_loaded(tmp_path):
     assert same_weights(
         loaded, resize(source, hidden_sizes=[4, 8, 12, 16], depths=[1, 1, 2, 1], method="weight_selection")
     )
+
+
+def test_weights_are_a_function_of_the_config_of_a_hierarchy_too():
+    source = tiny_hierarchy("convnext")
+    transfer = Transfer(source, plan(source, method="weight_selection", depths=[1, 1, 2, 1]).passes[0])
+    config = sizes_of(source.config, CONVNEXT, hidden_sizes=[4, 8, 20, 16], depths=[2, 1, 1, 2])
+    small = resize(source, method="weight_selection", hidden_sizes=[4, 8, 20, 16], depths=[2, 1, 1, 2])
+    made = transfer.weights(config)
+    assert made.keys() == dict(small.named_parameters()).keys()
+    assert all(torch.equal(made[n], p) for n, p in small.named_parameters())
+
+
+def test_what_was_resized_is_resized_again(tmp_path):
+    source = tiny_hierarchy("swin", dtype=torch.float32)
+    save_resized(resize(source, method="lemon", embed_dim=16), tmp_path / "wide")
+    wide = SWIN.from_pretrained(tmp_path / "wide")
+    deep = resize(wide, method="lemon", depths=[2, 3, 4, 2])
+    assert len(deep.config.learngene["history"]) == 1
+    assert furthest(source, deep, inputs_for(source)) < 1e-4
 
 
 # ---- auto, and what is made for one width
