@@ -63,9 +63,9 @@ class LayerMap:
         """
         if period > 1 and new > period:
             rest, uneven = new % period, old % period
-            # the last turn is cut short where the source's is not; one that is cut short in both is the source's own
-            turns = cls.spread(old // period, new // period + (rest > 0 and not uneven))
-            picked = [turn.index * period + i for turn in turns for i in range(period)][:new]
+            # the last turn is a shortened one: the source's own, or one of its whole ones where that is too short
+            whole = new // period + (rest > uneven)
+            picked = [turn.index * period + i for turn in cls.spread(old // period, whole) for i in range(period)]
             return cls.pick([*picked, *range(old - uneven, old)][:new])
         if period > 1:
             return cls.pick(range(new))
