@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -42,9 +41,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def layer_of(name: str, containers: Iterable[str]) -> tuple[int | None, str]:
     """Layer index and template of a parameter's name."""
     for container in containers:
-        match = re.match(rf"^{re.escape(container)}\.(\d+)(\..*)$", name)
-        if match:
-            return int(match.group(1)), f"{container}.{{}}{match.group(2)}"
+        if name.startswith(f"{container}."):
+            index, dot, rest = name[len(container) + 1 :].partition(".")
+            if dot and index.isdecimal():
+                return int(index), f"{container}.{{}}.{rest}"
     return None, name
 
 

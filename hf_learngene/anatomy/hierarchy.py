@@ -13,7 +13,7 @@ from hf_learngene.anatomy.admit import ALLOWED
 from hf_learngene.anatomy.axes import layer_of
 from hf_learngene.anatomy.config_fields import changed, section
 from hf_learngene.anatomy.observed import axis_fields, full_ties, norms_seen, traced
-from hf_learngene.anatomy.probe import build, layer_containers
+from hf_learngene.anatomy.probe import build, layer_containers, shapes
 from hf_learngene.anatomy.registry import Declaration
 from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.stage_axes import StageProber, stage_dims
@@ -25,6 +25,7 @@ from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
 
 # What a hierarchy is asked for besides the sizes of its stages, if no tensor's meaning depends on it.
 _PLAIN = ("image_size", "num_channels", "mlp_ratio")
+_FEW = 2  # blocks of a stage that is probed: a first one may be of another kind than the rest
 _DEEP = 5  # blocks of the smallest stage where blocks are compared: two that alternate are seen twice
 
 
@@ -55,13 +56,14 @@ def hierarchy_of(
     stage_of = {name: stage for stage, names in enumerate(stages) for name in names}
     flow = Flow(traced(full, config, containers), containers)
     fields = _fields_of(fields, part, full, stages)
-    prober = StageProber(model_class, config, section_of, full, fields)
+    shallow, short, twins = _shallow(full, config, model_class, section_of, fields, containers)
+    prober = StageProber(model_class, shallow, section_of, short, fields)
     prober.run()
     tensors: dict[str, TensorInfo] = {}
     for name, parameter in full.named_parameters(remove_duplicate=False):
         layer, template = layer_of(name, containers)
         stage = stage_of[template.partition(".{}.")[0]] if layer is not None else None
-        dims = stage_dims(name, parameter, prober, full, flow, stage, stage_of)
+        dims = stage_dims(name, parameter, twins[name], prober, full, flow, stage, stage_of)
         last = max((d.stage for d in dims if d.stage is not None), default=0)
         module = name.rpartition(".")[0]
         tensors[name] = TensorInfo(name, dims, layer, template, module=module, stage=last if stage is None else stage)
@@ -156,6 +158,36 @@ def _fields_of(
         f"`{part.model_type}` is a hierarchical family, and no field of its config says the widths that the norms of its "
         f"stages have ({', '.join(str(sorted(found)) for found in normed)})."
     )
+
+
+def _shallow(
+    full: PreTrainedModel,
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    section_of: str,
+    fields: Mapping[str, StageField],
+    containers: Sequence[str],
+) -> tuple[PreTrainedConfig, PreTrainedModel, dict[str, str]]:
+    """A model of few blocks to be probed many times, its config, and the parameter in it that stands for each of the whole one.
+
+    It is the whole one where the family refuses fewer blocks, or where some of them are of another kind.
+    """
+    native = fields["num_hidden_layers"].native
+    depths = getattr(section(config, section_of), native)
+    itself = {name: name for name in shapes(full)}
+    try:
+        shallow = changed(config, section_of, {native: type(depths)(min(_FEW, d) for d in depths)})
+        short = build(model_class, shallow)
+    except Exception:  # any refusal by the family's own checks
+        return config, full, itself
+    found = shapes(short)
+    twins = {}
+    for name, shape in shapes(full).items():
+        layer, template = layer_of(name, containers)
+        twins[name] = name if layer is None else template.format(min(layer, _FEW - 1))
+        if found.get(twins[name]) != shape:
+            return config, full, itself
+    return shallow, short, twins
 
 
 def _stages(

@@ -103,6 +103,7 @@ class _Counted(NamedTuple):
 def stage_dims(
     name: str,
     parameter: nn.Parameter,
+    twin: str,
     prober: StageProber,
     model: nn.Module,
     flow: Flow,
@@ -114,6 +115,7 @@ def stage_dims(
     Args:
         name: of the parameter.
         parameter: it.
+        twin: the parameter that was probed in its place, of another layer of its stage or itself.
         prober: after its run.
         model: that it is of.
         flow: of the model.
@@ -123,7 +125,7 @@ def stage_dims(
     module = model.get_submodule(owner_of(name))
     sides = sides_of(module, parameter, flow.product_kind(name))
     dims = []
-    for i, (size, effect) in enumerate(zip(parameter.shape, prober.effects[name], strict=True)):
+    for i, (size, effect) in enumerate(zip(parameter.shape, prober.effects[twin], strict=True)):
         spatial = isinstance(module, CONVOLUTIONS) and i >= 2
         near = stage
         if stage is None and sides[i] in ("in", "each"):
