@@ -70,6 +70,7 @@ largest |Δ| / max(1, |output|) over all outputs: logits, or the hidden states o
 - *width ×k*: to 2 and 3 times the width, heads and ffn following. *any width*: to 5/3 of it.
 - *head size*: twice the head size. *ffn*: 40 → 64. *depth*: 3 → 5 and 3 → 7 layers.
 - *all*: everything that is exact alone, grown together; *float32*: the same in float32, where it shows only rounding.
+- Of a hierarchy every stage is made smaller or larger; its tiny models have stages of 2, 1, 3 and 2 blocks.
 - Several classes of a family share a row with the worst of their figures.
 
 New layers of a post-norm family are exact up to the epsilon of its norms, so the tiny models have BERT's 1e-12; with the
@@ -254,9 +255,8 @@ GROUPS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("encoder-decoder", lambda why: "encoder-decoder model"),
     (
         "convolutional or hierarchical",
-        lambda why: "convolutional or hierarchical: its config has no one width or no one depth",
+        lambda why: "convolutional or hierarchical, and no stages with norms that its config lists",
     ),
-    ("is a hierarchical family", lambda why: "hierarchical: its stages have sizes of their own"),
 )
 
 

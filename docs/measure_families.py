@@ -36,6 +36,8 @@ from hf_learngene.errors import LearngeneError, LossyGrowthError, UnsupportedFam
 from hf_learngene.resizing.outputs import difference as compared  # noqa: E402
 from hf_learngene.resizing.outputs import in_float64, outputs_of, width_of  # noqa: E402
 from testing.families import inputs_for, listed, mapping_families, model_class, tiny_config, tiny_model  # noqa: E402
+from testing.hierarchies import CASES as HIERARCHIES  # noqa: E402
+from testing.hierarchies import deeper, smaller, wider  # noqa: E402
 from testing.towers import PARTS, parted_config, parted_model  # noqa: E402
 from testing.untraced_inputs import UNUSUAL, Change  # noqa: E402
 
@@ -112,7 +114,7 @@ def cases() -> list[Case]:
     """Every class to try, once: the mappings' and the listed ones, sorted by family."""
     found: dict[str, Case] = {}
     mapped = [(kind, {}, name) for kind, names in mapping_families().items() for name in names]
-    for kind, extra, name in [*mapped, *listed(), *CASTS]:
+    for kind, extra, name in [*mapped, *listed(), *HIERARCHIES, *CASTS]:
         found.setdefault(f"{label_of(name, extra)}{kind}", Case(kind, extra, name))
     parts = [Case(parted_config(name).model_type, {}, name, None, section) for name, section in PARTS]
     return [*sorted(found.values(), key=lambda case: case.kind), *(Case(*case) for case in UNUSUAL), *parts]
@@ -187,10 +189,12 @@ def inputs_of(model: Any, change: Change | None) -> dict[str, torch.Tensor]:
 
 
 def shrinks(source: Any, anatomy: Anatomy) -> str:
-    """`yes`, or what went wrong. A smaller width and depth by weight selection must run and be finite."""
+    """`yes`, or what went wrong. A smaller width and depth, of a hierarchy in every stage, by weight selection must run."""
     # a head that reads several layers of a backbone needs them all
     stages = len(getattr(section(source.config, anatomy.section), "out_indices", None) or ()) > 1
     asked = {"hidden_size": 16} if anatomy.shared_layers or stages else {"hidden_size": 16, "num_hidden_layers": 2}
+    if anatomy.num_stages:
+        asked = smaller(source)
     try:
         small = resized(source, anatomy, "weight_selection", asked)
         finite = all(bool(t.isfinite().all()) for t in outputs(small, inputs_for(source)).values())
@@ -202,7 +206,7 @@ def shrinks(source: Any, anatomy: Anatomy) -> str:
 
 
 def grow_all(case: Case, source: Any, anatomy: Anatomy, found: Measured, inputs: Mapping[str, torch.Tensor]) -> None:
-    alone = growths_alone(anatomy)
+    alone = stages_alone(source, anatomy) if anatomy.num_stages else growths_alone(anatomy)
     for name, requests in alone.items():
         results = [attempt(source, anatomy, request, inputs) for request in requests]
         if name == "width" and anatomy.head_dim_honoured:
@@ -212,7 +216,7 @@ def grow_all(case: Case, source: Any, anatomy: Anatomy, found: Measured, inputs:
             results += [apart] if not isinstance(apart, str) or apart.startswith("error") else []
         found.growths[name] = worst(results)
     allowed = {name for name, result in found.growths.items() if not isinstance(result, str)}
-    together = growth_together(anatomy, allowed)
+    together = stages_together(source, alone, allowed) if anatomy.num_stages else growth_together(anatomy, allowed)
     found.growths["all"] = attempt(source, anatomy, together, inputs)
     single = model_of(case, torch.float32)
     found.growths["float32"] = attempt(single, anatomy, together, inputs_of(single, case.change))
@@ -237,6 +241,33 @@ def growths_alone(anatomy: Anatomy) -> dict[str, list[dict[str, int]]]:
 
 def wider_ffn(anatomy: Anatomy, units: int) -> dict[str, int]:
     return {"mlp_ratio": 3} if "mlp_ratio" in anatomy.fields else {"intermediate_size": units}
+
+
+def stages_alone(source: Any, anatomy: Anatomy) -> dict[str, list[dict[str, Any]]]:
+    """The same of a hierarchy: every stage grows."""
+    fields, double = anatomy.stage_fields, wider(source)
+    wide = fields["hidden_size"]
+    value = getattr(source.config, wide.native)
+    half = {wide.native: value * 3 // 2 if isinstance(value, int) else [v * 3 // 2 for v in value]}
+    same = {f.native: getattr(source.config, f.native) for n, f in fields.items() if n == "num_attention_heads"}
+    ratio = fields["mlp_ratio"].native if "mlp_ratio" in fields else "mlp_ratio"
+    own = getattr(source.config, ratio, 1)
+    more = int(own) + 1 if isinstance(own, (int, float)) else [int(v) + 1 for v in own]
+    return {
+        "width": [double, wider(source, 3)],
+        "any width": [half | same],
+        "head size": [double | (same or {"head_dim": 2})],
+        "ffn": [{ratio: more}],
+        "depth": [deeper(source), deeper(source, (2, 3, 1, 4))],
+    }
+
+
+def stages_together(source: Any, alone: Mapping[str, list[dict[str, Any]]], allowed: set[str]) -> dict[str, Any]:
+    """The largest request of a hierarchy made of everything that is exact alone."""
+    request = dict(alone["width"][1]) if "width" in allowed else {}
+    for name in ("ffn", "depth"):
+        request |= alone[name][-1] if name in allowed else {}
+    return request
 
 
 def heads_alone(anatomy: Anatomy) -> dict[str, int]:

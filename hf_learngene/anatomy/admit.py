@@ -14,11 +14,15 @@ from transformers.models.auto.modeling_auto import (
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.config_fields import native_name
 from hf_learngene.anatomy.registry import declaration_of
+from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
 from hf_learngene.errors import UnsupportedFamilyError, UnsupportedSourceError
 
 
-_ALLOWED = "hf_learngene resizes encoders of one width throughout (ViT-like and BERT-like)."
+ALLOWED = (
+    "hf_learngene resizes encoders of one width throughout (ViT-like and BERT-like), or of stages that their config lists "
+    "(Swin-like)."
+)
 
 
 def admit_no_learngene(config: PreTrainedConfig) -> None:
@@ -42,30 +46,46 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
     """
     kind = part.model_type
     if part is config and config.is_encoder_decoder and _decodes(part, model_class):
-        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is an encoder-decoder model. {_ALLOWED}")
+        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is an encoder-decoder model. {ALLOWED}")
     causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if part is not config and getattr(part, "is_decoder", False) and model_class.can_generate():
         raise UnsupportedFamilyError(
-            f"The `{kind}` inside {model_class.__name__} is the decoder that writes its texts, and stays as it is. {_ALLOWED}"
+            f"The `{kind}` inside {model_class.__name__} is the decoder that writes its texts, and stays as it is. {ALLOWED}"
         )
     named = model_class.__name__.endswith("ForCausalLM")
     decodes = part is config and (getattr(part, "is_decoder", False) or named)
     if decodes or (causal and not config.is_encoder_decoder):  # the encoder of such a family is one (Whisper)
-        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {_ALLOWED}")
+        raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {ALLOWED}")
+    if stage_fields(part):
+        return
     for name in ("hidden_size", "num_hidden_layers"):
         value: Any = (native := native_name(part, name)) and getattr(part, native)
         if not isinstance(value, int):
             shown = f"{native} = {value!r}" if native else f"no `{name}`"
             raise UnsupportedFamilyError(
-                f"`{kind}` is a convolutional or hierarchical family: its config has {shown}, not one number. {_ALLOWED}"
+                f"`{kind}` is a convolutional or hierarchical family: its config has {shown}, not one number. {ALLOWED}"
             )
     stages = next(
-        (n for n in ("depths", "hidden_sizes", "embed_dims") if isinstance(getattr(part, n, None), (list, tuple))),
-        None,
+        (n for n in ("hidden_sizes", "embed_dims") if isinstance(getattr(part, n, None), (list, tuple))), None
     )
     if stages:
         raise UnsupportedFamilyError(
-            f"`{kind}` is a hierarchical family: its stages have sizes of their own (`{stages}`). {_ALLOWED}"
+            f"`{kind}` is a hierarchical family: its stages have widths of their own (`{stages}`), and its config does not list "
+            f"how many blocks each has. {ALLOWED}"
+        )
+
+
+def refuse_stages(anatomy: Anatomy, why: str) -> None:
+    """Refuses a hierarchy where something is made for one width and one depth.
+
+    Raises:
+        UnsupportedFamilyError: says what is, and which sizes can be given.
+    """
+    if anatomy.num_stages:
+        natives = ", ".join(f"{field.native}=" for field in anatomy.stage_fields.values())
+        raise UnsupportedFamilyError(
+            f"{why}, and `{anatomy.model_type}` is a hierarchy of {anatomy.num_stages} stages with sizes of their own. "
+            f"resize and plan take them: {natives}."
         )
 
 
@@ -92,15 +112,22 @@ def admit_tensors(anatomy: Anatomy) -> None:
             f"register_anatomy({anatomy.model_type!r}, axes={{r'<name>$': ('hidden', ...)}})."
             f"{_unmatched(anatomy)}"
         )
+    for part in anatomy.parts:
+        _admit_flow(part)
+
+
+def _admit_flow(anatomy: Anatomy) -> None:
+    """Refuses a model, or a stage of one, whose attention or whose norms were not found. Blocks without attention need none."""
     has_heads = any(d.axis == HEADS for t in anatomy.tensors.values() for d in t.dims)
     roles = {t.role for t in anatomy.tensors.values()}
     by_layer: dict[int, set[str]] = {}
     for tensor in anatomy.tensors.values():
         if tensor.layer is not None:
             by_layer.setdefault(tensor.layer, set()).add(tensor.role)
+    attends = anatomy.stage is None or "num_attention_heads" in anatomy.sizes
     # layers of several kinds (Reformer's) need them each
     partial = any("o" in found and not _projects(found) for found in by_layer.values())
-    if not has_heads or not _projects(roles) or "o" not in roles or partial:
+    if attends and (not has_heads or not _projects(roles) or "o" not in roles or partial):
         raise UnsupportedFamilyError(
             f"`{anatomy.model_type}`: the attention projections were not found (found roles: "
             f"{', '.join(sorted(filter(None, roles))) or 'none'}; needed: q, k, v or qkv, and o). Declare them with "
@@ -108,7 +135,8 @@ def admit_tensors(anatomy: Anatomy) -> None:
             f"{_unmatched(anatomy)}"
         )
     if not any(n.axis == HIDDEN for n in anatomy.norms):
-        raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over its width. {_ALLOWED}")
+        where = "its width" if anatomy.stage is None else f"the width of stage {anatomy.stage}"
+        raise UnsupportedFamilyError(f"`{anatomy.model_type}` has no normalisation over {where}. {ALLOWED}")
 
 
 def _projects(roles: set[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -36,15 +35,16 @@ NAMED_AXES = {
     FFN, FIXED, GROUP, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE,
     RELATIVE_LINE, VOCAB, UNKNOWN,
 }  # fmt: skip
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def layer_of(name: str, containers: Iterable[str]) -> tuple[int | None, str]:
     """Layer index and template of a parameter's name."""
     for container in containers:
-        match = re.match(rf"^{re.escape(container)}\.(\d+)(\..*)$", name)
-        if match:
-            return int(match.group(1)), f"{container}.{{}}{match.group(2)}"
+        if name.startswith(f"{container}."):
+            index, dot, rest = name[len(container) + 1 :].partition(".")
+            if dot and index.isdecimal():
+                return int(index), f"{container}.{{}}.{rest}"
     return None, name
 
 
@@ -56,20 +56,20 @@ def axes_of(
     `product` is the function it enters as a weight, and `layers` what `layer_dims` found of it.
     """
     module = model.get_submodule(owner_of(name))
-    sides = _sides(module, parameter, product)
+    sides = sides_of(module, parameter, product)
     effects = prober.effects[name]
     dims = []
     for i, (size, effect) in enumerate(zip(parameter.shape, effects, strict=True)):
         blocks = layers.get(i, 1)
         effect = {n: Effect(e.delta // blocks, e.step) for n, e in effect.items()} if blocks > 1 else effect
         size = int(size) // blocks
-        axis, parts, prefix = _axis(size, effect, prober, spatial=isinstance(module, _CONVS) and i >= 2)
-        if i == 1 and isinstance(module, _CONVS) and _reads_a_group(size, effect, module.groups, prober):
+        axis, parts, prefix = _axis(size, effect, prober, spatial=isinstance(module, CONVOLUTIONS) and i >= 2)
+        if i == 1 and isinstance(module, CONVOLUTIONS) and _reads_a_group(size, effect, module.groups, prober):
             axis = GROUP
         if axis == POSITIONS and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             prefix = module.padding_idx + 1
         # a product over the heads (DeBERTa's talking heads) sums over them; a table of them does not
-        feature = _is_feature(axis) or (axis == HEAD_COUNT and sides[i] == "in")
+        feature = is_feature(axis) or (axis == HEAD_COUNT and sides[i] == "in")
         side = sides[i] if feature else "-"
         dims.append(Dim(axis, size * blocks, side, parts * blocks, False, prefix, layers.get(i, 0)))
     return tuple(dims)
@@ -92,18 +92,20 @@ def _reads_a_group(size: int, effect: dict[str, Effect], groups: int, prober: Pr
     return width is not None and groups > 1 and size * groups == hidden and width.delta * groups == width.step
 
 
-def _is_feature(axis: str) -> bool:
+def is_feature(axis: str) -> bool:
+    """Whether an axis counts entries of a vector, not tokens, labels or taps."""
     return axis not in (VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED, HEAD_COUNT, RELATIVE_LINE)
 
 
-def _sides(module: nn.Module, parameter: nn.Parameter, product: str) -> list[str]:
+def sides_of(module: nn.Module, parameter: nn.Parameter, product: str) -> list[str]:
+    """The side of each dimension, as in `Dim`, were all of them features."""
     rank = parameter.dim()
     if is_norm(module):
         return ["each"] * rank
     if isinstance(module, nn.Embedding) or (product == "embedding" and rank == 2):
         return ["-", "out"]
     # a class of the family's own may call the function itself (I-BERT's QuantLinear)
-    matrix = product in ("linear", "conv") or isinstance(module, (nn.Linear, nn.MultiheadAttention, *_CONVS))
+    matrix = product in ("linear", "conv") or isinstance(module, (nn.Linear, nn.MultiheadAttention, *CONVOLUTIONS))
     if matrix and rank >= 2:
         return ["out", "in", *["-"] * (rank - 2)]
     # a bias, a token, a table: its last dimension is the vector it adds

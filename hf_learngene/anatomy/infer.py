@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_config, admit_no_learngene, admit_tensors
-from hf_learngene.anatomy.axes import NAMED_AXES, axes_of, layer_of
+from hf_learngene.anatomy.axes import axes_of, layer_of
 from hf_learngene.anatomy.config_fields import (
     as_pair,
     changed,
@@ -22,14 +22,17 @@ from hf_learngene.anatomy.config_fields import (
     native_name,
     section,
 )
+from hf_learngene.anatomy.hierarchy import check_fixed, hierarchy_of, sizes_at
 from hf_learngene.anatomy.layer_lists import layer_dims, per_layer_fields
-from hf_learngene.anatomy.passes import check_target, plain_pass, reads_grid
-from hf_learngene.anatomy.probe import Prober, build, layer_containers, numbers_of_depth
+from hf_learngene.anatomy.observed import axis_fields, full_ties, norms_seen, placed, traced
+from hf_learngene.anatomy.passes import check_target, reads_grid
+from hf_learngene.anatomy.probe import LISTS, Prober, build, layer_containers, numbers_of_depth
 from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.sections import followers_of, only_section
-from hf_learngene.anatomy.trace import Trace, is_norm, subtracts_mean
-from hf_learngene.anatomy.types import FIXED, HEAD_DIM, HIDDEN, Anatomy, Dim, NormInfo, TensorInfo
+from hf_learngene.anatomy.stages import stage_fields
+from hf_learngene.anatomy.trace import Trace, is_norm
+from hf_learngene.anatomy.types import FIXED, HEAD_DIM, Anatomy, Dim, NormInfo, TensorInfo
 from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
 from hf_learngene.state import exclusive
 
@@ -116,6 +119,10 @@ def _anatomy(
     part = section(config, section_of)
     check_bounds(vars(part))
     admit_config(config, part, model_class)
+    if stages := stage_fields(part):
+        anatomy = hierarchy_of(config, model_class, section_of, stages, declared)
+        admit_tensors(anatomy)
+        return anatomy
     per_layer = per_layer_fields(model_class, config, section_of)
     full = build(model_class, config)
     depth = part.num_hidden_layers
@@ -129,17 +136,17 @@ def _anatomy(
         # layers differ in kind along the depth: only the whole depth shows all
         short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
     try:
-        trace = _trace(short, short_config, containers)
+        trace = traced(short, short_config, containers)
     except UnsupportedFamilyError:
         if not section_of or short_config is config:
             raise
         # what reads certain layers of the encoder (a head on a backbone) needs them all
         short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
-        trace = _trace(short, short_config, containers)
+        trace = traced(short, short_config, containers)
     if short_depth < depth and short_config is not config and _whole_layers_unseen(short, trace):
         # ALBERT's groups of shared layers: a short model uses only some of them
         short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
-        trace = _trace(short, short_config, containers)
+        trace = traced(short, short_config, containers)
     followers = followers_of(model_class, short_config, section_of)
     prober = Prober(model_class, short_config, section_of, short, followers)
     prober.run()
@@ -155,7 +162,7 @@ def _anatomy(
     sizes = _sizes(part, prober.fields)
     tensors = settle(tensors, short, flow, declared, honoured := _honours_head_dim(prober, flow))
     ties = dict(short.all_tied_weights_keys)
-    norms = _every_layer(_norms(short, flow, containers, tensors, eps_followers), full, containers)
+    norms = _every_layer(norms_seen(short, flow, containers, tensors, eps_followers), full, containers)
     fixed = {n.name for n in norms if n.axis == FIXED}
     by_template: dict[str, TensorInfo] = {}
     for info in tensors.values():
@@ -166,9 +173,9 @@ def _anatomy(
         model_type=config.model_type,
         model_class=model_class.__name__,
         tensors=whole,
-        ties=_full_ties(full),
+        ties=full_ties(full),
         norms=tuple(norms),
-        fields={**prober.fields, **_axis_fields(whole)},
+        fields={**prober.fields, **axis_fields(whole)},
         sizes={**sizes, "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
         section=section_of,
         shared_layers=not containers,
@@ -206,10 +213,6 @@ def _native_depth(part: PreTrainedConfig) -> str:
     return name
 
 
-def _templates(model: nn.Module, containers: Iterable[str]) -> set[str]:
-    return {layer_of(n, containers)[1] for n, _ in model.named_parameters(remove_duplicate=False)}
-
-
 def _sizes(part: PreTrainedConfig, fields: Mapping[str, str]) -> dict[str, int]:
     values = {c: getattr(part, n, None) for c, n in fields.items()}
     sizes = {c: int(v) for c, v in values.items() if isinstance(v, int) or (isinstance(v, float) and v.is_integer())}
@@ -233,54 +236,6 @@ def _grid(part: PreTrainedConfig) -> tuple[int, int] | None:
     return image[0] // patch[0], image[1] // patch[1]
 
 
-def _axis_fields(tensors: dict[str, TensorInfo]) -> dict[str, str]:
-    axes = {d.axis for t in tensors.values() for d in t.dims}
-    return {axis: axis for axis in axes - NAMED_AXES}
-
-
-def _rotary(model: nn.Module, tensors: Iterable[TensorInfo]) -> bool:
-    by_buffer = any("inv_freq" in name for name, _ in model.named_buffers())
-    return by_buffer or any(t.computed and t.dims[-1].axis == HEAD_DIM for t in tensors)
-
-
-def _trace(model: PreTrainedModel, config: PreTrainedConfig, containers: list[str]) -> Trace:
-    layers = {f"{c}.{i}" for c in containers for i in range(len(cast(nn.ModuleList, model.get_submodule(c))))}
-    try:
-        return plain_pass(model, config, layers)
-    except Exception as error:
-        raise UnsupportedFamilyError(
-            f"A forward pass of {type(model).__name__} with plain inputs failed, so its flow stays unknown: {error}"
-        ) from error
-
-
-def _norms(
-    model: nn.Module, flow: Flow, containers: list[str], tensors: dict[str, TensorInfo], followers: set[str]
-) -> list[NormInfo]:
-    norms = []
-    closing = flow.closing_norms()
-    centred: dict[type, bool] = {}
-    for name, node in flow.trace.norms.items():
-        weight = tensors.get(f"{name}.weight") or next((t for t in tensors.values() if t.module == name), None)
-        # of two streams side by side (Reformer) each keeps its own mean, and the norm has one for both
-        beside = frozenset({"other"}) if weight is not None and weight.dims[0].parts > 1 else frozenset()
-        module = model.get_submodule(name)
-        if type(module) not in centred:
-            centred[type(module)] = subtracts_mean(module)
-        norms.append(
-            NormInfo(
-                name=name,
-                layer=layer_of(f"{name}.weight", containers)[0],
-                axis=weight.dims[0].axis if weight is not None else HIDDEN,
-                reads=flow.kinds_into(node).union(beside, *map(flow.kinds_into, flow.trace.norms_again.get(name, ()))),
-                closes_layer=name in closing,
-                writes_stream=name in flow.stream_norms,
-                eps_follows_config=name in followers,
-                centred=centred[type(module)],
-            )
-        )
-    return norms
-
-
 def anatomy_like(
     known: Anatomy,
     config: PreTrainedConfig,
@@ -298,7 +253,7 @@ def anatomy_like(
         model (`PreTrainedModel`, *optional*): one of the other size, if there is one. Nothing is built and tried then.
 
     Raises:
-        InvalidSizeError: a size that the family can build, but not save, load or run.
+        InvalidSizeError: a size that the family can build, but not save, load or run, or that changes what no field explains.
         Exception: what the family's own constructor raises at a size that it refuses.
     """
     if model is not None:
@@ -318,30 +273,39 @@ def _like(
     known: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel], full: PreTrainedModel
 ) -> Anatomy:
     part = section(config, known.section)
-    depth = getattr(part, _native_depth(part))
-    fields = {
-        **known_sizes(part),
-        **known.fields,
-    }  # a head size may be given where the known one followed from its width
+    sizes = sizes_at(known, part, config) if known.num_stages else _all_sizes(known, part, config)
+    deeper = sizes.get("num_hidden_layers", 0) - known.num_layers
     tensors = {}
-    for name, parameter, layer, template in _placed(full, _known_containers(known, full)):
-        like = known.templates.get(template)
+    for name, parameter, layer, template in placed(full, _known_containers(known, full)):
+        like = known.like(name, template)
         if like is None or len(like.dims) != parameter.dim():
             return anatomy_of(config, model_class, known.section)
-        dims = _sized(like, parameter, depth - known.num_layers)
+        dims = _sized(like, parameter, deeper)
+        if known.num_stages:
+            check_fixed(name, like, dims)
         tensors[name] = dataclasses.replace(like, name=name, dims=dims, layer=layer, module=name.rpartition(".")[0])
     return dataclasses.replace(
         known,
         tensors=tensors,
-        ties=_full_ties(full),
-        sizes={**_sizes(part, fields), "num_hidden_layers": depth, "num_labels": int(config.num_labels or 0)},
-        grid=_grid(part),
+        ties=full_ties(full),
+        sizes=sizes,
+        grid=None if known.num_stages else _grid(part),
     )
+
+
+def _all_sizes(known: Anatomy, part: PreTrainedConfig, config: PreTrainedConfig) -> dict[str, int]:
+    # a head size may be given where the known one followed from its width
+    sizes = _sizes(part, {**known_sizes(part), **known.fields})
+    return {
+        **sizes,
+        "num_hidden_layers": getattr(part, _native_depth(part)),
+        "num_labels": int(config.num_labels or 0),
+    }
 
 
 def _known_containers(known: Anatomy, model: nn.Module) -> list[str]:
     modules = dict(model.named_modules())
-    return [name for name in known.containers if isinstance(modules.get(name), nn.ModuleList)]
+    return [name for name in known.containers if isinstance(modules.get(name), LISTS)]
 
 
 def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) -> list[NormInfo]:
@@ -369,7 +333,7 @@ def _spread(
 ) -> dict[str, TensorInfo]:
     """What was found at the short depth, for every layer of the whole depth, which has so many more."""
     tensors = {}
-    for name, parameter, layer, template in _placed(full, containers):
+    for name, parameter, layer, template in placed(full, containers):
         info = known[template]
         if any(d.layers for d in info.dims):
             info = dataclasses.replace(info, dims=_sized(info, parameter, deeper))
@@ -386,14 +350,10 @@ def _sized(info: TensorInfo, parameter: nn.Parameter, deeper: int) -> tuple[Dim,
     return tuple(d.at(int(n), deeper) for d, n in zip(info.dims, parameter.shape, strict=True))
 
 
-def _placed(model: PreTrainedModel, containers: Sequence[str]) -> Iterator[tuple[str, nn.Parameter, int | None, str]]:
-    """Name, parameter, layer and template of each parameter; tied ones under their first name alone."""
-    tied = _full_ties(model)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name not in tied:
-            yield name, parameter, *layer_of(name, containers)
+def _templates(model: nn.Module, containers: Iterable[str]) -> set[str]:
+    return {layer_of(n, containers)[1] for n, _ in model.named_parameters(remove_duplicate=False)}
 
 
-def _full_ties(model: PreTrainedModel) -> dict[str, str]:
-    names = {n for n, _ in model.named_parameters(remove_duplicate=False)}
-    return {k: v for k, v in model.all_tied_weights_keys.items() if k in names and v in names and k != v}
+def _rotary(model: nn.Module, tensors: Iterable[TensorInfo]) -> bool:
+    by_buffer = any("inv_freq" in name for name, _ in model.named_buffers())
+    return by_buffer or any(t.computed and t.dims[-1].axis == HEAD_DIM for t in tensors)

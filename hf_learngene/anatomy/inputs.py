@@ -13,12 +13,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, nested_configs, section, section_name
 from hf_learngene.anatomy.registry import declaration_of
+from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.errors import UnsupportedFamilyError
 
 
 CHOICES = 2
 FRAMES = ("num_frames", "frames_per_clip")
 _IMAGES = ("image_size", "crop_size")
+_ANY_SIZE = 64  # of a hierarchy that takes images of any size: two patches a side are left after strides of 32
 _FEATURES = ("feature_projection_input_dim", "num_mel_bins")
 
 
@@ -139,6 +141,8 @@ def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tenso
             "spatial_shapes": torch.full((1, 2), side),
         }
     size = next((v for n in _IMAGES if (v := getattr(part, n, None)) is not None), None)
+    if size is None and stage_fields(part):
+        size = _ANY_SIZE
     if size is None:
         raise AttributeError(f"it has none of {', '.join(_IMAGES)}")
     height, width = as_pair(size)
@@ -163,6 +167,10 @@ def _features(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Ten
     size = next((v for n in _FEATURES if isinstance(v := getattr(part, n, None), int)), None)
     if size is None:
         raise AttributeError(f"it has none of {', '.join(_FEATURES)}")
+    side = getattr(part, "spec_size", None)
+    if isinstance(side, int):  # a spectrogram as an image of a channel, which is folded to a square (CLAP)
+        found = {"input_features": torch.zeros(1, 1, side * (side // size), size)}
+        return found | ({"is_longer": torch.zeros(1, 1, dtype=torch.bool)} if "is_longer" in taken else {})
     positions = getattr(part, "max_source_positions", None)
     if positions is not None and not hasattr(
         part, _FEATURES[0]

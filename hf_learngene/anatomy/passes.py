@@ -111,7 +111,7 @@ def _check_round_trip(anatomy: Anatomy, config: PreTrainedConfig) -> None:
 
 def _short_pass(anatomy: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Trace:
     depth = native_name(section(config, anatomy.section), "num_hidden_layers")
-    if depth is None or anatomy.num_layers <= 2:
+    if depth is None or anatomy.num_stages or anatomy.num_layers <= 2:
         return plain_pass(build(model_class, config), config, set())
     short = changed(config, anatomy.section, {depth: 2}, anatomy.per_layer)
     try:

@@ -25,6 +25,9 @@ from hf_learngene.anatomy.config_fields import (
 from hf_learngene.anatomy.trace import is_norm
 
 
+LISTS = (nn.ModuleList, nn.Sequential)
+
+
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str = "meta") -> PreTrainedModel:
     """An uninitialised model in eval mode. On `meta` it takes no memory. The config stays as it is."""
     own = copy.deepcopy(config)  # some constructors write into it (Longformer's attention_window)
@@ -83,11 +86,11 @@ def numbers_of_depth(one: nn.Module, other: nn.Module) -> tuple[str, ...]:
 
 def layer_containers(one: nn.Module, depth_one: int, other: nn.Module, depth_other: int) -> list[str]:
     """Module lists whose length is the depth in both models."""
-    lists = {n: len(m) for n, m in other.named_modules() if isinstance(m, nn.ModuleList)}
+    lists = {n: len(m) for n, m in other.named_modules() if isinstance(m, LISTS)}
     return [
         n
         for n, m in one.named_modules()
-        if isinstance(m, nn.ModuleList) and len(m) == depth_one and lists.get(n) == depth_other
+        if isinstance(m, LISTS) and len(m) == depth_one and lists.get(n) == depth_other
     ]
 
 

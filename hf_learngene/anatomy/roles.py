@@ -28,6 +28,7 @@ class Flow:
         self.scale_of: dict[str, str] = {}  # writer -> the LayerScale on its way into the residual stream
         self.writers: set[str] = set()
         self.stream_norms: set[str] = set()  # norms whose output is summed into the residual stream
+        self.inner: set[str] = set()  # what one norm reads alone, and nothing else
         self._collect()
         self.attention_roles = self._attention_roles()
 
@@ -46,6 +47,17 @@ class Flow:
                         self.scale_of[name] = source.scale
                 elif source.node.kind == "norm":
                     self.stream_norms.add(name)
+
+        summed, alone = set[str](), set[str]()
+        for node in self.trace.norms.values():
+            sources = [s.node for s in Trace.sources(node.parents[0] if node.parents else None) if not s.is_scale]
+            if len(sources) == 1 and sources[0].kind in ("linear", "conv"):
+                alone.add(sources[0].name)
+            else:
+                summed.update(s.name for s in sources)
+        for node in self.trace.layer_outputs.values():
+            summed.update(s.node.name for s in Trace.sources(node))
+        self.inner = alone - summed
 
     def kinds_into(self, norm: Node) -> frozenset[str]:
         """What a norm's input is a sum of."""
@@ -92,8 +104,8 @@ class Flow:
         closing: set[str] = set()
         for node in self.trace.layer_outputs.values():
             sources = list(Trace.sources(node))
-            if sources and all(s.node.kind == "norm" for s in sources):
-                closing.update(s.node.name for s in sources)
+            if len(sources) == 1 and sources[0].node.kind == "norm":  # a sum of norms is a residual stream (Swin v2)
+                closing.add(sources[0].node.name)
         if not self.containers:  # shared layers: post-norm shows as a norm that reads a norm and a writer
             closing.update(n for n, node in self.trace.norms.items() if self.kinds_into(node) == {"norm", "writer"})
         return closing
@@ -143,7 +155,9 @@ def settle(
     """Tensors with kind, role and flow added; widths that are heads x head size get the axis `heads`."""
     row_biases = {t.module for t in tensors.values() if t.name.endswith((".q_bias", ".v_bias"))}
     head_norms = {layer_of(f"{n}.weight", flow.containers)[1].removesuffix(".weight") for n in flow.head_norms}
-    ffn_width = min((d.size for t in tensors.values() for d in t.dims if d.axis == FFN), default=1)
+    ffn_widths: dict[str, int] = {}
+    for dim in (d for t in tensors.values() for d in t.dims if d.axis == FFN):
+        ffn_widths[dim.name] = min(dim.size, ffn_widths.get(dim.name, dim.size))
     fixed_parameters = {n for n, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
     first = {t.template: n for n, t in reversed(tensors.items())}
     known_axes = {*AXES, *(d.axis for t in tensors.values() for d in t.dims)} - {UNKNOWN}
@@ -158,7 +172,7 @@ def settle(
         role = declared.role(name)
         if role is None:
             role = _role(name, weight, info, tensors[weight], seen, writes, flow)
-        dims = tuple(_fused_ffn(d, ffn_width) for d in info.dims)
+        dims = tuple(_fused_ffn(d, ffn_widths.get(d.name, 1)) for d in info.dims)
         if not honoured:
             dims = _heads(dims, role)
         if info.template.rpartition(".")[0] in head_norms:
@@ -188,6 +202,7 @@ def settle(
             and dims[1].side == "in"
             and flow.made_on_the_way(name),
             traced=bool((seen | {name}) & flow.trace.touched),
+            inner=bool(seen & flow.inner),
             computed=name in fixed_parameters and any(d.axis == HEAD_DIM for d in dims),
         )
     return settled

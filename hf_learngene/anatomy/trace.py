@@ -209,8 +209,10 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A normalisation over the last dimension: named so, holding nothing but vectors."""
-    if "Norm" not in type(module).__name__ or isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)):
+    """A normalisation over all features: named so, holding nothing but vectors."""
+    if "Norm" not in type(module).__name__ or isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return False
+    if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
         return False
     own = list(module.parameters())
     return bool(own) and all(p.dim() == 1 for p in own)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from hf_learngene.anatomy.stages import StageBlocks, StageField, sizes_of_stage, staged
+
 
 # Axes with a meaning of their own. Any other axis carries the name of the config field that drives it.
 HIDDEN, HEADS, FFN = "hidden", "heads", "ffn"
@@ -43,6 +45,7 @@ class Dim:
         by_head: whether the blocks lie inside each head (DeBERTa's `in_proj`), instead of one after another.
         prefix: leading entries that are no positions (class token, distillation token, padding offset).
         layers: how many layers it has an equal block for, one after another (ESM's contact head); 0 where it counts none.
+        stage: whose width, heads or ffn it counts, in a hierarchy; None where there is one of each.
     """
 
     axis: str
@@ -52,6 +55,12 @@ class Dim:
     by_head: bool = False
     prefix: int = 0
     layers: int = 0
+    stage: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The axis with its stage: `hidden`, or `hidden.2` in a hierarchy."""
+        return self.axis if self.stage is None else staged(self.axis, self.stage)
 
     def at(self, size: int, deeper: int) -> Dim:
         """The same dimension in a model of another size that has so many layers more."""
@@ -81,7 +90,10 @@ class TensorInfo:
         scaled_by: template of the LayerScale between it and the residual stream, or ''.
         reads_made: whether it reads a vector over the width that comes from no parameter (sinusoids).
         traced: whether the recorded pass reached it; of one that it did not, only the shape is known.
+        inner: whether what it writes is read by a norm alone and by nothing else (ConvNeXt's depthwise convolution), so that it
+            is not what writes a residual branch.
         module: name of the module that holds it.
+        stage: of a hierarchy, that of its layer, or the last one whose width it has; None where there are no stages.
     """
 
     name: str
@@ -97,7 +109,9 @@ class TensorInfo:
     scaled_by: str = ""
     reads_made: bool = False
     traced: bool = True
+    inner: bool = False
     module: str = ""
+    stage: int | None = None
 
     @property
     def groups(self) -> int:
@@ -127,6 +141,7 @@ class NormInfo:
         writes_stream: whether its output is summed into the residual stream (post-norm, Swin-v2's residual norms).
         eps_follows_config: whether its epsilon is the config's.
         centred: whether it subtracts the mean (LayerNorm), or not (RMSNorm).
+        stage: of a hierarchy, as that of its weight.
     """
 
     name: str
@@ -137,6 +152,7 @@ class NormInfo:
     writes_stream: bool = False
     eps_follows_config: bool = False
     centred: bool = True
+    stage: int | None = None
 
 
 @dataclass(frozen=True)
@@ -160,9 +176,13 @@ class Anatomy:
         grid: patches in height and width, for images of the config's size.
         reads_grid: whether the forward pass takes tables over patches as that grid.
         numbers_of_depth: numbers of modules that follow from the depth (ESM C's scale of every residual branch).
-        linked: config fields that repeat the width, and follow it.
+        linked: config fields that repeat the width, and follow it; in a hierarchy that of the last stage.
         followers: the same outside of the section, each by the path that leads to it (`reassemble_hidden_size`).
         per_layer: config fields that hold one entry for each layer.
+        stage_fields: canonical size name -> how the config says it of every stage. In a hierarchy the sizes themselves are
+            named by stage (`hidden_size.2`); elsewhere there are none.
+        blocks: of a hierarchy, what is known of each stage's blocks.
+        stage: the stage of a hierarchy that this is all of, or None.
     """
 
     model_type: str
@@ -185,6 +205,74 @@ class Anatomy:
     linked: tuple[str, ...] = ()
     followers: tuple[str, ...] = ()
     per_layer: tuple[str, ...] = ()
+    stage_fields: Mapping[str, StageField] = field(default_factory=dict)
+    blocks: tuple[StageBlocks, ...] = ()
+    stage: int | None = None
+
+    # ---- a hierarchy
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of a hierarchy; 0 for a model of one width and depth."""
+        return len(self.blocks) if self.stage is None else 0
+
+    @property
+    def parts(self) -> tuple[Anatomy, ...]:
+        """The stages of a hierarchy; of any other model, itself."""
+        return self._stages if self.num_stages else (self,)
+
+    @cached_property
+    def _stages(self) -> tuple[Anatomy, ...]:
+        return tuple(self._at(stage) for stage in range(self.num_stages))
+
+    def of_stage(self, stage: int | None) -> Anatomy:
+        """One stage as a model of its own: of one width and depth, with the tensors that belong to it. Itself without stages.
+
+        Axes and sizes of the stage have their plain names (`hidden`, `hidden_size`); those of others, which a patch merging
+        reads, keep theirs (`hidden.0`).
+        """
+        return self if stage is None or not self.num_stages else self._stages[stage]
+
+    def _at(self, stage: int) -> Anatomy:
+        def plain(dim: Dim) -> Dim:
+            return dataclasses.replace(dim, stage=None) if dim.stage == stage else dim
+
+        return dataclasses.replace(
+            self,
+            tensors={
+                n: dataclasses.replace(t, dims=tuple(map(plain, t.dims)))
+                for n, t in self.tensors.items()
+                if t.stage == stage
+            },
+            norms=tuple(n for n in self.norms if n.stage == stage),
+            sizes=sizes_of_stage(self.sizes, stage),
+            eps_field=None,
+            linked=(),
+            blocks=(self.blocks[stage],),
+            stage=stage,
+        )
+
+    @property
+    def period(self) -> int:
+        """How many layers alternate."""
+        return self.blocks[0].period if self.stage is not None else 1
+
+    @property
+    def lead(self) -> int:
+        """How many first layers are of another kind than the rest."""
+        return self.blocks[0].lead if self.stage is not None else 0
+
+    def like(self, name: str, template: str) -> TensorInfo | None:
+        """What is known of a tensor of another size: of the same name, or of the last layer."""
+        if not self.num_stages:
+            return self.templates.get(template)
+        return self.tensors.get(name) or self._last.get(template)
+
+    @cached_property
+    def _last(self) -> dict[str, TensorInfo]:
+        return {t.template: t for t in self.tensors.values()}
+
+    # ---- what is known of the tensors
 
     @cached_property
     def templates(self) -> dict[str, TensorInfo]:
@@ -224,6 +312,7 @@ class Anatomy:
             ("linked", self.linked),
             ("followers", self.followers),
             ("per_layer", self.per_layer),
+            ("blocks", self.blocks),
         )
         return frozenset((*tensors, tuple(dict.fromkeys(norms)), *self.tied_readers.items(), *flags))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -140,7 +141,12 @@ def _pairs(flag: str, given: list[str] | None, example: str) -> list[tuple[str, 
 
 
 def _value(text: str) -> Any:
-    """`6`, `0.5`, `true`, a list `0,2,4`, a pair `224x160`, or the text itself."""
+    """`6`, `0.5`, `true`, a list `0,2,4`, lists of lists `[[0,1],[2]]`, a pair `224x160`, or the text itself."""
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
     if "," in text:
         return [_value(part.strip()) for part in text.split(",") if part.strip()]
     if re.fullmatch(r"\d+x\d+", text):

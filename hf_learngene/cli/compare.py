@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,7 +137,7 @@ def compare_command(
 
 
 def size_of(text: str) -> dict[str, Any]:
-    """`hidden_size=192,num_attention_heads=3` as keywords of `resize`.
+    """`hidden_size=192,num_attention_heads=3` as keywords of `resize`; a value may be a list of its own (`depths=2,2,4,2`).
 
     Raises:
         UnknownOptionError: it is not written so, or holds a name that is no size.
@@ -144,8 +145,10 @@ def size_of(text: str) -> dict[str, Any]:
     Example:
         >>> size_of("hidden_size=192,image_size=224x160"), size_of("params=0.25")
         ({'hidden_size': 192, 'image_size': (224, 160)}, {'params': '0.25'})
+        >>> size_of("embed_dim=64,depths=2,2,4,2")
+        {'embed_dim': 64, 'depths': [2, 2, 4, 2]}
     """
-    pairs = [part.partition("=") for part in text.split(",")]
+    pairs = [part.partition("=") for part in re.split(r",(?=[^,\[\]]*=)", text)]
     if not all(name.strip() and value.strip() for name, _, value in pairs):
         raise UnknownOptionError(
             f"--sizes takes NAME=VALUE, separated by commas, such as hidden_size=192,num_hidden_layers=6; it was "

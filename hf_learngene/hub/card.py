@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.anatomy.config_fields import known_sizes, section
 from hf_learngene.anatomy.inputs import reads_image_beside_text
 from hf_learngene.anatomy.sections import sections_of
+from hf_learngene.anatomy.stages import OF_STAGES, stage_fields
 from hf_learngene.hub import card_parts as parts
 from hf_learngene.hub import provenance
 from hf_learngene.hub.card_calibration import calibrated_on, distilled_on
@@ -165,7 +166,9 @@ def _sizes(config: PreTrainedConfig, cls: type[PreTrainedModel], plan: Planned |
         for name in parts:
             part = section(one, name)
             prefix = f"{name}." if len(parts) > 1 else ""
-            found |= {prefix + native: getattr(part, native) for native in known_sizes(part).values()}
+            stages = [field.native for field in stage_fields(part).values()]
+            sizes = [field for size, field in known_sizes(part).items() if not stages or size not in OF_STAGES]
+            found |= {prefix + native: getattr(part, native) for native in (*stages, *sizes)}
         return {**found, "num_labels": one.num_labels} if "For" in cls.__name__ and one.id2label else found
 
     after = {**read(config), "parameters": f"{parameters:,}"}

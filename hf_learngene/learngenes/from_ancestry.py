@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.anatomy.admit import refuse_stages
 from hf_learngene.calibration.processing import resolved_processor
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.hub import provenance
@@ -59,6 +60,7 @@ def fitted_learngene(
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
     sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING and n not in examples}
     anatomy = anatomy_of(model.config, type(model))
+    refuse_stages(anatomy, "A learngene makes layers of one width along one depth")
     config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
     if examples["calibration"] is not None or default is not None or "processing_class" in examples:
         given = examples.get("processing_class")

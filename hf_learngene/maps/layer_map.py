@@ -50,13 +50,25 @@ class LayerMap:
         return cls(tuple(Layer(((int(i), 1.0),)) for i in indices))
 
     @classmethod
-    def spread(cls, old: int, new: int) -> LayerMap:
+    def spread(cls, old: int, new: int, period: int = 1) -> LayerMap:
         """`new` layers spread evenly over the `old`, first and last kept.
+
+        Layers that alternate are taken together, `period` of them, so that each keeps its turn.
 
         Example:
             >>> [layer.index for layer in LayerMap.spread(12, 4)], [layer.index for layer in LayerMap.spread(12, 1)]
             ([0, 4, 7, 11], [0])
+            >>> [layer.index for layer in LayerMap.spread(6, 4, period=2)]
+            [0, 1, 4, 5]
         """
+        if period > 1 and new > period:
+            rest, uneven = new % period, old % period
+            # the last turn is a shortened one: the source's own, or one of its whole ones where that is too short
+            whole = new // period + (rest > uneven)
+            picked = [turn.index * period + i for turn in cls.spread(old // period, whole) for i in range(period)]
+            return cls.pick([*picked, *range(old - uneven, old)][:new])
+        if period > 1:
+            return cls.pick(range(new))
         return cls.pick([round(i * (old - 1) / max(1, new - 1)) for i in range(new)])
 
     @classmethod
@@ -65,16 +77,21 @@ class LayerMap:
         return cls(tuple(Layer(tuple((i, float(w)) for i, w in enumerate(row) if w)) for row in rows))
 
     @classmethod
-    def insert(cls, old: int, new: int, never_after: Collection[int] = ()) -> LayerMap:
+    def insert(cls, old: int, new: int, never_after: Collection[int] = (), period: int = 1) -> LayerMap:
         """The `old` layers in order, with `new - old` inserted ones behind them, the later layers served first.
 
         Up to twice the depth this is LEMON's placement: each of the last `new - old` layers is followed by one. None
-        follows a layer of `never_after`.
+        follows a layer of `never_after`. Where `period` layers alternate, as many are inserted at once, as a copy of those before
+        them, and what is left over behind the last layer, so that each layer keeps its turn.
 
         Example:
             >>> [(layer.index, layer.inserted) for layer in LayerMap.insert(2, 3)]
             [(0, False), (1, False), (1, True)]
+            >>> [layer.index for layer in LayerMap.insert(4, 7, period=2)]
+            [0, 1, 2, 3, 2, 3, 2]
         """
+        if period > 1:
+            return cls._insert_turns(old, new, period)
         followed = [i for i in range(old) if i not in never_after]
         each, more = divmod(new - old, max(1, len(followed)))
         counts = {i: each + (rank >= len(followed) - more) for rank, i in enumerate(followed)}
@@ -83,6 +100,19 @@ class LayerMap:
             layers.append(Layer(((i, 1.0),)))
             count = counts.get(i, 0)
             layers += [Layer(((i, 1.0),), inserted=True)] * count
+        return cls(tuple(layers))
+
+    @classmethod
+    def _insert_turns(cls, old: int, new: int, period: int) -> LayerMap:
+        whole = old // period
+        turns = cls.insert(whole, whole + (new - old) // period) if whole else cls(())
+        layers = [
+            Layer(((turn.index * period + i, 1.0),), inserted=turn.inserted) for turn in turns for i in range(period)
+        ]
+        layers += [Layer(((i, 1.0),)) for i in range(whole * period, old)]
+        for place in range(len(layers), new):
+            like = max((i for i in range(old) if i % period == place % period), default=old - 1)
+            layers.append(Layer(((like, 1.0),), inserted=True))
         return cls(tuple(layers))
 
     def describe(self) -> str:

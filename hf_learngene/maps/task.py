@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,7 +62,8 @@ class ResizeTask:
 
     Attributes:
         source, target: the two anatomies.
-        layer_map: where each target layer comes from.
+        layer_map: where each target layer comes from; empty in a hierarchy.
+        stage_maps: the same for each stage of a hierarchy.
         seed: for every random number.
         std: the family's initialiser range, the scale of every new entry.
         patches: patch size (height, width) of source and target, for images.
@@ -81,10 +83,35 @@ class ResizeTask:
     position_rows: Mapping[str, slice] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     selection: Selection | None = None
+    stage_maps: tuple[LayerMap, ...] = ()
+
+    # ---- a hierarchy
+
+    @cached_property
+    def parts(self) -> tuple[ResizeTask, ...]:
+        """The task stage by stage: each is one from a model of one width and depth to another. Elsewhere it is itself."""
+        if not self.stage_maps:
+            return (self,)
+        return tuple(
+            dataclasses.replace(
+                self,
+                source=self.source.of_stage(stage),
+                target=self.target.of_stage(stage),
+                layer_map=layer_map,
+                stage_maps=(),
+            )
+            for stage, layer_map in enumerate(self.stage_maps)
+        )
+
+    def of(self, tensor: TensorInfo) -> ResizeTask:
+        """The task of the stage that a tensor belongs to."""
+        return self if tensor.stage is None or not self.stage_maps else self.parts[tensor.stage]
+
+    # ---- what changes
 
     @cached_property
     def axis_sizes(self) -> dict[str, tuple[int, int]]:
-        """Axis -> (source, target) size of one part of it, for every width axis."""
+        """Axis, with its stage if that is another's -> (source, target) size of one part of it, for every width axis."""
         sizes: dict[str, tuple[int, int]] = {}
         for old in self.source.templates.values():
             new = self.target.templates.get(old.template)
@@ -94,10 +121,10 @@ class ResizeTask:
                 if a.side != "-" or a.axis == HEAD_COUNT:
                     pair = a.size // a.parts, b.size // b.parts
                     # the target's axis: an embedding as wide as the source may have a width of its own there (ELECTRA)
-                    if sizes.setdefault(b.axis, pair) != pair:
+                    if sizes.setdefault(b.name, pair) != pair:
                         raise InvalidSizeError(
-                            f"{b.axis} would go from {pair[0]} to {pair[1]} in `{old.template}` of `{self.source.model_type}`, "
-                            f"and from {sizes[b.axis][0]} to {sizes[b.axis][1]} elsewhere: config fields contradict each other."
+                            f"{b.name} would go from {pair[0]} to {pair[1]} in `{old.template}` of `{self.source.model_type}`, "
+                            f"and from {sizes[b.name][0]} to {sizes[b.name][1]} elsewhere: config fields contradict each other."
                         )
         return sizes
 
@@ -106,7 +133,7 @@ class ResizeTask:
         """Attention heads of the source and of the target."""
         pair = []
         for index, anatomy in enumerate((self.source, self.target)):
-            count = anatomy.sizes["num_attention_heads"]
+            count = anatomy.sizes.get("num_attention_heads", 1)
             flat = self.axis_sizes.get(HEADS, (count, count))[index]
             pair.append(Heads(count, flat // count))
         return pair[0], pair[1]
@@ -142,7 +169,7 @@ class ResizeTask:
         for i, d in enumerate(tensor.dims):
             if (d.side == "-" and d.axis != HEAD_COUNT) or d.axis in GEOMETRY:
                 continue
-            old, new = self.axis_sizes.get(d.axis, (d.size // d.parts, d.size // d.parts))
+            old, new = self.axis_sizes.get(d.name, (d.size // d.parts, d.size // d.parts))
             if old != new:
                 found.append(WidthChange(i, d.axis, d.side, old, new))
         return found

@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.rules import length_of
+from hf_learngene.anatomy.stages import sizes_of_stage, staged
 from hf_learngene.calibration.examples import Batches
+from hf_learngene.errors import InvalidSizeError, LearngeneError
 from hf_learngene.maps import LayerMap, Op, TensorRecipe
 from hf_learngene.maps.convolutions import Lengthen
 from hf_learngene.maps.geometry import geometry_ops
@@ -100,6 +102,49 @@ class Method:
         """Where each of `depth` target layers comes from."""
         return LayerMap.pick(range(depth))
 
+    def check_stages(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
+        """`check` of a whole model: of a hierarchy each stage, as a model of one width and depth.
+
+        Raises:
+            LearngeneError: what `check` raises, with the stage.
+        """
+        if not source.num_stages:
+            self.check(source, sizes)
+        for stage in range(source.num_stages):
+            try:
+                self.check(source.of_stage(stage), sizes_of_stage(sizes, stage))
+            except LearngeneError as error:
+                raise type(error)(f"Stage {stage} of `{source.model_type}`: {error}") from error
+
+    def depth_maps(self, source: Anatomy, sizes: Mapping[str, int]) -> tuple[LayerMap, ...]:
+        """`depth_map` of each stage; of a model without stages, its own alone.
+
+        Raises:
+            InvalidSizeError: it would put layers of a stage where layers of another kind are.
+        """
+        if not source.num_stages:
+            return (self.depth_map(source, sizes["num_hidden_layers"]),)
+        depths = [sizes[staged("num_hidden_layers", stage)] for stage in range(source.num_stages)]
+        maps = tuple(self.depth_map(part, depth) for part, depth in zip(source.parts, depths, strict=True))
+        for part, layer_map in zip(source.parts, maps, strict=True):
+            self._check_kinds(part, layer_map)
+        return maps
+
+    def _check_kinds(self, part: Anatomy, layer_map: LayerMap) -> None:
+        """Refuses a map in which a layer of a stage takes another turn, or a first one of another kind another place."""
+        kinds = {i % part.period for i in range(part.num_layers)}
+        for place, layer in enumerate(layer_map):
+            moved = (layer.index - place) % part.period and place % part.period in kinds and not layer.inserted
+            leads = layer.index != place if place < part.lead else layer.index < part.lead
+            if moved or leads:
+                why = f"{part.period} kinds of layers alternate there (shifted windows), and each keeps its turn"
+                if leads:
+                    why = "its first layer holds the transition from the stage before, and stays where it is, once"
+                raise InvalidSizeError(
+                    f"Stage {part.stage} of `{part.model_type}`: method={self.name!r} would make layer {place} of layer "
+                    f"{layer.index}, but {why}."
+                )
+
     def edits(self, source: Anatomy, sizes: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
         """Config fields that the target needs beyond its sizes. `config` is the size section as plain data."""
         return {}
@@ -115,18 +160,22 @@ class Method:
     # ---- the target's tensors
 
     def recipes(self, task: ResizeTask) -> Iterator[TensorRecipe]:
-        """One recipe for each tensor of the target, in its order."""
+        """One recipe for each tensor of the target, in its order. Of a hierarchy, each is made as its stage's task says."""
         for name, tensor in task.target.tensors.items():
-            sources, reason = self._sources(tensor, task)
-            ops: list[Op] = []
-            if sources:
-                source = task.source.tensors[sources[0][0]]
-                geometry, reason = geometry_ops(source, tensor, task, self.repeats_positions())
-                if geometry is None:
-                    sources = ()
-                else:
-                    ops = [*geometry, *self.ops(tensor, task), *self._lengthen(source, tensor, task)]
-            yield TensorRecipe(name, tensor.shape, sources, tuple(ops), reason)
+            yield self._recipe(name, task.of(tensor))
+
+    def _recipe(self, name: str, task: ResizeTask) -> TensorRecipe:
+        tensor = task.target.tensors[name]
+        sources, reason = self._sources(tensor, task)
+        ops: list[Op] = []
+        if sources:
+            source = task.source.tensors[sources[0][0]]
+            geometry, reason = geometry_ops(source, tensor, task, self.repeats_positions())
+            if geometry is None:
+                sources = ()
+            else:
+                ops = [*geometry, *self.ops(tensor, task), *self._lengthen(source, tensor, task)]
+        return TensorRecipe(name, tensor.shape, sources, tuple(ops), reason)
 
     def _lengthen(self, source: TensorInfo, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         """What keeps the length of a weight that is held as length and direction in step with the direction."""

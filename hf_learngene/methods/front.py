@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
@@ -57,7 +58,15 @@ class Front(Method):
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
         if depth == source.num_layers or source.shared_layers:
             return LayerMap.pick(range(depth))
-        return LayerMap.mix(self._matrix(source.num_layers, depth).tolist())
+        rows = torch.zeros(depth, source.num_layers, dtype=torch.float64)
+        rows[: source.lead, : source.lead] = torch.eye(source.lead)
+        for turn in range(source.period):  # layers that alternate are mixed with their like
+            olds = torch.arange(source.lead + turn, source.num_layers, source.period)
+            news = torch.arange(source.lead + turn, depth, source.period)
+            if len(news):
+                olds = olds if len(olds) else torch.tensor([source.num_layers - 1])
+                rows[news[:, None], olds] = self._matrix(len(olds), len(news))
+        return LayerMap.mix(rows.tolist())
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         resized: list[Op] = [

@@ -89,7 +89,9 @@ class Lemon(Method):
         return (
             LayerMap.pick(range(depth))
             if source.shared_layers
-            else LayerMap.insert(source.num_layers, depth, source.layers_read_from_outside)
+            else LayerMap.insert(
+                source.num_layers, depth, source.layers_read_from_outside | set(range(source.lead)), source.period
+            )
         )
 
     def edits(self, source: Anatomy, sizes: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +119,7 @@ class Growth:
         self.symmetry, self.depth, self.task, self.source = symmetry, depth, task, task.source
         self.noise = task.std * noise
         old, new = task.axis_sizes[HIDDEN]
-        self.eta, self.multiple = eta_of(old, new), new // old
+        self.eta = eta_of(old, new)
         self.lossy = self.eta != 1.0 and self.source.needs_multiples
 
     def ops(self, tensor: TensorInfo) -> list[Op]:
@@ -188,7 +190,7 @@ class Growth:
         """Source entry of each target entry; -1 where there is none."""
         if axis == HIDDEN:
             place = torch.arange(new)
-            return torch.where(place < self.multiple * old, place % old, -1)
+            return torch.where(place < new // old * old, place % old, -1)
         if axis in (HEADS, KV_HEADS):
             (heads, size), (new_heads, new_size) = self.task.heads
             if axis == KV_HEADS:
@@ -220,7 +222,7 @@ class Growth:
             steps.append(Scale(1.0 / self.eta))
         norm = self.source.norm_of.get(tensor.template)
         if norm is not None and norm.name in self.source.tied_readers:
-            old, new = self.task.axis_sizes[tensor.dims[0].axis]
+            old, new = self.task.axis_sizes[tensor.dims[0].name]
             if new != old:
                 steps.append(Scale(old / (new // old * old)))  # the tied decoder sums over the copies
         return steps
@@ -252,7 +254,7 @@ class Growth:
 
     @staticmethod
     def writes_residual(tensor: TensorInfo) -> bool:
-        return tensor.writes_stream and tensor.kind in ("linear", "bias", "conv", "token")
+        return tensor.writes_stream and not tensor.inner and tensor.kind in ("linear", "bias", "conv", "token")
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,6 +68,11 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
             f"that follows from its depth (`{source.numbers_of_depth[0]}`), so a deeper model is another function. Keep the "
             "depth; allow_lossy=True grows all the same."
         )
+    if sizes["num_hidden_layers"] > source.num_layers and source.num_layers <= source.lead:
+        raise DirectionError(
+            f"num_hidden_layers {source.num_layers} → {sizes['num_hidden_layers']}: its only block holds the transition from the "
+            "stage before, and no other block could be like it. Start from a deeper checkpoint."
+        )
     _check_heads(source, sizes)
     _check_unseen(source, sizes, allow_lossy)
     readers = source.layers_read_from_outside
@@ -92,6 +97,11 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
             f"hidden_size {old} → {new} cannot keep the function of `{source.model_type}` as {source.model_class}: "
             f"`{norm.name}` normalises {why}, and only whole multiples of {old} are exact there. The nearest are "
             f"{nearest_multiples(old, new)}. method='lemon' with allow_lossy=True grows to {new} with a small loss."
+        )
+    if new % old and source.stage is not None and not allow_lossy:
+        raise LossyGrowthError(
+            f"hidden_size {old} → {new}: between the stages of a hierarchy only whole multiples of {old} are exact. The nearest "
+            f"are {nearest_multiples(old, new)}. method='lemon' with allow_lossy=True grows to {new} with a loss."
         )
     grouped = next((t.template for t in source.templates.values() if t.groups > 1), None)
     if new % old and grouped and not allow_lossy:

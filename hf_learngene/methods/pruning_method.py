@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.shares import agree, shared
-from hf_learngene.errors import CalibrationError, DirectionError
+from hf_learngene.errors import CalibrationError, DirectionError, UnsupportedFamilyError
 from hf_learngene.maps import LayerMap, Op, Take
 from hf_learngene.maps.convolutions import TakeGrouped
 from hf_learngene.maps.ops import uniform_indices
@@ -93,6 +93,11 @@ class PruningMethod(Method):
         return RIDGE
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
+        if source.stage is not None:
+            raise UnsupportedFamilyError(
+                f"method={self.name!r} ranks one residual stream, and a hierarchy has one in each stage. "
+                "method='weight_selection', 'front' and 'layers' shrink stage by stage."
+            )
         names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
         grown = {n: (old, new) for n, (old, new) in changes(source, sizes, names).items() if new > old}
         if "head_dim" in grown and sizes["num_attention_heads"] < source.sizes["num_attention_heads"]:

@@ -80,7 +80,7 @@ class WeightSelection(Method):
         return (
             LayerMap.pick(range(depth))
             if self.layer_selection == "first"
-            else LayerMap.spread(source.num_layers, depth)
+            else LayerMap.spread(source.num_layers, depth, source.period)
         )
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:

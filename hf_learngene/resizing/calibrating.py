@@ -159,7 +159,7 @@ def examples_for(
         if takers:
             raise missing_examples(plan.method, labels)
         if plan.examples == GIVEN:
-            logger.warning("calibration= is not used: nothing shrinks here, and %s needs no examples.", plan.method)
+            logger.warning("calibration= is not used: %s needs no examples.", plan.method)
         yield None
         return
 

@@ -18,6 +18,7 @@ from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import GEOMETRY, changes, own_axes
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.sizes import target_config
+from hf_learngene.resizing.stage_miniature import stage_sizes
 
 
 TOKENS = 64
@@ -25,6 +26,7 @@ LABELS = 3
 LAYERS = 3
 _ROWS = 2048  # a longer table (Luke's half a million entities) is cut to TOKENS rows
 _PATCH = 4
+_SIDE = 224  # of an image of a hierarchy: the grids behind every stage are those of a plain one
 _WINDOW = 8
 _SMALL = 2_000_000  # parameters
 _FFN = 1.5  # of the width
@@ -48,7 +50,7 @@ class Miniature:
 def grows(step: Pass) -> bool:
     """Whether a pass grows a width or the depth; geometry has no direction."""
     source, target = step.task.source, step.task.target
-    return target.num_layers > source.num_layers or any(
+    return any(new.num_layers > old.num_layers for old, new in zip(source.parts, target.parts, strict=True)) or any(
         new.size > old.size
         for name, tensor in source.templates.items()
         if name in target.templates
@@ -67,6 +69,14 @@ def miniatures(step: Pass) -> Iterator[Miniature]:
         step: the pass that grows.
     """
     source, target = step.task.source, step.task.target
+    if source.num_stages:
+        part = section(step.source_config, source.section)
+        for side, shallow in ((_SIDE, True), (2 * _SIDE, True), (None, True), (None, False)):
+            old, new = stage_sizes(source, part, step.sizes, side, shallow)
+            small = _few_tokens(step.source_config)
+            small._attn_implementation = None
+            yield Miniature(target_config(small, source, old, LayerMap(()), {}), new)
+        return
     for depth, image, others in (
         (min(LAYERS, source.num_layers), True, True),
         (min(LAYERS, source.num_layers), False, True),

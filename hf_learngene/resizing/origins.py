@@ -53,7 +53,8 @@ def origins(passes: Iterable[Pass]) -> list[TensorOrigin]:
 
 def _origin(recipe: TensorRecipe, step: Pass) -> str:
     """The origin of a tensor in one pass; a layer that stands in another place, or twice, is told."""
-    layer = step.task.target.tensors[recipe.name].layer
+    tensor = step.task.target.tensors[recipe.name]
+    layer = tensor.layer
     if recipe.origin != "kept" or layer is None or recipe.sources[0][0] == recipe.name:
         return recipe.origin
-    return "copied from another layer" if step.task.layer_map[layer].inserted else "kept, renumbered"
+    return "copied from another layer" if step.task.of(tensor).layer_map[layer].inserted else "kept, renumbered"

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_like, anatomy_of
 from hf_learngene.anatomy.config_fields import as_pair, section
+from hf_learngene.anatomy.stages import sizes_of_stage
 from hf_learngene.errors import InvalidSizeError, LearngeneError
 from hf_learngene.maps import LayerMap, TensorRecipe
 from hf_learngene.maps.selection import Selection
@@ -74,10 +75,10 @@ class Pass:
     def towards(self, config: PreTrainedConfig) -> Pass:
         """The same method towards another config of the source's family."""
         target = anatomy_like(self.task.source, config, self.model_class)
-        layer_map = self.method.depth_map(self.task.source, target.num_layers)
-        self.method.check(self.task.source, target.sizes)
+        self.method.check_stages(self.task.source, target.sizes)
+        maps = self.method.depth_maps(self.task.source, target.sizes)
         task = dataclasses.replace(
-            self.task, target=target, layer_map=layer_map, selection=None, patches=_patches(self, config)
+            self.task, target=target, **_in_depth(target, maps), selection=None, patches=_patches(self, config)
         )
         return dataclasses.replace(self, sizes=target.sizes, config=config, task=task)
 
@@ -115,12 +116,14 @@ def make_pass(
         LearngeneError: sizes that the method or the family cannot have.
     """
     source = source or anatomy_of(config, model_class, section_of)
-    method.check(source, sizes)
-    layer_map = layers if layers is not None else method.depth_map(source, sizes["num_hidden_layers"])
+    method.check_stages(source, sizes)
+    maps = (layers,) if layers is not None else method.depth_maps(source, sizes)
     part = section(config, source.section)
-    edits = method.edits(source, sizes, part.to_dict())
+    edits: dict[str, Any] = {}
+    for own, its_sizes in zip(source.parts, _by_part(source, sizes), strict=True):
+        edits |= method.edits(own, its_sizes, part.to_dict())
     numbered = config if vocabulary is None else renumbered(config, vocabulary, source.sizes["vocab_size"])
-    new_config = target_config(numbered, source, sizes, layer_map, edits)
+    new_config = target_config(numbered, source, sizes, maps[0], edits)
     try:
         target = anatomy_like(source, new_config, model_class, build(new_config) if build is not None else None)
         if vocabulary is not None:
@@ -138,15 +141,25 @@ def make_pass(
     task = ResizeTask(
         source,
         target,
-        layer_map,
-        seed,
+        seed=seed,
         std=float(getattr(part, "initializer_range", 0.02) or 0.02),
         patches=patches,
         tokens=vocabulary.rows if vocabulary is not None else None,
         position_rows=vocabulary.position_rows if vocabulary is not None else {},
         missing=missing,
+        **_in_depth(source, maps),
     )
     return Pass(method, sizes, config, new_config, model_class, task, vocabulary)
+
+
+def _in_depth(anatomy: Anatomy, maps: tuple[LayerMap, ...]) -> dict[str, Any]:
+    """The fields of a task that say where its layers come from."""
+    return {"layer_map": LayerMap(()), "stage_maps": maps} if anatomy.num_stages else {"layer_map": maps[0]}
+
+
+def _by_part(source: Anatomy, sizes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The sizes of each stage; of a model without stages, all of them."""
+    return [sizes_of_stage(sizes, stage) for stage in range(source.num_stages)] or [sizes]
 
 
 def _own_widths(source: Anatomy, part: PreTrainedConfig, sizes: Mapping[str, Any]) -> str:
@@ -155,7 +168,7 @@ def _own_widths(source: Anatomy, part: PreTrainedConfig, sizes: Mapping[str, Any
         axis: getattr(part, source.fields.get(axis, axis), None) for axis in sorted(own_axes(source) - sizes.keys())
     }
     named = ", ".join(f"{axis}={value}" for axis, value in kept.items() if isinstance(value, int))
-    if not named or sizes["hidden_size"] == source.sizes["hidden_size"]:
+    if not named or sizes.get("hidden_size") == source.sizes.get("hidden_size"):
         return ""
     return f" Widths of the family's own stay as they are ({named}), and may have to add up to hidden_size."
 

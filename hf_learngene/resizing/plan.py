@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
+from hf_learngene.anatomy.admit import refuse_stages
 from hf_learngene.anatomy.config_fields import section_name
 from hf_learngene.anatomy.sections import sections_of
+from hf_learngene.anatomy.stages import listed
 from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.spend import metered, spent
 from hf_learngene.hub import provenance
+from hf_learngene.maps.task import ResizeTask
 from hf_learngene.resizing.by_section import by_section, check_several
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
@@ -134,8 +137,8 @@ class Plan:
         sizes = {
             self._named(n, first): v
             for first, last in self._ends()
-            for n, v in last.sizes.items()
-            if first.task.source.sizes.get(n, v) != v
+            for n, v in listed(last.sizes).items()
+            if listed(first.task.source.sizes).get(n, v) != v
         }
         made = provenance.entry(
             source=provenance.public_name(source) if source else None,
@@ -170,12 +173,20 @@ def _options(step: Pass) -> dict[str, Any]:
 
 def _layers(step: Pass) -> str:
     """Which layers are taken, in a line; empty where each stays in its place."""
-    layer_map = step.task.layer_map
-    if step.task.source.num_layers == len(layer_map) and layer_map.describe().startswith("first"):
+    if step.task.stage_maps:
+        maps = [_layers_of(step, task) for task in step.task.parts]
+        return f"layers by stage: {'; '.join(words or 'all' for words in maps)}" if any(maps) else ""
+    words = _layers_of(step, step.task)
+    return f"layers: {words}" if words else ""
+
+
+def _layers_of(step: Pass, task: ResizeTask) -> str:
+    layer_map = task.layer_map
+    if task.source.num_layers == len(layer_map) and layer_map.describe().startswith("first"):
         return ""
-    if step.method.selects and step.task.selection is None and len(layer_map) < step.task.source.num_layers:
-        return f"layers: {len(layer_map)} of {step.task.source.num_layers}, chosen when the weights are read"
-    return f"layers: {layer_map.describe()}"
+    if step.method.selects and task.selection is None and len(layer_map) < task.source.num_layers:
+        return f"{len(layer_map)} of {task.source.num_layers}, chosen when the weights are read"
+    return layer_map.describe()
 
 
 def make_plan(
@@ -255,6 +266,8 @@ def _part(
     if vocabulary is not None:
         asked = sizes = {**sizes, "vocab_size": vocabulary.agreed(sizes.get("vocab_size"))}
     whole, at = partial(complete, source, config), partial(config_at, config, source)
+    if spec.budget is not None:
+        refuse_stages(source, f"{spec.budget.quantity}= spends a budget on one width and one depth")
     meter = None if spec.budget is None else metered(spec.budget, source, config, model_class, sizes, whole, at)
     waits = meter is not None and origin is not None and spends_by_error(spec, meter, source, sizes)
     if meter is not None and not waits:

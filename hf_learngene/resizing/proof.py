@@ -188,7 +188,7 @@ def _refuted(step: Pass, small: Miniature) -> str:
     grown, transfer = built[0], Transfer(source.model, made)
     _fill(grown, transfer.weights())
     transfer.carry_buffers(grown)
-    if source.anatomy.post_norm and len(made.task.layer_map) > source.anatomy.num_layers:
+    if any(t.source.post_norm and len(t.layer_map) > t.source.num_layers for t in made.task.parts):
         found = _differing(_with_epsilon(source.model, source.inputs), _with_epsilon(grown, source.inputs), made)
     else:
         found = _differing(source.outputs, _run(grown, source.inputs), made)
@@ -220,7 +220,7 @@ def _made(step: Pass, small: Miniature) -> _Source:
     known = step.task.source
     model = _small_model(step.model_class, small.config)
     like = anatomy_like(known, small.config, step.model_class, model)
-    norms = tuple(n for n in known.norms if n.layer is None or n.layer < like.num_layers)
+    norms = tuple(n for n in known.norms if n.layer is None or n.layer < like.of_stage(n.stage).num_layers)
     like = replace(like, norms=norms)
     generator = torch.Generator().manual_seed(0)
     _fill(model, {name: _random(info, generator) for name, info in like.tensors.items() if not info.computed})
@@ -303,12 +303,16 @@ def _set_epsilons(model: nn.Module, values: Mapping[str, float]) -> None:
 
 def _differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor], made: Pass) -> str:
     """The first output that differs, in words; nothing where none does."""
-    widths = made.task.source.sizes["hidden_size"], made.task.target.sizes["hidden_size"]
+    # in a hierarchy a vector is one of a later stage, not several of the first
+    widths = made.task.source.sizes.get("hidden_size", 0), made.task.target.sizes.get("hidden_size", 0)
     deep = _states(first, made.task.source.num_layers) & _states(second, made.task.target.num_layers)
+    behind: dict[str, int] = {}
     for name, a in first.items():
         if "attentions" in name:  # a way to look into the model, with new heads and layers in it
             continue
         other = _counterpart(name, made, deep)
+        if made.task.stage_maps:
+            other = _next_alike(name, a, second, behind, len(_group(name, first)))
         b = second.get(other)
         if b is None:
             return f"the grown model gives no `{other}`, where the source gives `{name}`."
@@ -335,15 +339,40 @@ def _counterpart(name: str, made: Pass, deep: set[str]) -> str:
     return f"{kind}.{1 + successor(int(number) - 1, [layer.index for layer in made.task.layer_map], depth)}"
 
 
+def _group(name: str, outputs: Mapping[str, Tensor]) -> list[str]:
+    """The outputs that are entries of the same tuple."""
+    group = name.rpartition(".")[0]
+    return [other for other in outputs if other.rpartition(".")[0] == group] if group else [name]
+
+
+def _next_alike(name: str, given: Tensor, second: Mapping[str, Tensor], behind: dict[str, int], count: int) -> str:
+    """The grown hierarchy's name of an output.
+
+    Where it hands out the state behind every block, it has more of them: new blocks repeat one. Then all of the source's have to
+    come in the same order, each behind the one before.
+    """
+    others = _group(name, second)
+    if len(others) <= count:
+        return name
+    group = name.rpartition(".")[0]
+    for place in range(behind.get(group, 0), len(others)):
+        found = difference(name, given, second[others[place]])
+        if found is not None and found.relative <= EXACT:
+            behind[group] = place + 1
+            return others[place]
+    return name
+
+
 def _first_tensor(source: _Source, grown: PreTrainedModel, made: Pass) -> str:
     """Where the two models part: the first norm or writer of the residual stream, in order of execution, that gives another."""
-    eta = eta_of(source.anatomy.sizes["hidden_size"], made.task.target.sizes["hidden_size"])
     before = _written(source.model, source.inputs, source.anatomy)
     after = _written(grown, source.inputs, made.task.target)
     same = ""
     for name, a in before.items():
         info = source.anatomy.tensors[name]
-        layers = made.task.layer_map.layers
+        task = made.task.of(info)
+        layers = task.layer_map.layers
+        eta = eta_of(task.source.sizes["hidden_size"], task.target.sizes["hidden_size"])
         places = [info.template.format(i) for i, layer in enumerate(layers) if layer.index == info.layer] or [name]
         others = [after[place] for place in places if place in after]
         # what a writer hands on may be scaled throughout, and the last copy of a layer may carry its affine part

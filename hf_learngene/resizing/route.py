@@ -113,13 +113,19 @@ def _auto(spec: ResizeSpec, source: Anatomy, sizes: Mapping[str, Any], examples:
     changed = changes(source, sizes, (*_RANK, *source_axes(source)))
     grows = [n for n, (was, now) in changed.items() if now > was]
     shrinks = [n for n, (was, now) in changed.items() if now < was]
-    if flat_heads(new) <= flat_heads(old):  # the same heads cut otherwise: a selection takes them flat
+    if source.num_stages:
+        grows, shrinks = _by_stage(source, sizes)
+    elif flat_heads(new) <= flat_heads(old):  # the same heads cut otherwise: a selection takes them flat
         grows, shrinks = ([n for n in x if n not in ("num_attention_heads", "head_dim")] for x in (grows, shrinks))
         shrinks += ["num_attention_heads"] if flat_heads(new) < flat_heads(old) else []
     if grows and not shrinks:
         return [(Lemon(), dict(sizes))]
     middle = {**sizes, **{n: old[n] for n in grows}}
-    fits = source.head_dim_honoured or middle["num_attention_heads"] * middle["head_dim"] == middle["hidden_size"]
+    fits = (
+        source.num_stages
+        or source.head_dim_honoured
+        or middle["num_attention_heads"] * middle["head_dim"] == middle["hidden_size"]
+    )
     if grows and not fits:
         raise DirectionError(
             f"Shrinking {', '.join(shrinks)} and growing {', '.join(grows)} in one go has no size in between that "
@@ -128,6 +134,14 @@ def _auto(spec: ResizeSpec, source: Anatomy, sizes: Mapping[str, Any], examples:
     wanted = bool(shrinks or waits or not spec.chooses_examples)
     shrinking = _shrinking(spec, source, middle, calibrated=examples and wanted, shrinks=bool(shrinks))
     return [(shrinking, middle), (Lemon(), dict(sizes))] if grows else [(shrinking, middle)]
+
+
+def _by_stage(source: Anatomy, sizes: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Sizes of a hierarchy that grow and that shrink; heads that keep their size grow and shrink with the width."""
+    changed = changes(source, sizes, source.sizes.keys() - {*GEOMETRY, "num_labels"})
+    wide = {n.rpartition(".")[2] for n in changed if n.startswith("hidden_size.")}
+    alone = {n: pair for n, pair in changed.items() if not (n.startswith("head") and n.rpartition(".")[2] in wide)}
+    return [n for n, (was, now) in alone.items() if now > was], [n for n, (was, now) in alone.items() if now < was]
 
 
 def _shrinking(
@@ -144,9 +158,9 @@ def _shrinking(
                 source.model_type,
             )
         return without
-    if spec.chooses_examples:
+    if spec.chooses_examples or source.num_stages:
         try:
-            Calibrated().check(source, sizes)
+            Calibrated().check_stages(source, sizes)
         except LearngeneError as error:
             logger.warning("Shrinking by weight selection, which needs training: %s", error)
             return without

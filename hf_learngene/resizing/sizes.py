@@ -12,11 +12,13 @@ from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.config_fields import ALIASES, as_pair, changed, largest, section
+from hf_learngene.anatomy.stages import listed
 from hf_learngene.anatomy.types import POSITIONS, RELATIVE_LINE
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import flat_heads
 from hf_learngene.resizing.layer_fields import follow_layers
+from hf_learngene.resizing.stage_sizes import by_stage, complete_stages, stage_settings
 
 
 _FIXED_SIZES = ("num_labels",)
@@ -52,7 +54,7 @@ def canonical(anatomy: Anatomy, name: str) -> str | None:
             return size
     if name == "head_dim" and anatomy.head_dim_honoured:
         return name
-    if name == "intermediate_size" and "mlp_ratio" in anatomy.fields:
+    if name == "intermediate_size" and "mlp_ratio" in anatomy.fields and not anatomy.num_stages:
         return name
     return None
 
@@ -71,8 +73,8 @@ def check_names(anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
         UnknownOptionError: a field that this family does not have.
         InvalidSizeError: a value that is no positive whole number.
     """
-    found: dict[str, Any] = {}
-    for name, value in sizes.items():
+    found, rest = by_stage(anatomy, sizes, _whole)
+    for name, value in rest.items():
         known = canonical(anatomy, name)
         if known is None:
             names = size_names(anatomy)
@@ -80,7 +82,7 @@ def check_names(anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
                 f"`{anatomy.model_type}` has no size field {name!r}; it has {', '.join(names)}.{_hint(name, names)}"
             )
         if known in found:
-            first = next(n for n in sizes if canonical(anatomy, n) == known)
+            first = next(n for n in rest if canonical(anatomy, n) == known)
             raise UnknownOptionError(f"{first!r} and {name!r} are the same size; give one of them.")
         found[known] = _checked(name, value)
     return found
@@ -97,14 +99,19 @@ def _hint(name: str, names: list[str]) -> str:
 def _checked(name: str, value: Any) -> Any:
     if name in ("image_size", "patch_size") and isinstance(value, (list, tuple)) and len(value) == 2:
         return tuple(_checked(name, v) for v in value)
+    return _whole(name, value, name)
+
+
+def _whole(said: str, value: Any, name: str) -> int:
+    """The whole number that a size is, within its bounds."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         hint = f" Did you mean {int(value)}?" if isinstance(value, float) and value > 0 and value.is_integer() else ""
-        raise InvalidSizeError(f"{name} is a whole number; it was {value!r}.{hint}")
+        raise InvalidSizeError(f"{said} is a whole number; it was {value!r}.{hint}")
     size = int(value)  # numpy has whole numbers of its own, which no config.json can hold
     if size <= 0:
-        raise InvalidSizeError(f"{name} is at least 1; it was {size}.")
+        raise InvalidSizeError(f"{said} is at least 1; it was {size}.")
     if size > largest(name):
-        raise InvalidSizeError(f"{name} is at most {largest(name):,}; it was {size:,}.")
+        raise InvalidSizeError(f"{said} is at most {largest(name):,}; it was {size:,}.")
     return size
 
 
@@ -116,6 +123,9 @@ def complete(anatomy: Anatomy, config: PreTrainedConfig, wanted: Mapping[str, An
     Raises:
         InvalidSizeError: sizes that do not divide, with the nearest that do.
     """
+    if anatomy.num_stages:
+        _check_counted_together(anatomy, wanted)
+        return complete_stages(anatomy, wanted)
     part = section(config, anatomy.section)
     sizes: dict[str, Any] = {**anatomy.sizes, **wanted}
     hidden, old_hidden = sizes["hidden_size"], anatomy.sizes["hidden_size"]
@@ -264,8 +274,10 @@ def target_config(
 ) -> PreTrainedConfig:
     """A copy of the source's config at the target's sizes, with everything derived from them brought along."""
     part = section(config, anatomy.section)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = stage_settings(config, anatomy, sizes) if anatomy.num_stages else {}
     for size, value in sizes.items():
+        if anatomy.num_stages and "." in size:
+            continue
         if size == "head_dim":
             own = anatomy.fields.get(size, size)
             stored = vars(part).get(own) is not None
@@ -281,12 +293,13 @@ def target_config(
     if getattr(part, "encoder_stride", None) is not None and part.encoder_stride == getattr(part, "patch_size", None):
         values["encoder_stride"] = values.get("patch_size", part.encoder_stride)
     for linked in anatomy.linked:
-        if linked not in sizes:
+        if linked not in sizes and not anatomy.num_stages:
             values[linked] = sizes["hidden_size"]
     try:
-        outside = dict.fromkeys(anatomy.followers, sizes["hidden_size"])
+        outside = dict.fromkeys(anatomy.followers, sizes.get("hidden_size"))
         target = changed(config, anatomy.section, {**values, **edits}, anatomy.per_layer, outside)
-        follow_layers(section(target, anatomy.section), part, anatomy, layer_map)
+        if not anatomy.num_stages:  # what is read of a hierarchy is read behind its stages, which stay as many
+            follow_layers(section(target, anatomy.section), part, anatomy, layer_map)
         if sizes["num_labels"] != config.num_labels:
             target.num_labels = sizes["num_labels"]
     except Exception as error:  # configs check their fields as they are set
@@ -332,5 +345,6 @@ def raw_sizes(config: PreTrainedConfig, anatomy: Anatomy, names: Iterable[str]) 
 
 def describe(sizes: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     """What changes, in a line: `hidden_size 768 → 384, num_attention_heads 12 → 6`."""
+    sizes, before = listed(sizes), listed(before)
     changes = [f"{n} {before[n]} → {v}" for n, v in sizes.items() if n in before and before[n] != v]
     return ", ".join(changes) or "nothing"

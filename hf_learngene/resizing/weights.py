@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.axes import layer_of
-from hf_learngene.maps import apply
+from hf_learngene.maps import LayerMap, Take, TensorRecipe, apply
 from hf_learngene.resizing.passes import Pass
 
 
@@ -59,16 +59,43 @@ class Transfer:
         return dict(apply(_Parameters(self.source), step.recipes, step.task.seed, self.share))
 
     def carry_buffers(self, target: PreTrainedModel) -> None:
-        """Copies saved buffers of unchanged shape, which hold what training measured (I-BERT's ranges)."""
+        """Copies saved buffers, which hold what training measured (I-BERT's ranges, the statistics of a batch norm).
+
+        Of another width, one keeps the entries that the weight beside it keeps.
+        """
         if not self.step.method.keeps_buffers:
             return
         buffers = dict(self.source.named_buffers())
+        recipes = {recipe.name: recipe for recipe in self.step.recipes}
         for name in target.state_dict().keys() & dict(target.named_buffers()).keys():
             layer, template = layer_of(name, self.step.task.source.containers)
-            origin = name if layer is None else template.format(self.step.task.layer_map[layer].index)
+            layers = self._layers(template)
+            origin = name if layer is None else template.format(layers[layer].index)
             module, _, leaf = name.rpartition(".")
-            if origin in buffers and buffers[origin].shape == target.get_buffer(name).shape:
+            shape = tuple(target.get_buffer(name).shape)
+            if origin in buffers and tuple(buffers[origin].shape) == shape:
                 setattr(target.get_submodule(module), leaf, buffers[origin].clone())
+            elif origin in buffers and _takes_alone(beside := recipes.get(f"{module}.weight"), shape):
+                recipe = TensorRecipe(name, shape, ((origin, 1.0),), beside.ops if beside is not None else ())
+                ((_, kept),) = apply({origin: buffers[origin].cpu()}, [recipe], self.step.task.seed)
+                setattr(target.get_submodule(module), leaf, kept.to(buffers[origin].device))
+
+    def _layers(self, template: str) -> LayerMap:
+        """Where the layers of the module list come from that a template is of."""
+        task, container = self.step.task, template.partition(".{}.")[0]
+        found = (t for t in task.target.templates.values() if t.template.startswith(f"{container}.{{}}."))
+        tensor = next(found, None)
+        return task.layer_map if tensor is None else task.of(tensor).layer_map
+
+
+def _takes_alone(beside: TensorRecipe | None, shape: tuple[int, ...]) -> bool:
+    """Whether a weight of some shape is made by taking entries, so that a buffer beside it can be made alike."""
+    return (
+        beside is not None
+        and beside.shape == shape
+        and bool(beside.sources)
+        and all(isinstance(op, Take) for op in beside.ops)
+    )
 
 
 class _Parameters(Mapping):

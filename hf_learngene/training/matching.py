@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from hf_learngene.anatomy import Anatomy, anatomy_of
+from hf_learngene.anatomy.admit import refuse_stages
 from hf_learngene.errors import TeacherError
 
 
@@ -51,6 +52,7 @@ class Attended:
 
     def __init__(self, model: PreTrainedModel, layer: int, anatomy: Anatomy | None = None) -> None:
         anatomy = anatomy if anatomy is not None else anatomy_of(model.config, type(model))
+        refuse_stages(anatomy, "relations_weight compares one layer of one depth")
         self.layer = layer % anatomy.num_layers
         found: dict[str, str] = {}
         for tensor in anatomy.tensors.values():

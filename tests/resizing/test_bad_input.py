@@ -293,11 +293,7 @@ def test_options_that_do_not_fit(config_only, options, message):
     ("kind", "class_name", "reason"),
     [
         ("resnet", "ResNetForImageClassification", "convolutional or hierarchical"),
-        ("convnext", "ConvNextForImageClassification", "convolutional or hierarchical"),
-        ("segformer", "SegformerForImageClassification", "convolutional or hierarchical"),
-        ("pvt", "PvtForImageClassification", "convolutional or hierarchical"),
         ("mobilevit", "MobileViTForImageClassification", "convolutional or hierarchical"),
-        ("swin", "SwinForImageClassification", "hierarchical family: its stages have sizes of their own"),
         ("bart", "BartForSequenceClassification", "encoder-decoder"),
         ("t5", "T5ForConditionalGeneration", "encoder-decoder"),
         ("gpt2", "GPT2ForSequenceClassification", "decoder-only"),

@@ -17,6 +17,7 @@ from transformers.models.auto import modeling_auto as auto
 from hf_learngene import plan
 from hf_learngene.anatomy.config_fields import native_name, section, section_name
 from hf_learngene.anatomy.inputs import example_inputs
+from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.resizing.plan import Plan
 from testing import ROOT
 
@@ -89,8 +90,20 @@ EXTRA: dict[str, dict[str, Any]] = {
     "lasr_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "yolos": {"image_size": (12, 16), "num_detection_tokens": 5},
     "canine": {"num_hash_buckets": 30, "local_transformer_stride": 8},
+    # hierarchies: an image holds a whole window behind the last stage, and a stage of Hiera has more than its transition
+    **dict.fromkeys(("swin", "swinv2", "donut-swin", "maskformer-swin"), {"window_size": 2}),
+    "hiera": {"image_size": (64, 64), "depths": (2, 2, 3, 2)},
+    "cvt": {"depth": (1, 3, 4)},
+    "dinov3_convnext": {"depths": [2, 1, 3, 2], "hidden_sizes": [8, 16, 24, 32]},
+    **dict.fromkeys(("segformer", "glpn"), {"decoder_hidden_size": 12}),
     # image and text: the text side is resized, the image side is only made small
     "modernvbert": {"vision_config": SMALL_VISION}, "ultravbert": {"vision_config": SMALL_VISION, "prediction_head_size": 20},
+}  # fmt: skip
+
+# Sizes of the stages of a hierarchy.
+STAGES: dict[str, tuple[int, ...]] = {
+    "num_hidden_layers": (2, 1, 3, 2), "hidden_size": (8, 16, 24, 32), "num_attention_heads": (1, 2, 2, 4),
+    "mlp_ratio": (2, 3, 2, 2),
 }  # fmt: skip
 
 IMAGE_HEADS = (
@@ -113,6 +126,11 @@ OTHER_HEADS = (
     auto.MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES,
     auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
     auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+HIERARCHY_HEADS = (
+    auto.MODEL_MAPPING_NAMES,
+    auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
 )
 TWO_TOWERS = ("CLIPModel", "SiglipModel")  # one of both is resized at a time
 
@@ -148,6 +166,13 @@ OTHER = {
     for kind in (
         "audio-spectrogram-transformer", "wav2vec2", "wavlm", "wav2vec2-bert", "vivit", "timesformer", "vilt",
         "yolos", "esm",
+    )
+}  # fmt: skip
+HIERARCHIES = {
+    kind: classes_of(kind, HIERARCHY_HEADS)
+    for kind in (
+        "swin", "swinv2", "donut-swin", "maskformer-swin", "convnext", "convnextv2", "dinov3_convnext", "segformer", "glpn",
+        "pvt", "pvt_v2", "hiera", "poolformer",
     )
 }  # fmt: skip
 # (model type, extra config, class name): every listed family with base model and heads, and variants of structure.
@@ -213,6 +238,8 @@ def tiny_config(model_type: str, main_input: str = "", **extra: Any) -> PreTrain
     part = section(default, nested)
     values: dict[str, Any] = {}
     asked = {**EXTRA.get(model_type, {}), **extra}
+    if stages := stage_fields(part):
+        return config_class(**{**_tiny_stages(part, stages), **asked})
     other = {n: asked.pop(n) for n in ("vision_config", "text_config") if n in asked and nested}
     for name, value in {**SIZES, **asked}.items():
         native = native_name(part, name) if name in SIZES else name
@@ -230,6 +257,16 @@ def tiny_config(model_type: str, main_input: str = "", **extra: Any) -> PreTrain
         if isinstance(current, int) and current >= SIZES["vocab_size"]:
             values.setdefault(token, 3)
     return config_class(**({nested: values, **other} if nested else values))
+
+
+def _tiny_stages(part: PreTrainedConfig, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Tiny sizes of the stages of a hierarchy, of as many as the family has."""
+    values: dict[str, Any] = {"image_size": 64} if isinstance(getattr(part, "image_size", None), int) else {}
+    for size, field in fields.items():
+        value = getattr(part, field.native)
+        each = (type(old)(new) for old, new in zip(value, STAGES[size], strict=False)) if field.factor is None else ()
+        values[field.native] = 8 if field.factor is not None else type(value)(each)
+    return values
 
 
 def _sizes_like(part: PreTrainedConfig, native: str) -> bool:
