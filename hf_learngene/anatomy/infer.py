@@ -25,9 +25,10 @@ from hf_learngene.anatomy.config_fields import (
 )
 from hf_learngene.anatomy.layer_lists import layer_dims, per_layer_fields
 from hf_learngene.anatomy.passes import check_target, plain_pass, reads_grid
-from hf_learngene.anatomy.probe import Prober, build, layer_containers, numbers_of_depth
+from hf_learngene.anatomy.probe import Prober, build, layer_containers, numbers_of_depth, shapes
 from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
+from hf_learngene.anatomy.small import few_tokens, narrow
 from hf_learngene.anatomy.trace import Trace, is_norm, subtracts_mean
 from hf_learngene.anatomy.types import HEAD_DIM, HIDDEN, Anatomy, Dim, NormInfo, TensorInfo
 from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
@@ -109,23 +110,25 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
     part = section(config, section_of)
     check_bounds(vars(part))
     admit_config(config, part, model_class)
-    per_layer = per_layer_fields(model_class, config, section_of)
-    full = build(model_class, config)
+    few = _counts_no_tokens(model_class, config, section_of)
+    lean = few_tokens(config, section_of, 1) or config if few else config
+    per_layer = per_layer_fields(model_class, lean, section_of)
+    full = build(model_class, lean)
     depth = part.num_hidden_layers
     short_depth = 2 if depth != 2 else 3
-    short_config = changed(config, section_of, {_native_depth(part): short_depth}, per_layer)
+    short_config = changed(lean, section_of, {_native_depth(part): short_depth}, per_layer)
     short = build(model_class, short_config)
     containers = layer_containers(full, depth, short, short_depth)
     numbers = numbers_of_depth(full, short)
     counted = layer_dims(short, short_depth, full, depth)
     if containers and _templates(full, containers) - _templates(short, containers):
         # layers differ in kind along the depth: only the whole depth shows all
-        short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
-    trace = _trace(short, short_config, containers)
-    if short_depth < depth and short_config is not config and _whole_layers_unseen(short, trace):
+        short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)
+    trace = _trace(short, short_config, section_of, containers)
+    if short_depth < depth and short_config is not lean and _whole_layers_unseen(short, trace):
         # ALBERT's groups of shared layers: a short model uses only some of them
-        short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
-        trace = _trace(short, short_config, containers)
+        short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)
+        trace = _trace(short, short_config, section_of, containers)
     prober = Prober(model_class, short_config, section_of, short)
     prober.run()
     eps_field, eps_followers = prober.eps_field()
@@ -162,12 +165,24 @@ def _anatomy(config: PreTrainedConfig, model_class: type[PreTrainedModel], decla
         eps_field=eps_field,
         tied_readers=flow.tied_readers(ties),
         grid=_grid(part),
+        counts_no_tokens=few,
         numbers_of_depth=numbers,
         linked=prober.linked,
         per_layer=per_layer,
     )
     admit_tensors(anatomy)
     return dataclasses.replace(anatomy, reads_grid=reads_grid(anatomy.grid, trace, anatomy))
+
+
+def _counts_no_tokens(model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str) -> bool:
+    """Whether a model of videos has no parameter that counts their patches (VideoMAE, whose sinusoids are made one by one)."""
+    found = [few_tokens(config, section_of, factor) for factor in (1, 2)]
+    depth = {_native_depth(section(config, section_of)): 2}
+    try:
+        one, other = (shapes(build(model_class, changed(few, section_of, depth))) for few in found if few is not None)
+        return one == other
+    except Exception:  # no videos, or so short ones that a family refuses them
+        return False
 
 
 def _whole_layers_unseen(model: nn.Module, trace: Trace) -> bool:
@@ -224,10 +239,10 @@ def _rotary(model: nn.Module, tensors: Iterable[TensorInfo]) -> bool:
     return by_buffer or any(t.computed and t.dims[-1].axis == HEAD_DIM for t in tensors)
 
 
-def _trace(model: PreTrainedModel, config: PreTrainedConfig, containers: list[str]) -> Trace:
+def _trace(model: PreTrainedModel, config: PreTrainedConfig, section_of: str, containers: list[str]) -> Trace:
     layers = {f"{c}.{i}" for c in containers for i in range(len(cast(nn.ModuleList, model.get_submodule(c))))}
     try:
-        return plain_pass(model, config, layers)
+        return plain_pass(model, config, layers, [narrow(config, section_of), config])
     except Exception as error:
         refuse_towers(config, type(model), error)
         raise UnsupportedFamilyError(
@@ -289,9 +304,10 @@ def anatomy_like(
     with exclusive():
         if key not in _LIKE:
             with torch.device("cpu"):
-                full = build(model_class, config)
-                like = _like(known, config, model_class, full)
-                check_target(like, known, config, model_class)
+                same = known.counts_no_tokens and known.grid == _grid(section(config, known.section))
+                lean = few_tokens(config, known.section, 1) or config if same else config
+                like = _like(known, config, model_class, build(model_class, lean))
+                check_target(like, known, config, model_class, lean)
             _LIKE[key] = known, like
         return _used(_LIKE, key)[1]
 

@@ -18,7 +18,7 @@ from hf_learngene.errors import UnsupportedFamilyError
 
 CHOICES = 2
 FRAMES = ("num_frames", "frames_per_clip")
-_IMAGES = ("image_size", "crop_size")
+IMAGES = ("image_size", "crop_size")
 _FEATURES = ("feature_projection_input_dim", "num_mel_bins")
 
 
@@ -121,9 +121,9 @@ def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tenso
             "pixel_attention_mask": torch.ones(1, side * side, dtype=torch.long),
             "spatial_shapes": torch.full((1, 2), side),
         }
-    size = next((v for n in _IMAGES if (v := getattr(part, n, None)) is not None), None)
+    size = next((v for n in IMAGES if (v := getattr(part, n, None)) is not None), None)
     if size is None:
-        raise AttributeError(f"it has none of {', '.join(_IMAGES)}")
+        raise AttributeError(f"it has none of {', '.join(IMAGES)}")
     height, width = as_pair(size)
     frames = frames_of(part)
     return {"pixel_values": torch.zeros(1, *([frames] if frames else []), channels, height, width)}

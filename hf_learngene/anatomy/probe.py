@@ -22,6 +22,7 @@ from hf_learngene.anatomy.config_fields import (
     other_integers,
     section,
 )
+from hf_learngene.anatomy.reads import told_whole, watched
 from hf_learngene.anatomy.trace import is_norm
 
 
@@ -110,6 +111,7 @@ class Prober:
         self.fields = known_sizes(self.part)
         self.model = model
         self.shapes = shapes(self.model)
+        self.read = self.fields_read()
         self.effects: dict[str, list[dict[str, Effect]]] = {n: [{} for _ in s] for n, s in self.shapes.items()}
         self.linked = tuple(
             n
@@ -180,6 +182,8 @@ class Prober:
 
     def try_field(self, name: str, step: int, values: Mapping[str, Any]) -> bool:
         """Builds the model with `values`; False when the family refuses them."""
+        if self.read is not None and not self.read & values.keys():
+            return True
         try:
             other = shapes(build(self.model_class, changed(self.config, self.section_of, values)))
         except Exception:  # any refusal by the family's own checks only means: not a field to probe this way
@@ -190,6 +194,15 @@ class Prober:
                     if new != old:
                         effects[name] = Effect(new - old, step)
         return True
+
+    def fields_read(self) -> set[str] | None:
+        """Names of the config's fields that the constructor reads; None where that is not known."""
+        config, read = watched(self.config, self.section_of)
+        try:
+            build(self.model_class, config)
+        except Exception:  # a constructor that looks its config's class up does not know this one
+            return None
+        return None if told_whole(read) else read
 
     def eps_field(self) -> tuple[str | None, set[str]]:
         """The config field of the epsilon, and the norms that follow it."""

@@ -159,6 +159,7 @@ class Anatomy:
         tied_readers: norm module -> tied weight that reads it as a decoder.
         grid: patches in height and width, for images of the config's size.
         reads_grid: whether the forward pass takes tables over patches as that grid.
+        counts_no_tokens: whether the model reads videos, and no parameter counts their patches.
         numbers_of_depth: numbers of modules that follow from the depth (ESM C's scale of every residual branch).
         linked: config fields that repeat the width, and follow it.
         per_layer: config fields that hold one entry for each layer.
@@ -180,6 +181,7 @@ class Anatomy:
     tied_readers: Mapping[str, str] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
     reads_grid: bool = True
+    counts_no_tokens: bool = False
     numbers_of_depth: tuple[str, ...] = ()
     linked: tuple[str, ...] = ()
     per_layer: tuple[str, ...] = ()
