@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.config_fields import native_name
 from hf_learngene.anatomy.registry import declaration_of
-from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
+from hf_learngene.anatomy.types import AXES, HEADS, HIDDEN, Anatomy
 from hf_learngene.errors import UnsupportedFamilyError, UnsupportedSourceError
 
 
@@ -113,7 +113,9 @@ def admit_tensors(anatomy: Anatomy) -> None:
             f"register_anatomy({anatomy.model_type!r}, axes={{r'<name>$': ('hidden', ...)}})."
             f"{_unmatched(anatomy)}"
         )
-    has_heads = any(d.axis == HEADS for t in anatomy.tensors.values() for d in t.dims)
+    # attention may have a width of its own
+    apart = {t.role for t in anatomy.templates.values() if any(d.axis not in AXES for d in t.dims[:1])}
+    has_heads = _projects(apart) or any(d.axis == HEADS for t in anatomy.templates.values() for d in t.dims)
     roles = {t.role for t in anatomy.tensors.values()}
     by_layer: dict[int, set[str]] = {}
     for tensor in anatomy.tensors.values():

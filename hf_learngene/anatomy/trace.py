@@ -180,6 +180,12 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
+def _is_normed(node: Node) -> bool:
+    """Whether a result is the sum of norms' outputs and of nothing else."""
+    sources = list(Trace.sources(node))
+    return bool(sources) and all(s.node.kind == "norm" for s in sources)
+
+
 def is_norm(module: nn.Module) -> bool:
     """A normalisation over the last dimension: named so, holding nothing but vectors."""
     if "Norm" not in type(module).__name__ or isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)):
@@ -328,10 +334,11 @@ def record(model: PreTrainedModel, inputs: dict[str, torch.Tensor], layers: set[
         recorder.keep(result, node)
 
     def leave_layer(name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        first = next(_tensors(result), None)
-        node = recorder.node(first) if first is not None else None
-        if node is not None:
-            recorder.trace.layer_outputs[name] = node
+        for number, tensor in enumerate(_tensors(result)):
+            node = recorder.node(tensor)
+            # a second one that a norm hands on is a residual stream beside the first (LiLT's layout); others look into the layer
+            if node is not None and (number == 0 or _is_normed(node)):
+                recorder.trace.layer_outputs[f"{name}:{number}" if number else name] = node
 
     for name, module in model.named_modules():
         kind = "norm" if is_norm(module) else "activation" if isinstance(module, _ACTIVATIONS) else ""

@@ -53,6 +53,11 @@ class Dim:
     prefix: int = 0
     layers: int = 0
 
+    @property
+    def counted_together(self) -> tuple[str, ...]:
+        """Fields that count it together, where one of them is a width: a share of it, a part of the heads, a sum (`roc_bert`)."""
+        return tuple(n for n in self.axis.split("+") if not n.startswith("×")) if "+×" in self.axis else ()
+
     def at(self, size: int, deeper: int) -> Dim:
         """The same dimension in a model of another size that has so many layers more."""
         if not self.layers:

@@ -18,6 +18,7 @@ from hf_learngene.state import evaluating, seeded
 
 # Outputs over labels, tokens or pixels: no part of a wider one stands for them.
 _WHOLE = ("logits", "loss")
+_CHARACTERS = 128
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,12 @@ def _random_texts(model: PreTrainedModel, example: Tensor, generator: torch.Gene
 
 
 def vocabulary_of(model: PreTrainedModel) -> int:
-    """Rows of a text model's embedding."""
-    return int(cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0])
+    """Rows of a text model's embedding; of one without, which hashes characters (CANINE), those of the smallest alphabet."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:
+        return _CHARACTERS
+    return int(cast(torch.nn.Embedding, table).weight.shape[0])
 
 
 def width_of(model: PreTrainedModel) -> int:
