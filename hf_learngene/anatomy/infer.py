@@ -356,7 +356,7 @@ def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) 
     depth = max(len(cast(nn.ModuleList, full.get_submodule(c))) for c in containers)
     for index in range(last, depth):
         for norm in pattern:
-            container = next(c for c in containers if norm.name.startswith(f"{c}.{last}."))
+            container = next(c for c in containers if f"{norm.name}.".startswith(f"{c}.{last}."))
             name = f"{container}.{index}{norm.name[len(f'{container}.{last}') :]}"
             middle.append(dataclasses.replace(norm, name=name, layer=index))
     return [*before, *middle, *after]

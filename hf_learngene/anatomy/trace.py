@@ -202,6 +202,10 @@ def subtracts_mean(norm: nn.Module) -> bool:
             parameter.fill_(1.0)
         size = next(copied.parameters()).shape[-1]
         entries = torch.linspace(-1.0, 1.0, size, dtype=torch.float32, device="cpu").reshape(1, 1, size)
+        try:
+            copied(entries)
+        except RuntimeError:  # the entries of a vector may stand in the dimension before (SqueezeBERT)
+            entries = entries.transpose(1, 2)
         plain, shifted = (next(_tensors(copied(x)), torch.zeros(1)) for x in (entries, entries + 3.0))
     return size == 1 or torch.allclose(plain, shifted, atol=1e-3)
 

@@ -134,7 +134,7 @@ def random_inputs(model: PreTrainedModel, seed: int = 0, tokens: int = 16) -> di
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     for name, example in example_inputs(model, model.config, tokens=tokens).items():
-        shape = (2, *example.shape[1:])
+        shape = (2 * len(example), *example.shape[1:])  # an image may be many rows
         if example.is_floating_point():
             found[name] = torch.randn(shape, generator=generator)
         elif name == "input_ids":

@@ -88,6 +88,19 @@ EXTRA: dict[str, dict[str, Any]] = {
     "parakeet_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "lasr_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "yolos": {"image_size": (12, 16), "num_detection_tokens": 5},
+    **dict.fromkeys(("embedding_gemma2_text", "exaone4_5_vision", "lfm3_vl_vision"), {"num_key_value_heads": 3, "head_dim": 8}),
+    **dict.fromkeys(("qwen2_5_vl_vision", "qwen3_vl_vision", "qwen3_vl_moe_vision", "qwen3_5_vision", "qwen3_5_moe_vision",
+                     "cosmos3_edge_vision"), {"out_hidden_size": 24, "num_position_embeddings": 16,
+                                              "deepstack_visual_indexes": [1], "fullatt_block_indexes": [1]}),
+    **dict.fromkeys(("glm4v_vision", "glm4v_moe_vision", "glm_ocr_vision"), {"out_hidden_size": 24}),
+    **dict.fromkeys(("audioflamingo3_encoder", "qwen2_audio_encoder", "voxtral_encoder", "moss_transcribe_diarize_audio"),
+                    {"num_mel_bins": 12, "max_source_positions": 10}),
+    "glmasr_encoder": {"num_mel_bins": 12, "num_key_value_heads": 3},
+    "voxtral_realtime_encoder": {"num_mel_bins": 12, "head_dim": 8},
+    "layoutlmv3": {"layer_norm_eps": 1e-12, "coordinate_size": 4, "shape_size": 4, "max_2d_position_embeddings": 32, "input_size": 8},
+    "lilt": {"max_2d_position_embeddings": 32},
+    "roc_bert": {"pronunciation_embed_dim": 8, "shape_embed_dim": 8, "pronunciation_vocab_size": 20, "shape_vocab_size": 20},
+    "nemotron_asr_streaming_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "canine": {"num_hash_buckets": 30, "local_transformer_stride": 8},
     # image and text: the text side is resized, the image side is only made small
     "modernvbert": {"vision_config": SMALL_VISION}, "ultravbert": {"vision_config": SMALL_VISION, "prediction_head_size": 20},
@@ -289,7 +302,7 @@ def _random_like(example, generator: torch.Generator, batch: int, tokens: tuple[
     """Random inputs of the shapes of an example: normal numbers, tokens from a range; masks and shapes stay as they are."""
     found = {}
     for name, value in example.items():
-        shape = (batch, *value.shape[1:])
+        shape = (batch * len(value), *value.shape[1:])
         if value.is_floating_point():
             found[name] = torch.randn(shape, generator=generator)
         elif name == "input_ids":
