@@ -30,6 +30,7 @@ from hf_learngene.anatomy import Anatomy, anatomy_of  # noqa: E402
 from hf_learngene.anatomy.probe import epsilons  # noqa: E402
 from hf_learngene.anatomy.types import HEADS  # noqa: E402
 from hf_learngene.errors import LearngeneError, LossyGrowthError, UnsupportedFamilyError  # noqa: E402
+from hf_learngene.maps.task import own_axes  # noqa: E402
 from hf_learngene.resizing.outputs import difference as compared  # noqa: E402
 from hf_learngene.resizing.outputs import in_float64, outputs_of, width_of  # noqa: E402
 from testing.families import inputs_for, listed, mapping_families, model_class, tiny_config, tiny_model  # noqa: E402
@@ -170,7 +171,7 @@ def shrinks(source: Any, anatomy: Anatomy) -> str:
         small = resize(source, method="weight_selection", **asked)
         finite = all(bool(t.isfinite().all()) for t in outputs(small, inputs_for(source)).values())
     except LearngeneError as error:
-        if any(d.counted_together for t in anatomy.templates.values() for d in t.dims):
+        if "Keep hidden_size" in str(error) and any(own_axes(anatomy)):
             small = resize(source, method="weight_selection", num_hidden_layers=2)
             finite = all(bool(t.isfinite().all()) for t in outputs(small, inputs_for(source)).values())
             return DEPTH_ONLY if finite else "not finite"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from hf_learngene.maps import LayerMap, TensorRecipe
 from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, own_axes
 from hf_learngene.methods import Method
+from hf_learngene.resizing.composed import check_counted_together, check_parts_of_the_width
 from hf_learngene.resizing.sizes import describe, raw_sizes, target_config
 from hf_learngene.vocabulary.rows import Vocabulary, check_padding, renumbered
 
@@ -108,6 +109,7 @@ def make_pass(
     """
     source = source or anatomy_of(config, model_class)
     method.check(source, sizes)
+    check_parts_of_the_width(source, sizes)
     layer_map = layers if layers is not None else method.depth_map(source, sizes["num_hidden_layers"])
     part = section(config, source.section)
     edits = method.edits(source, sizes, part.to_dict())
@@ -124,7 +126,8 @@ def make_pass(
     except Exception as error:  # the family's own checks, such as a table that ends before its padding index
         change = describe(sizes, {**source.sizes, **raw_sizes(config, source, sizes)})
         raise InvalidSizeError(f"`{source.model_type}` cannot be built with {change}: {error}") from error
-    _check_counted_together(source, target, method)
+    if not (method.lossless and method.exact):  # such a growth is proved
+        check_counted_together(source, target)
     patches = None
     if source.grid is not None:
         patches = as_pair(part.patch_size), as_pair(section(new_config, source.section).patch_size)
@@ -140,31 +143,6 @@ def make_pass(
         missing=missing,
     )
     return Pass(method, sizes, config, new_config, model_class, task, vocabulary)
-
-
-def _check_counted_together(source: Anatomy, target: Anatomy, method: Method) -> None:
-    """Refuses another size of what a width counts together with other fields, but for a growth, which is proved.
-
-    What stands where in it is not known. A part of an ffn is one of its units wherever it is read.
-    """
-    if method.lossless and method.exact:
-        return
-    for template, old in source.templates.items():
-        for a, b in zip(
-            old.dims, target.templates[template].dims if template in target.templates else (), strict=False
-        ):
-            fields = a.counted_together
-            if fields and a.side != "-" and fields[0] != "intermediate_size" and a.size != b.size:
-                raise InvalidSizeError(
-                    f"{describe(target.sizes, source.sizes)} would make `{template}` of `{source.model_type}` "
-                    f"{a.size} → {b.size}, which {_listed(fields)} count in a way of their own: what stands where is not known. "
-                    f"Keep {fields[0]}={source.sizes.get(fields[0])}; the depth and the ffn can change, and a larger width may "
-                    "be exact (method='lemon')."
-                )
-
-
-def _listed(fields: Sequence[str]) -> str:
-    return " and ".join(fields) if len(fields) > 1 else f"{fields[0]} and the class itself"
 
 
 def _own_widths(source: Anatomy, part: PreTrainedConfig, sizes: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo, anatomy_like
 from hf_learngene.anatomy.probe import epsilons
 from hf_learngene.errors import InvalidSizeError, LossyGrowthError, UnsupportedFamilyError, first_line
+from hf_learngene.maps.task import changes, source_axes
 from hf_learngene.methods.lemon_limits import eta_of
 from hf_learngene.resizing.build_model import build_model
 from hf_learngene.resizing.layer_fields import successor
@@ -27,7 +28,7 @@ from hf_learngene.resizing.miniature import Miniature, grows, miniatures
 from hf_learngene.resizing.origins import COMPUTED, origins
 from hf_learngene.resizing.outputs import difference, in_float64, outputs_of, random_inputs
 from hf_learngene.resizing.passes import Pass, make_pass
-from hf_learngene.resizing.sizes import describe
+from hf_learngene.resizing.sizes import complete, describe
 from hf_learngene.resizing.weights import Transfer
 from hf_learngene.state import exclusive, quiet, seeded
 
@@ -106,7 +107,9 @@ def prove(step: Pass) -> None:
         for small in miniatures(step):
             verdict = _verdict(step, small)
             if verdict.against:
-                raise LossyGrowthError(f"{_asked(step)} cannot be grown without loss: {verdict.against}")
+                raise LossyGrowthError(
+                    f"{_asked(step)} cannot be grown without loss: {verdict.against}{_exact_alone(step)}"
+                )
             if not verdict.failed:
                 return
             failed = verdict.failed
@@ -119,6 +122,41 @@ def prove(step: Pass) -> None:
 def _asked(step: Pass) -> str:
     source, target = step.task.source, step.task.target
     return f"{describe(target.sizes, source.sizes)} of `{source.model_type}` as {step.model_class.__name__}"
+
+
+def _exact_alone(step: Pass) -> str:
+    """Which of several sizes would be exact alone, in a sentence; nothing where one was asked for."""
+    source, grown = step.task.source, step.task.target.sizes
+    widths = (
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        *(["head_dim"] if source.head_dim_honoured else []),
+    )
+    groups = (
+        widths,
+        ("intermediate_size",),
+        ("num_hidden_layers",),
+        *((n,) for n in source_axes(source) if n not in source.linked),
+    )
+    changed = [{n: new for n, (_, new) in changes(source, grown, names).items()} for names in groups]
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for wanted in filter(None, changed):
+        try:
+            sizes = complete(source, step.source_config, wanted)
+            alone = make_pass(step.method, step.source_config, step.model_class, sizes, seed=step.task.seed)
+            verdicts = (_verdict(alone, small) for small in miniatures(alone))
+            exact = next((not v.against for v in verdicts if v.against or not v.failed), False)
+        except Exception:  # a size that the family or the method refuses
+            exact = False
+        found[exact].append(", ".join(f"{n}={v}" for n, v in wanted.items()))
+    if sum(map(len, found.values())) < 2:
+        return ""
+    if not found[True]:
+        return " None of these sizes is exact alone."
+    return f" Exact alone: {'; '.join(found[True])}." + (
+        f" Not exact: {'; '.join(found[False])}." if found[False] else ""
+    )
 
 
 def _check_read_back(step: Pass) -> None:
