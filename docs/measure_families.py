@@ -24,6 +24,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES  # noqa: E402
 
 from hf_learngene import resize  # noqa: E402
 from hf_learngene.anatomy import Anatomy, anatomy_of  # noqa: E402
@@ -53,8 +54,17 @@ SHORT = (
     ("follows from its depth", "no: a number follows the depth"),
     ("makes for its own width", "no: its vectors follow the width"),
 )
-# It interpolates its positions in float32, so the tests, which lift no casts, say nothing of it in float64.
-CASTS = [("siglip2_vision_model", {}, "Siglip2VisionModel")]
+# Base encoders beside those of the tests: of images, sounds and texts in models of several parts, or without a head in the
+# mappings. Some cast to float32 inside, so the tests, which lift no casts, say nothing of them in float64.
+ENCODERS = (
+    "audioflamingo3_encoder", "canine", "chinese_clip_vision_model", "cohere_compass_vision", "cosmos3_edge_vision", "dinov3_vit",
+    "exaone4_5_vision", "glm4v_moe_vision", "glm4v_vision", "glm_image_vision", "glm_ocr_vision", "lfm3_vl_vision",
+    "mlcd_vision_model", "moss_transcribe_diarize_audio", "muse_glimmer_vision", "muse_spark_vision",
+    "nemotron3_5_transcribe_asr_audio", "nemotron3_diarization_audio", "nemotron_asr_streaming_encoder", "parakeet_encoder",
+    "pixio", "pixtral", "qianfan_ocr_vision", "qwen2_5_vl_vision", "qwen2_audio_encoder", "qwen3_5_moe_vision", "qwen3_5_vision",
+    "qwen3_vl_moe_vision", "qwen3_vl_vision", "qwen4_exp_vision", "sam3_vit_model", "siglip2_vision_model", "splinter",
+    "tipsv2_vision_model", "video_llama_3_vision", "visual_bert", "vitdet", "voxtral_encoder", "voxtral_realtime_encoder", "xlm",
+)  # fmt: skip
 Case = tuple[
     str, dict[str, Any], str, Change | None
 ]  # model type, extra config, class name, change of the plain inputs
@@ -95,7 +105,8 @@ def cases() -> list[Case]:
     """Every class to try, once: the mappings' and the listed ones, sorted by family."""
     found: dict[str, Case] = {}
     mapped = [(kind, {}, name) for kind, names in mapping_families().items() for name in names]
-    for kind, extra, name in [*mapped, *listed(), *CASTS]:
+    encoders = [(kind, {}, str(MODEL_MAPPING_NAMES[kind])) for kind in ENCODERS if kind in MODEL_MAPPING_NAMES]
+    for kind, extra, name in [*mapped, *listed(), *encoders]:
         found.setdefault(f"{label_of(name, extra)}{kind}", (kind, extra, name, None))
     return [*sorted(found.values(), key=lambda case: case[0]), *UNUSUAL]
 

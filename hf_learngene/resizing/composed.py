@@ -60,7 +60,7 @@ def check_parts_of_the_width(source: Anatomy, sizes: Mapping[str, Any]) -> None:
         shown = ", ".join(f"`{name}` ({dim.axis}={dim.size})" for name, dim in parts.items())
         raise InvalidSizeError(
             f"hidden_size {old} → {new}: in `{source.model_type}` tables stand beside each other in the width and add up to it, "
-            f"so entries of the width are entries of one of them: {shown}. Keep hidden_size={old}; the depth and the ffn can change."
+            f"so entries of the width are entries of one of them: {shown}. Keep hidden_size={old}; depth and ffn can change."
         )
 
 

@@ -161,9 +161,13 @@ OTHER = {
     kind: classes_of(kind, OTHER_HEADS)
     for kind in (
         "audio-spectrogram-transformer", "wav2vec2", "wavlm", "wav2vec2-bert", "vivit", "timesformer", "vilt",
-        "yolos", "esm",
+        "yolos", "esm", "dpt", "convbert", "lilt", "layoutlmv3", "mobilebert", "roc_bert", "xmod",
+        "glmasr_encoder",
     )
 }  # fmt: skip
+# Families whose width is counted together with other fields, or that cannot be grown without loss: their depth and ffn change.
+WIDTH_STAYS = ("convbert", "lilt", "layoutlmv3", "mobilebert", "roc_bert")
+DEPTH_STAYS = ("xmod",)
 # (model type, extra config, class name): every listed family with base model and heads, and variants of structure.
 VARIANTS: list[tuple[str, dict[str, Any], str]] = [
     ("dinov2", {"use_swiglu_ffn": True}, "Dinov2ForImageClassification"),
