@@ -263,6 +263,29 @@ class Anatomy:
         ]
 
     @cached_property
+    def private_widths(self) -> frozenset[str]:
+        """Axes that plain matrices write and read, without heads or norms: an ffn, an adapter's inside."""
+        sides: dict[str, set[str]] = {}
+        for tensor in self.templates.values():
+            attends = tensor.role not in ("", "ffn_in", "ffn_out")
+            for dim in tensor.dims:
+                sides.setdefault(dim.axis, set()).update({dim.side, "attention"} if attends else {dim.side})
+        return frozenset(axis for axis, found in sides.items() if found == {"in", "out"})
+
+    @cached_property
+    def composed_layers(self) -> tuple[str, ...]:
+        """Fields that count a width inside the layers together, of which it is not known what stands where; none where all is."""
+        return next(
+            (
+                d.counted_together
+                for t in self.templates.values()
+                for d in t.dims
+                if t.layer is not None and d.counted_together and d.side != "-" and d.axis not in self.private_widths
+            ),
+            (),
+        )
+
+    @cached_property
     def norm_of(self) -> dict[str, NormInfo | None]:
         """Template of a normalisation's weight or bias -> the last normalisation of that template; None if it was not seen."""
         norms = {n.name: n for n in self.norms}

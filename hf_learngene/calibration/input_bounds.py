@@ -44,7 +44,10 @@ class InputBounds:
             return cls(main, channels=getattr(config, "num_channels", None))
         if main != "input_ids":
             return cls(main)
-        table = model.get_input_embeddings()
+        try:
+            table = model.get_input_embeddings()
+        except NotImplementedError:  # a family that hashes characters (CANINE) has none
+            table = None
         tokens = table.num_embeddings if isinstance(table, nn.Embedding) else None
         return cls(main, tokens, getattr(config, "type_vocab_size", None) or None, _positions(model, config))
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.shares import agree, shared
-from hf_learngene.errors import CalibrationError, DirectionError
+from hf_learngene.errors import CalibrationError, DirectionError, InvalidSizeError
 from hf_learngene.maps import LayerMap, Op, Take
 from hf_learngene.maps.convolutions import TakeGrouped
 from hf_learngene.maps.ops import uniform_indices
@@ -93,6 +93,12 @@ class PruningMethod(Method):
         return RIDGE
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
+        if source.composed_layers:
+            raise InvalidSizeError(
+                f"{self.name} looks at what goes on inside the layers, and in `{source.model_type}` "
+                f"{' and '.join(source.composed_layers)} count a width there in a way of their own. "
+                "method='weight_selection' shrinks its depth and what is left of its sizes."
+            )
         names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
         grown = {n: (old, new) for n, (old, new) in changes(source, sizes, names).items() if new > old}
         if "head_dim" in grown and sizes["num_attention_heads"] < source.sizes["num_attention_heads"]:

@@ -21,7 +21,6 @@ def check_counted_together(source: Anatomy, target: Anatomy) -> None:
     Raises:
         InvalidSizeError: names the tensor, its sizes and the fields.
     """
-    private = _written_and_read(source)
     for template, old in source.templates.items():
         for a, b in zip(
             old.dims, target.templates[template].dims if template in target.templates else (), strict=False
@@ -33,7 +32,7 @@ def check_counted_together(source: Anatomy, target: Anatomy) -> None:
                 else ()
             )
             fields = a.counted_together or apart
-            if fields and a.side != "-" and a.axis not in private and a.size != b.size:
+            if fields and a.side != "-" and a.axis not in source.private_widths and a.size != b.size:
                 raise InvalidSizeError(
                     f"{describe(target.sizes, source.sizes)} would make `{template}` of `{source.model_type}` "
                     f"{a.size} → {b.size}, which {_listed(fields)} count in a way of their own: what stands where is not known. "
@@ -62,16 +61,6 @@ def check_parts_of_the_width(source: Anatomy, sizes: Mapping[str, Any]) -> None:
             f"hidden_size {old} → {new}: in `{source.model_type}` tables stand beside each other in the width and add up to it, "
             f"so entries of the width are entries of one of them: {shown}. Keep hidden_size={old}; depth and ffn can change."
         )
-
-
-def _written_and_read(source: Anatomy) -> set[str]:
-    """Axes that plain matrices write and read, without heads or norms."""
-    sides: dict[str, set[str]] = {}
-    for tensor in source.templates.values():
-        for dim in tensor.dims:
-            attends = tensor.role not in ("", "ffn_in", "ffn_out")
-            sides.setdefault(dim.axis, set()).update({dim.side, "attention"} if attends else {dim.side})
-    return {axis for axis, found in sides.items() if found == {"in", "out"}}
 
 
 def _listed(fields: Sequence[str]) -> str:

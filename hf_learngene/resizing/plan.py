@@ -173,6 +173,8 @@ def make_plan(
     method = spec.method
     source = anatomy_of(config, model_class)
     origin = examples_origin(spec, config, model_class)
+    if method is None and spec.chooses_examples and source.composed_layers:
+        origin = None  # examples show nothing of it
     asked = sizes = check_names(source, spec.sizes)
     vocabulary = read_vocabulary(spec.kept_tokens, spec.pad_to_multiple_of, source, config, model_class)
     if vocabulary is not None:
