@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from measure_families import EXACT, GROWTHS, ROOT, Case, Measured, cases, first_line, measure, started
+from measure_families import DEPTH_ONLY, EXACT, GROWTHS, ROOT, Case, Measured, cases, first_line, measure, started
 
 import hf_learngene
 
@@ -66,7 +66,8 @@ How it is measured: a tiny model (width 24, 3 heads, 3 layers, ffn 40) with rand
 weights, in float64, on random inputs; texts are padded and masked. It is grown by `method="lemon"`, and a figure is the
 largest |Δ| / max(1, |output|) over all outputs: logits, or the hidden states of a base model. Exact means at most {limit:.0e}.
 
-- *shrinks*: `weight_selection` to width 16 and 2 layers gives a model that runs and is finite. It is no statement on quality.
+- *shrinks*: `weight_selection` to width 16 and 2 layers gives a model that runs and is finite; *its depth* alone where the
+  family counts its width together with other fields. It is no statement on quality.
 - *width ×k*: to 2 and 3 times the width, heads and ffn following. *any width*: to 5/3 of it.
 - *head size*: twice the head size. *ffn*: 40 → 64. *depth*: 3 → 5 and 3 → 7 layers.
 - *all*: everything that is exact alone, grown together; *float32*: the same in float32, where it shows only rounding.
@@ -129,7 +130,8 @@ def resized_table(resized: Mapping[str, list[Measured]]) -> str:
     rows = []
     for kind, results in sorted(resized.items()):
         placement = "/".join(sorted({r.placement for r in results}, reverse=True))
-        shrunk = "yes" if all(r.shrinks == "yes" for r in results) else "**no**"
+        found = {r.shrinks for r in results}
+        shrunk = found.pop() if found in ({"yes"}, {DEPTH_ONLY}) else "**no**"
         cells = [cell([r.growths[name] for r in results]) for name in GROWTHS]
         rows.append([f"`{kind}`", classes_of(results), placement, shrunk, *cells])
     return table(heads, rows)

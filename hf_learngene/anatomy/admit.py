@@ -15,7 +15,7 @@ from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.config_fields import native_name
 from hf_learngene.anatomy.registry import declaration_of
 from hf_learngene.anatomy.stages import stage_fields
-from hf_learngene.anatomy.types import HEADS, HIDDEN, Anatomy
+from hf_learngene.anatomy.types import AXES, HEADS, HIDDEN, Anatomy
 from hf_learngene.errors import UnsupportedFamilyError, UnsupportedSourceError
 
 
@@ -118,7 +118,9 @@ def admit_tensors(anatomy: Anatomy) -> None:
 
 def _admit_flow(anatomy: Anatomy) -> None:
     """Refuses a model, or a stage of one, whose attention or whose norms were not found. Blocks without attention need none."""
-    has_heads = any(d.axis == HEADS for t in anatomy.tensors.values() for d in t.dims)
+    # attention may have a width of its own
+    apart = {t.role for t in anatomy.templates.values() if any(d.axis not in AXES for d in t.dims[:1])}
+    has_heads = _projects(apart) or any(d.axis == HEADS for t in anatomy.templates.values() for d in t.dims)
     roles = {t.role for t in anatomy.tensors.values()}
     by_layer: dict[int, set[str]] = {}
     for tensor in anatomy.tensors.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 from torch import nn
@@ -35,6 +36,7 @@ NAMED_AXES = {
     FFN, FIXED, GROUP, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE,
     RELATIVE_LINE, VOCAB, UNKNOWN,
 }  # fmt: skip
+_WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -149,34 +151,46 @@ def _axis(size: int, effect: dict[str, Effect], prober: Prober, spatial: bool) -
     if "head_dim" in effect:
         head_dim = getattr(part, fields.get("head_dim", "head_dim"), None) or hidden // heads
         if "num_attention_heads" not in effect and "num_key_value_heads" not in effect:
-            return _Counted(HEAD_DIM if size == head_dim else UNKNOWN)
+            return _Counted(HEAD_DIM) if size == head_dim else _together(effect)
+        count = effect.get("num_attention_heads")
+        if size == head_dim and count is not None and count.delta * count.step < 0:
+            return _Counted(HEAD_DIM)  # more heads are smaller ones, where nothing pins their size
         kv = getattr(part, "num_key_value_heads", heads)
         if size % (heads * head_dim) == 0 and "num_key_value_heads" not in effect:
             return _Counted(HEADS, size // (heads * head_dim))
-        return _Counted(KV_HEADS if size == kv * head_dim else UNKNOWN)
+        return _Counted(KV_HEADS) if size == kv * head_dim else _together(effect)
     if "intermediate_size" in effect or "mlp_ratio" in effect:
         width = effect.get("intermediate_size")
         if width is not None:
             parts = width.delta / width.step
-            return _Counted(FFN, int(parts)) if parts.is_integer() and parts >= 1 else _Counted(UNKNOWN)
+            return _Counted(FFN, int(parts)) if parts.is_integer() and parts >= 1 else _together(effect)
         return _Counted(FFN)
     if "hidden_size" in effect:
         parts = effect["hidden_size"].delta / effect["hidden_size"].step
         if "num_attention_heads" in effect:
-            return _Counted(HEAD_DIM if heads and size == hidden // heads else UNKNOWN)
+            return _Counted(HEAD_DIM) if heads and size == hidden // heads else _together(effect)
         if parts.is_integer() and size == parts * hidden:
             return _Counted(HIDDEN, int(parts))
-        return _Counted(UNKNOWN)
+        return _together(effect)
     if "num_attention_heads" in effect:
-        return _Counted(HEAD_COUNT if size == heads else UNKNOWN)
-    if len(effect) == 1 and not effect.keys() & {"hidden_size", "head_dim", "num_attention_heads"}:
+        return _Counted(HEAD_COUNT) if size == heads else _together(effect)
+    if len(effect) == 1:
         ((field, change),) = effect.items()
         parts = change.delta / change.step  # a GLU in a family's own width
         whole = parts.is_integer() and parts > 1 and size == parts * getattr(part, field, 0)
         return _Counted(field, int(parts) if whole else 1)
-    if not set(effect) & {"hidden_size", "head_dim", "num_attention_heads"}:
-        return _Counted("+".join(sorted(effect)))  # `encoder_stride+num_channels`: the pixels a decoder gives back
-    return _Counted(UNKNOWN)
+    return _Counted("+".join(sorted(effect)))  # `encoder_stride+num_channels`: the pixels a decoder gives back
+
+
+def _together(effect: Mapping[str, Effect]) -> _Counted:
+    """An axis of what several fields count together: a share of the width, a width for a part of the heads, a sum.
+
+    Its name holds the fields and what one more of the first adds, so that no two such axes of other sizes are taken for one.
+    """
+    first = next(n for n in (*_WIDTHS, *sorted(effect)) if n in effect)
+    others = sorted(set(effect) - {first})
+    share = Fraction(effect[first].delta) / Fraction(effect[first].step).limit_denominator(1000)
+    return _Counted("+".join((first, *others, f"×{share}")))
 
 
 def _grid_axis(size: int, effect: dict[str, Effect], prober: Prober) -> _Counted:

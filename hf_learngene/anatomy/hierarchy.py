@@ -54,7 +54,7 @@ def hierarchy_of(
     stages, blocks = _stages(full, config, model_class, section_of, fields, depths)
     containers = [name for names in stages for name in names]
     stage_of = {name: stage for stage, names in enumerate(stages) for name in names}
-    flow = Flow(traced(full, config, containers), containers)
+    flow = Flow(traced(full, config, section_of, containers), containers)
     fields = _fields_of(fields, part, full, stages)
     shallow, short, twins = _shallow(full, config, model_class, section_of, fields, containers)
     prober = StageProber(model_class, shallow, section_of, short, fields)

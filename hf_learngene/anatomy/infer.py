@@ -26,10 +26,11 @@ from hf_learngene.anatomy.hierarchy import check_fixed, hierarchy_of, sizes_at
 from hf_learngene.anatomy.layer_lists import layer_dims, per_layer_fields
 from hf_learngene.anatomy.observed import axis_fields, full_ties, norms_seen, placed, traced
 from hf_learngene.anatomy.passes import check_target, reads_grid
-from hf_learngene.anatomy.probe import LISTS, Prober, build, layer_containers, numbers_of_depth
+from hf_learngene.anatomy.probe import LISTS, Prober, build, layer_containers, numbers_of_depth, shapes
 from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.sections import followers_of, only_section
+from hf_learngene.anatomy.small import few_tokens
 from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.anatomy.trace import Trace, is_norm
 from hf_learngene.anatomy.types import FIXED, HEAD_DIM, Anatomy, Dim, NormInfo, TensorInfo
@@ -123,30 +124,32 @@ def _anatomy(
         anatomy = hierarchy_of(config, model_class, section_of, stages, declared)
         admit_tensors(anatomy)
         return anatomy
-    per_layer = per_layer_fields(model_class, config, section_of)
-    full = build(model_class, config)
+    few = _counts_no_tokens(model_class, config, section_of)
+    lean = few_tokens(config, section_of, 1) or config if few else config
+    per_layer = per_layer_fields(model_class, lean, section_of)
+    full = build(model_class, lean)
     depth = part.num_hidden_layers
     short_depth = 2 if depth != 2 else 3
-    short_config = changed(config, section_of, {_native_depth(part): short_depth}, per_layer)
+    short_config = changed(lean, section_of, {_native_depth(part): short_depth}, per_layer)
     short = build(model_class, short_config)
     containers = layer_containers(full, depth, short, short_depth)
     numbers = numbers_of_depth(full, short)
     counted = layer_dims(short, short_depth, full, depth)
     if containers and _templates(full, containers) - _templates(short, containers):
         # layers differ in kind along the depth: only the whole depth shows all
-        short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
+        short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)
     try:
-        trace = traced(short, short_config, containers)
+        trace = traced(short, short_config, section_of, containers)
     except UnsupportedFamilyError:
-        if not section_of or short_config is config:
+        if not section_of or short_config is lean:
             raise
         # what reads certain layers of the encoder (a head on a backbone) needs them all
-        short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
-        trace = traced(short, short_config, containers)
-    if short_depth < depth and short_config is not config and _whole_layers_unseen(short, trace):
+        short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)
+        trace = traced(short, short_config, section_of, containers)
+    if short_depth < depth and short_config is not lean and _whole_layers_unseen(short, trace):
         # ALBERT's groups of shared layers: a short model uses only some of them
-        short, short_config, counted = full, config, layer_dims(full, depth, short, short_depth)
-        trace = traced(short, short_config, containers)
+        short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)
+        trace = traced(short, short_config, section_of, containers)
     followers = followers_of(model_class, short_config, section_of)
     prober = Prober(model_class, short_config, section_of, short, followers)
     prober.run()
@@ -187,6 +190,7 @@ def _anatomy(
         eps_field=eps_field,
         tied_readers={n: w for n, w in flow.tied_readers(ties).items() if n not in fixed},
         grid=_grid(part),
+        counts_no_tokens=few,
         numbers_of_depth=numbers,
         linked=prober.linked,
         followers=followers,
@@ -194,6 +198,17 @@ def _anatomy(
     )
     admit_tensors(anatomy)
     return dataclasses.replace(anatomy, reads_grid=reads_grid(anatomy.grid, trace, anatomy))
+
+
+def _counts_no_tokens(model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str) -> bool:
+    """Whether a model of videos has no parameter that counts their patches (VideoMAE, whose sinusoids are made one by one)."""
+    found = [few_tokens(config, section_of, factor) for factor in (1, 2)]
+    depth = {_native_depth(section(config, section_of)): 2}
+    try:
+        one, other = (shapes(build(model_class, changed(few, section_of, depth))) for few in found if few is not None)
+        return one == other
+    except Exception:  # no videos, or so short ones that a family refuses them
+        return False
 
 
 def _whole_layers_unseen(model: nn.Module, trace: Trace) -> bool:
@@ -262,9 +277,10 @@ def anatomy_like(
     with exclusive():
         if key not in _LIKE:
             with torch.device("cpu"):
-                full = build(model_class, config)
-                like = _like(known, config, model_class, full)
-                check_target(like, known, config, model_class)
+                same = known.counts_no_tokens and known.grid == _grid(section(config, known.section))
+                lean = few_tokens(config, known.section, 1) or config if same else config
+                like = _like(known, config, model_class, build(model_class, lean))
+                check_target(like, known, config, model_class, lean)
             _LIKE[key] = known, like
         return _used(_LIKE, key)[1]
 
@@ -322,7 +338,7 @@ def _every_layer(norms: list[NormInfo], full: nn.Module, containers: list[str]) 
     depth = max(len(cast(nn.ModuleList, full.get_submodule(c))) for c in containers)
     for index in range(last, depth):
         for norm in pattern:
-            container = next(c for c in containers if norm.name.startswith(f"{c}.{last}."))
+            container = next(c for c in containers if f"{norm.name}.".startswith(f"{c}.{last}."))
             name = f"{container}.{index}{norm.name[len(f'{container}.{last}') :]}"
             middle.append(dataclasses.replace(norm, name=name, layer=index))
     return [*before, *middle, *after]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, nested_configs, section, section_name
@@ -19,7 +19,9 @@ from hf_learngene.errors import UnsupportedFamilyError
 
 CHOICES = 2
 FRAMES = ("num_frames", "frames_per_clip")
-_IMAGES = ("image_size", "crop_size")
+IMAGES = ("image_size", "crop_size")
+_MERGED = ("spatial_merge_size", "merge_size", "merge_kernel_size")
+_FRAMES_OF_A_PATCH = ("temporal_patch_size", "patch_temporal")
 _ANY_SIZE = 64  # of a hierarchy that takes images of any size: two patches a side are left after strides of 32
 _FEATURES = ("feature_projection_input_dim", "num_mel_bins")
 
@@ -54,7 +56,7 @@ def reads_image_beside_text(config: PreTrainedConfig, model_class: type[PreTrain
         return False
     taken = inspect.signature(model_class.forward).parameters
     images, texts = (section(config, section_name(config, kind)) for kind in ("pixel_values", "input_ids"))
-    sized = any(getattr(images, name, None) is not None for name in (*_IMAGES, "num_patches"))
+    sized = any(getattr(images, name, None) is not None for name in (*IMAGES, "num_patches"))
     return {"input_ids", "pixel_values"} <= taken.keys() and sized and hasattr(texts, "vocab_size")
 
 
@@ -66,7 +68,10 @@ def token_rows(model: PreTrainedModel) -> int | None:
     part = section(model.config, section_name(model.config, "input_ids"))
     if part is not model.config:
         return getattr(part, "vocab_size", None)
-    weight = getattr(model.get_input_embeddings(), "weight", None)
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # a family that hashes characters (CANINE) has none
+        return None
     return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.dim() == 2 else None
 
 
@@ -98,7 +103,15 @@ def example_inputs(
     """
     declared = declaration_of(config.model_type).inputs
     found = dict(declared(model)) if declared is not None else _made(type(model), config, tokens)
+    if declared is None and "input_features" in found and _reads_channels_first(model, found["input_features"]):
+        found["input_features"] = found["input_features"].transpose(1, 2)
     return {n: t.to(device, model.dtype if t.is_floating_point() else None) for n, t in found.items()}
+
+
+def _reads_channels_first(model: PreTrainedModel, features: Tensor) -> bool:
+    """Whether the first convolution runs along the frames: it takes each band of the spectrogram as a channel."""
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
+    return isinstance(first, nn.Conv1d) and first.in_channels == features.shape[-1] != features.shape[-2]
 
 
 def _made(model_class: type[PreTrainedModel], config: PreTrainedConfig, tokens: int) -> dict[str, Tensor]:
@@ -120,7 +133,7 @@ def _made(model_class: type[PreTrainedModel], config: PreTrainedConfig, tokens: 
         found["input_ids"] = found["input_ids"].unsqueeze(1).repeat(1, CHOICES, 1)
     if reads_image_beside_text(config, model_class):
         for kind in {"pixel_values", "input_ids"} - {main}:
-            found |= _KINDS[kind](section(config, section_name(config, kind)), tokens, taken)
+            found |= _KINDS[kind](section(config, section_name(config, kind)), tokens, taken) or {}
     decoder = nested_configs(config).get("decoder")
     if decoder is not None and "decoder_input_ids" in taken:
         found["decoder_input_ids"] = _text(decoder, tokens, {})["input_ids"]
@@ -133,6 +146,8 @@ def _declare(config: PreTrainedConfig) -> str:
 
 def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
     channels = next((v for n in ("num_channels", "in_chans") if isinstance(v := getattr(part, n, None), int)), 3)
+    if "grid_thw" in taken:
+        return _rows("pixel_values", part, taken) or {}
     if "spatial_shapes" in taken:  # images as rows of patches, each with its own grid
         side = math.isqrt(part.num_patches)
         return {
@@ -140,14 +155,31 @@ def _pixels(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tenso
             "pixel_attention_mask": torch.ones(1, side * side, dtype=torch.long),
             "spatial_shapes": torch.full((1, 2), side),
         }
-    size = next((v for n in _IMAGES if (v := getattr(part, n, None)) is not None), None)
+    size = next((v for n in IMAGES if (v := getattr(part, n, None)) is not None), None)
     if size is None and stage_fields(part):
         size = _ANY_SIZE
     if size is None:
-        raise AttributeError(f"it has none of {', '.join(_IMAGES)}")
+        raise AttributeError(f"it has none of {', '.join(IMAGES)}")
     height, width = as_pair(size)
     frames = frames_of(part)
     return {"pixel_values": torch.zeros(1, *([frames] if frames else []), channels, height, width)}
+
+
+def _rows(name: str, part: Any, taken: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Images as rows of patches, and how many there are in time, height and width (Qwen's vision encoders)."""
+    if "grid_thw" not in taken:
+        return None
+    merged = next((v for n in _MERGED if (v := getattr(part, n, None)) is not None), 1)
+    side = 2 * as_pair(merged)[0]
+    channels = next((v for n in ("num_channels", "in_channels") if isinstance(v := getattr(part, n, None), int)), 3)
+    depth = next((v for n in _FRAMES_OF_A_PATCH if isinstance(v := getattr(part, n, None), int)), 1)
+    size = channels * depth * math.prod(as_pair(part.patch_size))
+    found = {name: torch.zeros(side * side, size), "grid_thw": torch.tensor([[1, side, side]])}
+    return found | ({"merge_sizes": torch.tensor([1])} if "merge_sizes" in taken else {})
+
+
+def _hidden_states(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    return _rows("hidden_states", part, taken)
 
 
 def _video(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -172,11 +204,14 @@ def _features(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Ten
         found = {"input_features": torch.zeros(1, 1, side * (side // size), size)}
         return found | ({"is_longer": torch.zeros(1, 1, dtype=torch.bool)} if "is_longer" in taken else {})
     positions = getattr(part, "max_source_positions", None)
-    if positions is not None and not hasattr(
-        part, _FEATURES[0]
-    ):  # Whisper reads a whole window, two frames a position
-        return {"input_features": torch.zeros(1, size, 2 * positions)}
-    return {"input_features": torch.zeros(1, tokens * (getattr(part, "subsampling_factor", None) or 1), size)}
+    if positions is not None and not hasattr(part, _FEATURES[0]):
+        frames = 2 * positions  # Whisper reads a whole window, two frames a position
+    else:
+        frames = tokens * (getattr(part, "subsampling_factor", None) or 1)
+    found = {"input_features": torch.zeros(1, frames, size)}
+    if "input_features_mask" in taken:
+        found["input_features_mask"] = torch.ones(1, frames, dtype=torch.long)
+    return found
 
 
 def _text(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -189,12 +224,13 @@ def _text(part: Any, tokens: int, taken: Mapping[str, Any]) -> dict[str, Tensor]
     return {"input_ids": ids}
 
 
-_KINDS: dict[str, Callable[[Any, int, Mapping[str, Any]], dict[str, Tensor]]] = {
+_KINDS: dict[str, Callable[[Any, int, Mapping[str, Any]], dict[str, Tensor] | None]] = {
     "pixel_values": _pixels,
     "pixel_values_videos": _video,
     "input_values": _sound,
     "input_features": _features,
     "input_ids": _text,
+    "hidden_states": _hidden_states,
 }
 
 

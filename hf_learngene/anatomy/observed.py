@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.anatomy.axes import NAMED_AXES, layer_of
 from hf_learngene.anatomy.passes import plain_pass
 from hf_learngene.anatomy.roles import Flow
+from hf_learngene.anatomy.small import narrow
 from hf_learngene.anatomy.trace import Trace, subtracts_mean
 from hf_learngene.anatomy.types import HIDDEN, NormInfo, TensorInfo
 from hf_learngene.errors import UnsupportedFamilyError
@@ -22,7 +23,7 @@ def axis_fields(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     return {axis: axis for axis in axes - NAMED_AXES}
 
 
-def traced(model: PreTrainedModel, config: PreTrainedConfig, containers: Sequence[str]) -> Trace:
+def traced(model: PreTrainedModel, config: PreTrainedConfig, section_of: str, containers: Sequence[str]) -> Trace:
     """What flows where in a plain pass.
 
     Raises:
@@ -30,7 +31,7 @@ def traced(model: PreTrainedModel, config: PreTrainedConfig, containers: Sequenc
     """
     layers = {f"{c}.{i}" for c in containers for i in range(len(cast(nn.ModuleList, model.get_submodule(c))))}
     try:
-        return plain_pass(model, config, layers)
+        return plain_pass(model, config, layers, [narrow(config, section_of), config])
     except Exception as error:
         raise UnsupportedFamilyError(
             f"A forward pass of {type(model).__name__} with plain inputs failed, so its flow stays unknown: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -22,38 +22,66 @@ _TOKENS = (10, 64, 16)  # some attentions take only certain lengths
 _WINDOWS = ("attention_window",)
 
 
-def plain_pass(model: PreTrainedModel, config: PreTrainedConfig, layers: set[str], real: bool = True) -> Trace:
+def plain_pass(
+    model: PreTrainedModel,
+    config: PreTrainedConfig,
+    layers: set[str],
+    on_cpu: Iterable[PreTrainedConfig | None] = (),
+) -> Trace:
     """What flows where in the first plain pass that succeeds.
 
     Args:
         model (`PreTrainedModel`): the model on `meta`.
         config (`PreTrainedConfig`): its config.
         layers (`set[str]`): names of its encoder layer modules.
-        real (`bool`): whether it may be built on the CPU too: a model that looks at values cannot run on `meta`.
+        on_cpu (`Iterable[PreTrainedConfig]`): configs to build on the CPU where that fails, one after the other: a model that
+            looks at values cannot run on `meta`. One that gives other parameters is passed over, and so is None.
 
     Raises:
         Exception: what the last pass raised, where none succeeds.
     """
     failure: Exception | None = None
-    for candidate, tokens in _candidates(model, config, real):
+    for candidate, own, tokens in _candidates(model, config, on_cpu):
         device = str(next(candidate.parameters()).device)
         try:
-            return record(candidate, example_inputs(candidate, config, device, tokens), layers)
+            return record(candidate, example_inputs(candidate, own, device, tokens), layers)
         except Exception as error:  # any class of error may come from a family's own code
             failure = error
     raise failure or RuntimeError("no pass was tried")
 
 
-def _candidates(model: PreTrainedModel, config: PreTrainedConfig, real: bool) -> Iterator[tuple[PreTrainedModel, int]]:
-    on_cpu: PreTrainedModel | None = None
-    for tokens in _TOKENS[:1] if main_input(type(model)).startswith("pixel_values") else _TOKENS:
-        yield model, tokens
-        if real:
-            if on_cpu is None:
-                with exclusive(), torch.random.fork_rng(devices=[]):  # constructors may draw
-                    on_cpu = build(type(model), _short_windows(config), "cpu")
-                    nn.Module.to(on_cpu, torch.float32)
-            yield on_cpu, tokens
+def _candidates(
+    model: PreTrainedModel, config: PreTrainedConfig, on_cpu: Iterable[PreTrainedConfig | None]
+) -> Iterator[tuple[PreTrainedModel, PreTrainedConfig, int]]:
+    """Models to run, each with its config and a number of tokens; one on the CPU is built when it is come to."""
+    lengths = _TOKENS[:1] if main_input(type(model)).startswith("pixel_values") else _TOKENS
+    built = _built(model, on_cpu)
+    first: tuple[PreTrainedModel, PreTrainedConfig] | None = None
+    for tokens in lengths:
+        yield model, config, tokens
+        first = first or next(built, None)
+        if first is not None:
+            yield *first, tokens
+    for candidate, own in built:
+        for tokens in lengths:
+            yield candidate, own, tokens
+
+
+def _built(
+    model: PreTrainedModel, configs: Iterable[PreTrainedConfig | None]
+) -> Iterator[tuple[PreTrainedModel, PreTrainedConfig]]:
+    """Models of the same parameters on the CPU, each with its config."""
+    ranks = {name: parameter.dim() for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for config in filter(None, configs):
+        own = _short_windows(config)
+        try:
+            with exclusive(), torch.random.fork_rng(devices=[]):  # constructors may draw
+                built = build(type(model), own, "cpu")
+                nn.Module.to(built, torch.float32)
+        except Exception:  # sizes that the family refuses
+            continue
+        if {n: p.dim() for n, p in built.named_parameters(remove_duplicate=False)} == ranks:
+            yield built, own
 
 
 def _short_windows(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -77,7 +105,11 @@ def round_trip(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def check_target(
-    anatomy: Anatomy, known: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]
+    anatomy: Anatomy,
+    known: Anatomy,
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    run: PreTrainedConfig,
 ) -> None:
     """Refuses a target that its family can build but not save, load or run.
 
@@ -86,13 +118,14 @@ def check_target(
         known (`Anatomy`): the source's.
         config (`PreTrainedConfig`): the target's.
         model_class (`type[PreTrainedModel]`): its class.
+        run (`PreTrainedConfig`): the config, or one of fewer tokens where no parameter counts them.
 
     Raises:
         InvalidSizeError: says what the family answers.
     """
     try:
         _check_round_trip(anatomy, config)
-        trace = _short_pass(anatomy, config, model_class)
+        trace = _short_pass(anatomy, run, model_class)
     except Exception as error:  # any refusal by the family's own code
         raise InvalidSizeError(
             f"`{anatomy.model_type}` as {model_class.__name__} can be built with {_changes(known, anatomy)}, but not saved, "
@@ -112,13 +145,13 @@ def _check_round_trip(anatomy: Anatomy, config: PreTrainedConfig) -> None:
 def _short_pass(anatomy: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Trace:
     depth = native_name(section(config, anatomy.section), "num_hidden_layers")
     if depth is None or anatomy.num_stages or anatomy.num_layers <= 2:
-        return plain_pass(build(model_class, config), config, set())
+        return plain_pass(build(model_class, config), config, set(), [config])
     short = changed(config, anatomy.section, {depth: 2}, anatomy.per_layer)
     try:
-        return plain_pass(build(model_class, short), short, set())
+        return plain_pass(build(model_class, short), short, set(), [short])
     except Exception as first:  # what reads certain layers (a backbone's stages) needs them all
         try:
-            return plain_pass(build(model_class, config), config, set(), real=False)
+            return plain_pass(build(model_class, config), config, set())
         except Exception as second:
             raise first from second
 

@@ -22,6 +22,7 @@ from hf_learngene.anatomy.config_fields import (
     other_integers,
     section,
 )
+from hf_learngene.anatomy.reads import told_whole, watched
 from hf_learngene.anatomy.trace import is_norm
 
 
@@ -119,6 +120,7 @@ class Prober:
         self.fields = known_sizes(self.part)
         self.model = model
         self.shapes = shapes(self.model)
+        self.read = self.fields_read()
         self.effects: dict[str, list[dict[str, Effect]]] = {n: [{} for _ in s] for n, s in self.shapes.items()}
         self.linked = tuple(
             n
@@ -189,9 +191,11 @@ class Prober:
 
     def try_field(self, name: str, step: int, values: Mapping[str, Any]) -> bool:
         """Builds the model with `values`; False when the family refuses them."""
+        if self.read is not None and not self.read & values.keys():
+            return True
         try:
-            wide = values.get(self.fields["hidden_size"])
-            outside = {} if wide is None else dict.fromkeys(self.followers, wide)
+            wide = values.get(self.fields["hidden_size"]) if self.followers else None
+            outside = dict.fromkeys(self.followers, wide) if wide is not None else {}
             other = shapes(build(self.model_class, changed(self.config, self.section_of, values, outside=outside)))
         except Exception:  # any refusal by the family's own checks only means: not a field to probe this way
             return False
@@ -210,6 +214,15 @@ class Prober:
             for name, effects in self.effects.items()
             if any(wide & one.keys() for one in (effects[:1] if len(effects) == 2 else effects))
         }
+
+    def fields_read(self) -> set[str] | None:
+        """Names of the config's fields that the constructor reads; None where that is not known."""
+        config, read = watched(self.config, self.section_of)
+        try:
+            build(self.model_class, config)
+        except Exception:  # a constructor that looks its config's class up does not know this one
+            return None
+        return None if told_whole(read) else read
 
     def eps_field(self) -> tuple[str | None, set[str]]:
         """The config field of the epsilon, and the norms that follow it."""

@@ -259,15 +259,20 @@ def _kind(info: TensorInfo, module: nn.Module, name: str, flow: Flow) -> str:
 def _role(
     name: str, weight: str, info: TensorInfo, matrix: TensorInfo, seen: set[str], writes: bool, flow: Flow
 ) -> str:
-    if any(d.axis in (FFN, LABELS) for d in matrix.dims):
+    if not matrix.dims or any(d.axis in (FFN, LABELS) for d in matrix.dims):
         return ""
     named = role_of(name)
     flows = next((flow.attention_roles[w] for w in seen if w in flow.attention_roles), "")
-    if len(matrix.dims) >= 2 and matrix.dims[0].axis in (HIDDEN, HEADS, KV_HEADS) and matrix.dims[0].side == "out":
+    reads_attention = any(flow.reads_attention(w) for w in seen)
+    own = matrix.dims[0].axis not in (*AXES, UNKNOWN) and (named == flows != "" or reads_attention)
+    known = (
+        matrix.dims[0].axis in (HIDDEN, HEADS, KV_HEADS) or own
+    )  # attention may have a width of its own (MobileBERT)
+    if len(matrix.dims) >= 2 and known and matrix.dims[0].side == "out":
         parts = matrix.dims[0].parts
         if (flows or named) and not writes:
             return "qkv" if parts == 3 else named if named not in ("", "qkv") else flows
-        if any(flow.reads_attention(w) for w in seen):
+        if reads_attention:
             return "o"
     if len(info.dims) == 1 and weight == name and named and info.dims[0].axis in (HIDDEN, HEADS):
         return named  # a bare row bias, or one of a module that fuses its weights

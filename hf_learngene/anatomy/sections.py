@@ -179,7 +179,7 @@ def followers_of(model_class: type[PreTrainedModel], config: PreTrainedConfig, s
     def runs(followers: tuple[str, ...]) -> bool:
         try:
             wider = changed(config, section_of, dict.fromkeys(repeats, wide), outside=dict.fromkeys(followers, wide))
-            plain_pass(build(model_class, wider), wider, set(), real=looks_at_values)
+            plain_pass(build(model_class, wider), wider, set(), [wider] if looks_at_values else ())
             again = round_trip(wider)
         except Exception:  # any class of error may come from a family's own code
             return False
@@ -187,7 +187,7 @@ def followers_of(model_class: type[PreTrainedModel], config: PreTrainedConfig, s
 
     looks_at_values = False
     try:
-        plain_pass(build(model_class, config), config, set(), real=False)
+        plain_pass(build(model_class, config), config, set())
     except Exception:  # then it cannot run on `meta`, whatever its sizes
         looks_at_values = True
     if runs(()):

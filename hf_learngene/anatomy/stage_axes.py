@@ -34,6 +34,7 @@ class StageProber(Prober):
         stage_fields: Mapping[str, StageField],
     ) -> None:
         self.model_class, self.config, self.section_of = model_class, config, section_of
+        self.followers, self.read = (), None
         self.part = section(config, section_of)
         own = {field.native for field in stage_fields.values()}
         self.fields = {n: f for n, f in known_sizes(self.part).items() if f not in own and n not in OF_STAGES}

@@ -208,6 +208,12 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
+def _is_normed(node: Node) -> bool:
+    """Whether a result is the sum of norms' outputs and of nothing else."""
+    sources = list(Trace.sources(node))
+    return bool(sources) and all(s.node.kind == "norm" for s in sources)
+
+
 def is_norm(module: nn.Module) -> bool:
     """A normalisation over all features: named so, holding nothing but vectors."""
     if "Norm" not in type(module).__name__ or isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -226,11 +232,21 @@ def subtracts_mean(norm: nn.Module) -> bool:
             parameter.fill_(1.0)
         size = next(copied.parameters()).shape[-1]
         entries = torch.linspace(-1.0, 1.0, size, dtype=torch.float32, device="cpu")
-        try:
-            plain, shifted = (next(_tensors(copied(x.reshape(1, 1, size))), x) for x in (entries, entries + 3.0))
-        except RuntimeError:  # one of images, with the channels first
-            plain, shifted = (next(_tensors(copied(x.reshape(1, size, 1, 1))), x) for x in (entries, entries + 3.0))
-    return size == 1 or torch.allclose(plain, shifted, atol=1e-3)
+        failure = RuntimeError("no shape was tried")
+        for shape in (
+            (1, 1, size),
+            (1, size, 1),
+            (1, size, 1, 1),
+        ):  # entries may stand before (SqueezeBERT), as channels do
+            try:
+                plain, shifted = (
+                    next(_tensors(copied(x.reshape(shape))), torch.zeros(1)) for x in (entries, entries + 3.0)
+                )
+            except RuntimeError as error:
+                failure = error
+                continue
+            return size == 1 or torch.allclose(plain, shifted, atol=1e-3)
+    raise failure
 
 
 class _Recorder(TorchFunctionMode):
@@ -361,10 +377,11 @@ def record(model: PreTrainedModel, inputs: dict[str, torch.Tensor], layers: set[
         recorder.keep(result, node)
 
     def leave_layer(name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        first = next(_tensors(result), None)
-        node = recorder.node(first) if first is not None else None
-        if node is not None:
-            recorder.trace.layer_outputs[name] = node
+        for number, tensor in enumerate(_tensors(result)):
+            node = recorder.node(tensor)
+            # a second one that a norm hands on is a residual stream beside the first (LiLT's layout); others look into the layer
+            if node is not None and (number == 0 or _is_normed(node)):
+                recorder.trace.layer_outputs[f"{name}:{number}" if number else name] = node
 
     for name, module in model.named_modules():
         kind = "norm" if is_norm(module) else "activation" if isinstance(module, _ACTIVATIONS) else ""

@@ -62,6 +62,11 @@ class Dim:
         """The axis with its stage: `hidden`, or `hidden.2` in a hierarchy."""
         return self.axis if self.stage is None else staged(self.axis, self.stage)
 
+    @property
+    def counted_together(self) -> tuple[str, ...]:
+        """Fields that count it together, where one of them is a width: a share of it, a part of the heads, a sum (`roc_bert`)."""
+        return tuple(n for n in self.axis.split("+") if not n.startswith("×")) if "+×" in self.axis else ()
+
     def at(self, size: int, deeper: int) -> Dim:
         """The same dimension in a model of another size that has so many layers more."""
         if not self.layers:
@@ -175,6 +180,7 @@ class Anatomy:
         tied_readers: norm module -> tied weight that reads it as a decoder.
         grid: patches in height and width, for images of the config's size.
         reads_grid: whether the forward pass takes tables over patches as that grid.
+        counts_no_tokens: whether the model reads videos, and no parameter counts their patches.
         numbers_of_depth: numbers of modules that follow from the depth (ESM C's scale of every residual branch).
         linked: config fields that repeat the width, and follow it; in a hierarchy that of the last stage.
         followers: the same outside of the section, each by the path that leads to it (`reassemble_hidden_size`).
@@ -201,6 +207,7 @@ class Anatomy:
     tied_readers: Mapping[str, str] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
     reads_grid: bool = True
+    counts_no_tokens: bool = False
     numbers_of_depth: tuple[str, ...] = ()
     linked: tuple[str, ...] = ()
     followers: tuple[str, ...] = ()
@@ -347,6 +354,29 @@ class Anatomy:
             for t in self.templates.values()
             if not t.traced and t.kind != "token" and not t.role and any(d.axis in (HIDDEN, HEADS) for d in t.dims)
         ]
+
+    @cached_property
+    def private_widths(self) -> frozenset[str]:
+        """Axes that plain matrices write and read, without heads or norms: an ffn, an adapter's inside."""
+        sides: dict[str, set[str]] = {}
+        for tensor in self.templates.values():
+            attends = tensor.role not in ("", "ffn_in", "ffn_out")
+            for dim in tensor.dims:
+                sides.setdefault(dim.axis, set()).update({dim.side, "attention"} if attends else {dim.side})
+        return frozenset(axis for axis, found in sides.items() if found == {"in", "out"})
+
+    @cached_property
+    def composed_layers(self) -> tuple[str, ...]:
+        """Fields that count a width inside the layers together, of which it is not known what stands where; none where all is."""
+        return next(
+            (
+                d.counted_together
+                for t in self.templates.values()
+                for d in t.dims
+                if t.layer is not None and d.counted_together and d.side != "-" and d.axis not in self.private_widths
+            ),
+            (),
+        )
 
     @cached_property
     def norm_of(self) -> dict[str, NormInfo | None]:

@@ -56,7 +56,7 @@ def geometry_ops(
             continue
         if a.axis == LABELS:
             return None, f"{b.size} labels instead of {a.size}"
-        if "+" in a.axis:
+        if "+" in a.axis and not a.counted_together:
             return None, f"other {a.axis.replace('+', ' and ')}"
         if a.axis in (PATCHES, RELATIVE):
             ops.append(_grid_op(a.axis, i, a.prefix, task))

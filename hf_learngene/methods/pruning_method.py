@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.shares import agree, shared
-from hf_learngene.errors import CalibrationError, DirectionError, UnsupportedFamilyError
+from hf_learngene.errors import CalibrationError, DirectionError, InvalidSizeError, UnsupportedFamilyError
 from hf_learngene.maps import LayerMap, Op, Take
 from hf_learngene.maps.convolutions import TakeGrouped
 from hf_learngene.maps.ops import uniform_indices
@@ -97,6 +97,12 @@ class PruningMethod(Method):
             raise UnsupportedFamilyError(
                 f"method={self.name!r} ranks one residual stream, and a hierarchy has one in each stage. "
                 "method='weight_selection', 'front' and 'layers' shrink stage by stage."
+            )
+        if source.composed_layers:
+            raise InvalidSizeError(
+                f"{self.name} looks at what goes on inside the layers, and in `{source.model_type}` "
+                f"{' and '.join(source.composed_layers)} count a width there in a way of their own. "
+                "method='weight_selection' shrinks its depth and what is left of its sizes."
             )
         names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
         grown = {n: (old, new) for n, (old, new) in changes(source, sizes, names).items() if new > old}

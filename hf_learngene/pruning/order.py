@@ -12,6 +12,7 @@ from hf_learngene.anatomy import Anatomy, anatomy_of
 from hf_learngene.anatomy.types import FFN, HEAD_COUNT
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.shares import decided, shared
+from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, in_stream
@@ -51,8 +52,16 @@ def leaving(model: PreTrainedModel, examples: Batches, ridge: float = RIDGE, dis
         examples: calibration examples.
         ridge: as for `calibrated`.
         disable_progress: no progress bars.
+
+    Raises:
+        UnsupportedFamilyError: a width inside the layers of which it is not known what stands where.
     """
     anatomy = anatomy_of(model.config, type(model))
+    if anatomy.composed_layers:
+        raise UnsupportedFamilyError(
+            f"What would leave `{anatomy.model_type}` first is not known: {' and '.join(anatomy.composed_layers)} count a width "
+            "inside its layers in a way of their own."
+        )
     whole = ResizeTask(anatomy, anatomy, LayerMap.pick(range(anatomy.num_layers)))
     with shared(examples) as mine:
         depth = anatomy.num_layers  # one by one: of neighbours that leave together, each was measured beside the other

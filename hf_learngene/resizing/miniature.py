@@ -104,7 +104,8 @@ def _sizes(step: Pass, config: PreTrainedConfig, depth: int, image: bool) -> tup
     part = section(step.source_config, source.section)
     real, grown = source.sizes, step.task.target.sizes
     old: dict[str, Any] = {**real}
-    heads = _heads(real, grown, source.head_dim_honoured, _scaled_axes(source, step.source_config))
+    groups = max(t.groups for t in source.templates.values())
+    heads = _heads(real, grown, source.head_dim_honoured, _scaled_axes(source, step.source_config), groups)
     new: dict[str, Any] = {}
     for name, (small, large) in heads.items():
         old[name], new[name] = small, large
@@ -166,7 +167,7 @@ def _kind(old: int, new: int) -> str:
 
 
 def _heads(
-    real: Mapping[str, int], grown: Mapping[str, int], free: bool, own: Mapping[str, int]
+    real: Mapping[str, int], grown: Mapping[str, int], free: bool, own: Mapping[str, int], groups: int
 ) -> dict[str, tuple[int, int]]:
     """Width, heads, head size and key heads of a small source and its target, that change in the same kinds of ways.
 
@@ -175,6 +176,7 @@ def _heads(
         grown: those of its target.
         free: whether heads x head size need not be the width.
         own: the family's own widths; where one of the small widths keeps their proportions, it comes first.
+        groups: of convolutions over the width; both widths are multiples.
     """
     names = ("hidden_size", "num_attention_heads", "head_dim")
     kinds = [_kind(real[n], grown[n]) for n in names if n in real]
@@ -184,14 +186,14 @@ def _heads(
     group = real["num_attention_heads"] // shared if shared else 1
     counts = [n for n in (3, 2, 4) if n % min(group, 2) == 0] if real["num_attention_heads"] > 1 else [1]
     second: dict[str, tuple[int, int]] = {}
-    for count, size in itertools.product(counts, (8, 4)):
+    for count, size in itertools.product(counts, (8, 4, 16)):
         for more, longer in itertools.product(
             range(count, 3 * count + 2), (size, 2 * size, size + 4, size + 2, 3 * size)
         ):
             flat = real["num_attention_heads"] * real["head_dim"] == real["hidden_size"]
             for width, wide in _widths(count * size, more * longer, free, flat, real, grown):
                 pairs = ((width, wide), (count, more), (size, longer))
-                if [_kind(*pair) for pair in pairs] != kinds:
+                if [_kind(*pair) for pair in pairs] != kinds or width % groups or wide % groups:
                     continue
                 fits = all(value * width % real["hidden_size"] == 0 for value in own.values())
                 small = dict(zip(names, pairs, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from hf_learngene.state import evaluating, seeded
 
 # Outputs over labels, tokens or pixels: no part of a wider one stands for them.
 _WHOLE = ("logits", "loss")
+_CHARACTERS = 128
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def random_inputs(model: PreTrainedModel, seed: int = 0, tokens: int = 16) -> di
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     for name, example in example_inputs(model, model.config, tokens=tokens).items():
-        shape = (2, *example.shape[1:])
+        shape = (2 * len(example), *example.shape[1:])  # an image may be many rows
         if example.is_floating_point():
             found[name] = torch.randn(shape, generator=generator)
         elif name == "input_ids":
@@ -174,8 +175,8 @@ def _random_texts(model: PreTrainedModel, example: Tensor, generator: torch.Gene
 
 
 def vocabulary_of(model: PreTrainedModel) -> int:
-    """Rows of a text model's embedding."""
-    return cast(int, token_rows(model))
+    """Rows of a text model's embedding; of one without, which hashes characters (CANINE), those of the smallest alphabet."""
+    return token_rows(model) or _CHARACTERS
 
 
 def width_of(model: PreTrainedModel) -> int:

@@ -18,6 +18,7 @@ from hf_learngene.maps import LayerMap, TensorRecipe
 from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, own_axes
 from hf_learngene.methods import Method
+from hf_learngene.resizing.composed import check_counted_together, check_parts_of_the_width
 from hf_learngene.resizing.sizes import describe, raw_sizes, target_config
 from hf_learngene.vocabulary.rows import Vocabulary, check_padding, renumbered
 
@@ -117,6 +118,8 @@ def make_pass(
     """
     source = source or anatomy_of(config, model_class, section_of)
     method.check_stages(source, sizes)
+    if not source.num_stages:
+        check_parts_of_the_width(source, sizes)
     maps = (layers,) if layers is not None else method.depth_maps(source, sizes)
     part = section(config, source.section)
     edits: dict[str, Any] = {}
@@ -135,6 +138,8 @@ def make_pass(
     except Exception as error:  # the family's own checks, such as a table that ends before its padding index
         change = describe(sizes, {**source.sizes, **raw_sizes(config, source, sizes)})
         raise InvalidSizeError(f"`{source.model_type}` cannot be built with {change}: {error}") from error
+    if not (method.lossless and method.exact):  # such a growth is proved
+        check_counted_together(source, target)
     patches = None
     if source.grid is not None:
         patches = as_pair(part.patch_size), as_pair(section(new_config, source.section).patch_size)

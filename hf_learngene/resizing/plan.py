@@ -261,6 +261,8 @@ def _part(
 ) -> _Part:
     method = spec.method
     source = anatomy_of(config, model_class, section_of)
+    if method is None and spec.chooses_examples and source.composed_layers:
+        origin = None  # examples show nothing of it
     asked = sizes = check_names(source, wanted)
     vocabulary = read_vocabulary(spec.kept_tokens, spec.pad_to_multiple_of, source, config, model_class)
     if vocabulary is not None:

@@ -20,19 +20,19 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo, anatomy_like
 from hf_learngene.anatomy.probe import epsilons
 from hf_learngene.errors import InvalidSizeError, LossyGrowthError, UnsupportedFamilyError, first_line
+from hf_learngene.maps.task import changes, source_axes
 from hf_learngene.methods.lemon_limits import eta_of
 from hf_learngene.resizing.build_model import build_model
-from hf_learngene.resizing.layer_fields import successor
+from hf_learngene.resizing.counterparts import EXACT, differing
 from hf_learngene.resizing.miniature import Miniature, grows, miniatures
 from hf_learngene.resizing.origins import COMPUTED, origins
 from hf_learngene.resizing.outputs import difference, in_float64, outputs_of, random_inputs
 from hf_learngene.resizing.passes import Pass, make_pass
-from hf_learngene.resizing.sizes import describe
+from hf_learngene.resizing.sizes import complete, describe
 from hf_learngene.resizing.weights import Transfer
 from hf_learngene.state import exclusive, quiet, seeded
 
 
-EXACT = 1e-10  # relative, in float64; what adds up to more is no rounding
 _EPSILON = 1e-12  # of the norms where a post-norm model grows deeper: new layers are exact up to it
 _SCALE = 0.3  # of random weights
 _TOKENS = (10, 16, 64)  # some attentions take only certain lengths
@@ -107,7 +107,9 @@ def prove(step: Pass) -> None:
         for small in miniatures(step):
             verdict = _verdict(step, small)
             if verdict.against:
-                raise LossyGrowthError(f"{_asked(step)} cannot be grown without loss: {verdict.against}")
+                raise LossyGrowthError(
+                    f"{_asked(step)} cannot be grown without loss: {verdict.against}{_exact_alone(step)}"
+                )
             if not verdict.failed:
                 return
             failed = verdict.failed
@@ -120,6 +122,41 @@ def prove(step: Pass) -> None:
 def _asked(step: Pass) -> str:
     source, target = step.task.source, step.task.target
     return f"{describe(target.sizes, source.sizes)} of `{source.model_type}` as {step.model_class.__name__}"
+
+
+def _exact_alone(step: Pass) -> str:
+    """Which of several sizes would be exact alone, in a sentence; nothing where one was asked for."""
+    source, grown = step.task.source, step.task.target.sizes
+    widths = (
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        *(["head_dim"] if source.head_dim_honoured else []),
+    )
+    groups = (
+        widths,
+        ("intermediate_size",),
+        ("num_hidden_layers",),
+        *((n,) for n in source_axes(source) if n not in source.linked),
+    )
+    changed = [{n: new for n, (_, new) in changes(source, grown, names).items()} for names in groups]
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for wanted in filter(None, changed):
+        try:
+            sizes = complete(source, step.source_config, wanted)
+            alone = make_pass(step.method, step.source_config, step.model_class, sizes, seed=step.task.seed)
+            verdicts = (_verdict(alone, small) for small in miniatures(alone))
+            exact = next((not v.against for v in verdicts if v.against or not v.failed), False)
+        except Exception:  # a size that the family or the method refuses
+            exact = False
+        found[exact].append(", ".join(f"{n}={v}" for n, v in wanted.items()))
+    if sum(map(len, found.values())) < 2:
+        return ""
+    if not found[True]:
+        return " None of these sizes is exact alone."
+    return f" Exact alone: {'; '.join(found[True])}." + (
+        f" Not exact: {'; '.join(found[False])}." if found[False] else ""
+    )
 
 
 def _check_read_back(step: Pass) -> None:
@@ -189,9 +226,9 @@ def _refuted(step: Pass, small: Miniature) -> str:
     _fill(grown, transfer.weights())
     transfer.carry_buffers(grown)
     if any(t.source.post_norm and len(t.layer_map) > t.source.num_layers for t in made.task.parts):
-        found = _differing(_with_epsilon(source.model, source.inputs), _with_epsilon(grown, source.inputs), made)
+        found = differing(_with_epsilon(source.model, source.inputs), _with_epsilon(grown, source.inputs), made)
     else:
-        found = _differing(source.outputs, _run(grown, source.inputs), made)
+        found = differing(source.outputs, _run(grown, source.inputs), made)
     if not found:
         return ""
     return (
@@ -299,68 +336,6 @@ def _set_epsilons(model: nn.Module, values: Mapping[str, float]) -> None:
         for field in ("eps", "variance_epsilon"):
             if hasattr(module, field):
                 setattr(module, field, value)
-
-
-def _differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor], made: Pass) -> str:
-    """The first output that differs, in words; nothing where none does."""
-    # in a hierarchy a vector is one of a later stage, not several of the first
-    widths = made.task.source.sizes.get("hidden_size", 0), made.task.target.sizes.get("hidden_size", 0)
-    deep = _states(first, made.task.source.num_layers) & _states(second, made.task.target.num_layers)
-    behind: dict[str, int] = {}
-    for name, a in first.items():
-        if "attentions" in name:  # a way to look into the model, with new heads and layers in it
-            continue
-        other = _counterpart(name, made, deep)
-        if made.task.stage_maps:
-            other = _next_alike(name, a, second, behind, len(_group(name, first)))
-        b = second.get(other)
-        if b is None:
-            return f"the grown model gives no `{other}`, where the source gives `{name}`."
-        found = difference(name, a, b, widths)
-        if found is None:
-            return f"`{name}` of shape {tuple(a.shape)} becomes {tuple(b.shape)}."
-        if not found.relative <= EXACT:
-            return f"in a miniature with random weights `{name}` moves by {found.relative:.1e}, where {EXACT:.0e} is rounding."
-    return ""
-
-
-def _states(outputs: Mapping[str, Tensor], depth: int) -> set[str]:
-    """The outputs that hold one hidden state for each layer and one before (`vision_model_output.hidden_states`)."""
-    kinds = [name.rpartition(".")[0] for name in outputs]
-    return {kind for kind in kinds if kind.endswith("hidden_states") and kinds.count(kind) == depth + 1}
-
-
-def _counterpart(name: str, made: Pass, deep: set[str]) -> str:
-    """The grown model's name of an output: hidden states are counted by layers, and 0 is what the first layer reads."""
-    kind, _, number = name.rpartition(".")
-    depth = made.task.source.num_layers
-    if kind not in deep or not 1 <= int(number) <= depth:
-        return name
-    return f"{kind}.{1 + successor(int(number) - 1, [layer.index for layer in made.task.layer_map], depth)}"
-
-
-def _group(name: str, outputs: Mapping[str, Tensor]) -> list[str]:
-    """The outputs that are entries of the same tuple."""
-    group = name.rpartition(".")[0]
-    return [other for other in outputs if other.rpartition(".")[0] == group] if group else [name]
-
-
-def _next_alike(name: str, given: Tensor, second: Mapping[str, Tensor], behind: dict[str, int], count: int) -> str:
-    """The grown hierarchy's name of an output.
-
-    Where it hands out the state behind every block, it has more of them: new blocks repeat one. Then all of the source's have to
-    come in the same order, each behind the one before.
-    """
-    others = _group(name, second)
-    if len(others) <= count:
-        return name
-    group = name.rpartition(".")[0]
-    for place in range(behind.get(group, 0), len(others)):
-        found = difference(name, given, second[others[place]])
-        if found is not None and found.relative <= EXACT:
-            behind[group] = place + 1
-            return others[place]
-    return name
 
 
 def _first_tensor(source: _Source, grown: PreTrainedModel, made: Pass) -> str:

@@ -246,7 +246,7 @@ def _check_counted_together(anatomy: Anatomy, wanted: Mapping[str, Any]) -> None
         for dim in tensor.dims:
             fields = dim.axis.split("+")
             asked = next((n for n in fields if n in wanted and wanted[n] != anatomy.sizes.get(n)), None)
-            if asked and len(fields) > 1 and tensor.writes_stream:
+            if asked and len(fields) > 1 and tensor.writes_stream and not dim.counted_together:
                 raise InvalidSizeError(
                     f"{asked} cannot change: `{tensor.template}` of `{anatomy.model_type}` has {dim.size} entries that "
                     f"{' and '.join(fields)} count together. Leave it out."

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel, ViTModel
 from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import anatomy_of, register_anatomy, registry
 from hf_learngene.anatomy.inputs import example_inputs, main_input
+from hf_learngene.anatomy.probe import build
 from hf_learngene.calibration.synthetic.limits import why_not
 from hf_learngene.errors import InvalidSizeError, LossyGrowthError, UnknownOptionError, UnsupportedFamilyError
 from testing.families import inputs_for, model_class, plan_of, randomise, tiny_config, tiny_model
@@ -178,3 +179,16 @@ def test_a_norm_of_two_streams_side_by_side_needs_multiples():
     cls, config = tiny("ReformerModel")
     with pytest.raises(LossyGrowthError, match="encoder.layer_norm"):
         plan(config, model_class=cls, method="lemon", hidden_size=40)
+
+
+def test_images_as_rows_of_patches_and_sounds_with_bands_as_channels():
+    from transformers import GlmAsrEncoder, GlmAsrEncoderConfig, Qwen2_5_VLConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+
+    config = Qwen2_5_VLConfig().vision_config
+    config.depth = 1
+    given = example_inputs(build(Qwen2_5_VisionTransformerPretrainedModel, config), config)
+    assert given["grid_thw"].tolist() == [[1, 4, 4]]
+    assert given["hidden_states"].shape == (16, 3 * 2 * 14 * 14)
+    config = GlmAsrEncoderConfig(num_hidden_layers=1)
+    assert example_inputs(build(GlmAsrEncoder, config), config)["input_features"].shape == (1, 128, 10)

@@ -10,7 +10,7 @@ import torch
 from hf_learngene import resize, verify
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.errors import DirectionError, InvalidSizeError, LossyGrowthError
-from testing.families import case_id, exact_deberta, inputs_for, listed, tiny_model
+from testing.families import DEPTH_STAYS, WIDTH_STAYS, case_id, exact_deberta, inputs_for, listed, tiny_model
 from testing.numerics import EXACT
 from testing.untraced_inputs import UNUSUAL, masked
 
@@ -75,8 +75,8 @@ def test_losses_are_compared_too():
 def test_growth_in_float32_and_after_saving(case, tmp_path):
     kind, extra, name = case
     model = tiny_model(kind, name, extra, dtype=torch.float32)
-    request = {"hidden_size": 48}
-    if not anatomy_of(model.config, type(model)).shared_layers:
+    request = {"intermediate_size": 64} if kind in WIDTH_STAYS else {"hidden_size": 48}
+    if not anatomy_of(model.config, type(model)).shared_layers and kind not in DEPTH_STAYS:
         request["num_hidden_layers"] = 5
     grown = resize(model, method="lemon", **request)
     inputs = inputs_for(model)

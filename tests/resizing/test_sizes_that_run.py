@@ -12,7 +12,17 @@ from hf_learngene import plan, resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.errors import InvalidSizeError, LearngeneError, LossyGrowthError
 from hf_learngene.resizing.sizes import canonical
-from testing.families import FIRST, VISION, case_id, inputs_for, listed, model_class, tiny_config, tiny_model
+from testing.families import (
+    FIRST,
+    VISION,
+    WIDTH_STAYS,
+    case_id,
+    inputs_for,
+    listed,
+    model_class,
+    tiny_config,
+    tiny_model,
+)
 
 
 CHOICES = {
@@ -52,6 +62,7 @@ def test_what_is_planned_can_be_made_and_run(case):
     for asked in [
         *mixes(case, 2 if name in FIRST else 1),
         {"hidden_size": 48, "num_hidden_layers": 2, "calibration": None},
+        *([{"num_hidden_layers": 2, "intermediate_size": 64, "calibration": None}] if kind in WIDTH_STAYS else []),
     ]:
         try:
             promised = plan(model, **asked)

@@ -89,6 +89,20 @@ EXTRA: dict[str, dict[str, Any]] = {
     "parakeet_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "lasr_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "yolos": {"image_size": (12, 16), "num_detection_tokens": 5},
+    **dict.fromkeys(("embedding_gemma2_text", "exaone4_5_vision", "lfm3_vl_vision"), {"num_key_value_heads": 3, "head_dim": 8}),
+    **dict.fromkeys(("qwen2_5_vl_vision", "qwen3_vl_vision", "qwen3_vl_moe_vision", "qwen3_5_vision", "qwen3_5_moe_vision",
+                     "cosmos3_edge_vision"), {"out_hidden_size": 24, "num_position_embeddings": 16,
+                                              "deepstack_visual_indexes": [1], "fullatt_block_indexes": [1]}),
+    **dict.fromkeys(("glm4v_vision", "glm4v_moe_vision", "glm_ocr_vision"), {"out_hidden_size": 24}),
+    **dict.fromkeys(("audioflamingo3_encoder", "qwen2_audio_encoder", "voxtral_encoder", "moss_transcribe_diarize_audio"),
+                    {"num_mel_bins": 12, "max_source_positions": 10}),
+    "glmasr_encoder": {"num_mel_bins": 12, "num_key_value_heads": 3},
+    "voxtral_realtime_encoder": {"num_mel_bins": 12, "head_dim": 8},
+    "layoutlmv3": {"layer_norm_eps": 1e-12, "coordinate_size": 4, "shape_size": 4, "max_2d_position_embeddings": 32,
+                   "input_size": 8},
+    "lilt": {"max_2d_position_embeddings": 32},
+    "roc_bert": {"pronunciation_embed_dim": 8, "shape_embed_dim": 8, "pronunciation_vocab_size": 20, "shape_vocab_size": 20},
+    "nemotron_asr_streaming_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
     "canine": {"num_hash_buckets": 30, "local_transformer_stride": 8},
     # hierarchies: an image holds a whole window behind the last stage, and a stage of Hiera has more than its transition
     **dict.fromkeys(("swin", "swinv2", "donut-swin", "maskformer-swin"), {"window_size": 2}),
@@ -165,7 +179,8 @@ OTHER = {
     kind: classes_of(kind, OTHER_HEADS)
     for kind in (
         "audio-spectrogram-transformer", "wav2vec2", "wavlm", "wav2vec2-bert", "vivit", "timesformer", "vilt",
-        "yolos", "esm",
+        "yolos", "esm", "dpt", "convbert", "lilt", "layoutlmv3", "mobilebert", "roc_bert", "xmod",
+        "glmasr_encoder",
     )
 }  # fmt: skip
 HIERARCHIES = {
@@ -175,6 +190,9 @@ HIERARCHIES = {
         "pvt", "pvt_v2", "hiera", "poolformer",
     )
 }  # fmt: skip
+# Families whose width is counted together with other fields, or that cannot be grown without loss: their depth and ffn change.
+WIDTH_STAYS = ("convbert", "lilt", "layoutlmv3", "mobilebert", "roc_bert")
+DEPTH_STAYS = ("xmod",)
 # (model type, extra config, class name): every listed family with base model and heads, and variants of structure.
 VARIANTS: list[tuple[str, dict[str, Any], str]] = [
     ("dinov2", {"use_swiglu_ffn": True}, "Dinov2ForImageClassification"),
@@ -326,7 +344,7 @@ def _random_like(example, generator: torch.Generator, batch: int, tokens: tuple[
     """Random inputs of the shapes of an example: normal numbers, tokens from a range; masks and shapes stay as they are."""
     found = {}
     for name, value in example.items():
-        shape = (batch, *value.shape[1:])
+        shape = (batch * len(value), *value.shape[1:])
         if value.is_floating_point():
             found[name] = torch.randn(shape, generator=generator)
         elif name == "input_ids":

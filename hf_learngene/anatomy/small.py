@@ -1,0 +1,87 @@
+"""Smaller copies of a config, on which what does not depend on sizes is found faster: the flow of a pass, roles, axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_learngene.anatomy.config_fields import LINKED_TO_HIDDEN, as_pair, changed, native_name, section
+from hf_learngene.anatomy.inputs import FRAMES, IMAGES
+
+
+_HEAD = 16  # dimensions of a narrow model's heads
+_SPARE = 8  # tokens behind the last special one
+
+
+def narrow(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig | None:
+    """The config with small heads, and with no more tokens than the special ones need; None where it is small already.
+
+    Args:
+        config (`PreTrainedConfig`): the config. It is not changed.
+        section_of (`str`): name of the nested config that holds the sizes, or `""`.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> small = narrow(BertConfig(), "")
+        >>> small.hidden_size, small.num_attention_heads, small.intermediate_size, small.vocab_size
+        (192, 12, 768, 9)
+    """
+    part = section(config, section_of)
+    names = {
+        n: native_name(part, n) for n in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    }
+    value = {n: getattr(part, native) for n, native in names.items() if native is not None}
+    hidden, heads = value.get("hidden_size"), value.get("num_attention_heads")
+    if not isinstance(hidden, int) or not isinstance(heads, int) or hidden % heads or hidden // heads <= _HEAD:
+        return None
+    small = {
+        native: _HEAD * heads for native in (names["hidden_size"], *LINKED_TO_HIDDEN) if _is(part, native, hidden)
+    }
+    small |= {n: _HEAD for n in ("head_dim", "attention_head_size") if _is(part, n, hidden // heads)}
+    if isinstance(width := value.get("intermediate_size"), int):
+        small[names["intermediate_size"]] = max(1, width * _HEAD * heads // hidden)
+    if isinstance(rows := value.get("vocab_size"), int):
+        small[names["vocab_size"]] = min(rows, 1 + max(_token_ids(config, part), default=0) + _SPARE)
+    return changed(config, section_of, {n: v for n, v in small.items() if n is not None})
+
+
+def few_tokens(config: PreTrainedConfig, section_of: str, factor: int) -> PreTrainedConfig | None:
+    """The config for a video of the smallest frames, and the same with more of them; None where a config is for none.
+
+    Args:
+        config (`PreTrainedConfig`): the config. It is not changed.
+        section_of (`str`): name of the nested config that holds the sizes, or `""`.
+        factor (`int`): patches in height and in width; twice as many tubelets follow one another.
+
+    Example:
+        >>> from transformers import VideoMAEConfig
+        >>> few = few_tokens(VideoMAEConfig(), "", 1)
+        >>> few.image_size, few.num_frames
+        (16, 4)
+    """
+    part = section(config, section_of)
+    image = next((n for n in IMAGES if getattr(part, n, None) is not None), None)
+    frames = next((n for n in FRAMES if isinstance(getattr(part, n, None), int)), None)
+    patch = getattr(part, "patch_size", None)
+    if image is None or frames is None or patch is None:
+        return None
+    tubelet: Any = getattr(part, "tubelet_size", 1)
+    steps = tubelet[0] if isinstance(tubelet, (list, tuple)) else tubelet
+    sides = tuple(factor * side for side in as_pair(patch))
+    current = getattr(part, image)
+    pair = type(current)(sides) if isinstance(current, (list, tuple)) else sides[0]
+    return changed(config, section_of, {image: pair, frames: 2 * factor * steps})
+
+
+def _is(part: PreTrainedConfig, name: str | None, size: int) -> bool:
+    return name is not None and vars(part).get(name) == size
+
+
+def _token_ids(*configs: PreTrainedConfig) -> Iterator[int]:
+    """Ids of special tokens."""
+    for config in configs:
+        for name, value in vars(config).items():
+            if name.endswith("token_id"):
+                yield from (i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int))

@@ -1,0 +1,112 @@
+"""What the anatomy of a large config is found on: builds are few and small, and nothing found depends on that."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import (
+    IBertConfig,
+    IBertModel,
+    RemBertConfig,
+    RemBertModel,
+    TimesformerConfig,
+    TimesformerModel,
+    VideoMAEConfig,
+    VideoMAEModel,
+    ViTConfig,
+    ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+)
+from transformers.models.videomae import modeling_videomae
+
+from hf_learngene import plan
+from hf_learngene.anatomy import anatomy_of, infer, passes, probe
+from hf_learngene.anatomy.small import few_tokens, narrow
+from testing.families import tiny_config
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """No anatomy of before."""
+    monkeypatch.setattr(infer, "_CACHE", type(infer._CACHE)())
+    monkeypatch.setattr(infer, "_LIKE", type(infer._LIKE)())
+
+
+def test_a_table_that_is_made_entry_by_entry_is_made_for_few_tokens(fresh, monkeypatch):
+    made = modeling_videomae.get_sinusoid_encoding_table
+    rows = []
+
+    def counted(positions, width):
+        rows.append(positions)
+        return made(positions, width)
+
+    monkeypatch.setattr(modeling_videomae, "get_sinusoid_encoding_table", counted)
+    config = VideoMAEConfig(num_hidden_layers=3)
+    anatomy = anatomy_of(config, VideoMAEModel)
+    assert anatomy.counts_no_tokens
+    assert anatomy.grid == (14, 14)
+    assert plan(config, model_class=VideoMAEModel, num_hidden_layers=6, method="lemon").target_config.image_size == 224
+    assert max(rows) < 200
+
+
+def test_the_anatomy_is_that_of_a_full_build(fresh, monkeypatch):
+    config = tiny_config("videomae", "pixel_values")
+    lean = anatomy_of(config, VideoMAEModel)
+    monkeypatch.setattr(infer, "_CACHE", type(infer._CACHE)())
+    monkeypatch.setattr(infer, "few_tokens", lambda config, section_of, factor: None)
+    whole = anatomy_of(config, VideoMAEModel)
+    assert lean.tensors == whole.tensors
+    assert lean.norms == whole.norms
+    assert lean.sizes == whole.sizes
+
+
+def test_a_table_over_frames_keeps_every_token():
+    assert not anatomy_of(tiny_config("timesformer", "pixel_values"), TimesformerModel).counts_no_tokens
+    assert few_tokens(ViTConfig(), "", 1) is None
+    assert few_tokens(TimesformerConfig(), "", 2).num_frames == 4
+
+
+def test_fields_that_the_constructor_does_not_read_are_not_probed(fresh, monkeypatch):
+    tried = []
+    build = probe.build
+
+    def counted(model_class, config, device="meta"):
+        tried.append(config)
+        return build(model_class, config, device)
+
+    monkeypatch.setattr(probe, "build", counted)
+    config = tiny_config("wav2vec2")
+    anatomy_of(config, Wav2Vec2Model)
+    for field, read in (("mask_time_length", False), ("num_codevectors_per_group", False), ("hidden_size", True)):
+        assert any(getattr(one, field) != getattr(config, field) for one in tried) == read
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"),
+    [
+        (Wav2Vec2Model, Wav2Vec2Config(num_hidden_layers=2)),
+        (RemBertModel, RemBertConfig(num_hidden_layers=2, vocab_size=1000)),
+        (IBertModel, IBertConfig(num_hidden_layers=2, vocab_size=1000)),
+    ],
+)
+def test_a_model_that_looks_at_values_is_run_narrow_and_has_the_same_flow(fresh, monkeypatch, model_class, config):
+    built = []
+    build = passes.build
+
+    def noted(kind, own, device="meta"):
+        if device == "cpu":
+            built.append(own.hidden_size)
+        return build(kind, own, device)
+
+    monkeypatch.setattr(passes, "build", noted)
+    quick = anatomy_of(config, model_class)
+    assert built == [narrow(config, "").hidden_size]
+    monkeypatch.setattr(infer, "_CACHE", type(infer._CACHE)())
+    monkeypatch.setattr(infer, "narrow", lambda config, section_of: None)
+    assert anatomy_of(config, model_class) == quick
+    assert built[1:] == [config.hidden_size]
+
+
+def test_a_config_that_is_small_already_stays():
+    assert narrow(tiny_config("bert"), "") is None
+    assert anatomy_of(tiny_config("vit", "pixel_values"), ViTModel).sizes["hidden_size"] == 24
