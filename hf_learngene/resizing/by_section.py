@@ -62,7 +62,7 @@ def by_section(
     found: dict[str, dict[str, Any]] = {}
     whole: dict[str, Any] = {}
     for name, value in sizes.items():
-        place, _, own = name.rpartition(".")
+        place, own = _parted(name)
         if place and place not in known:
             raise UnknownOptionError(_no_section(place, own, known, config, model_class))
         if len(known) > 1 and not place:
@@ -97,6 +97,15 @@ def check_several(unfit: Mapping[str, Any], config: PreTrainedConfig, model_clas
         f"{given}= does not say which part of `{config.model_type}` as {model_class.__name__} it is for: "
         f"{told(config, known)}. {example(known)}"
     )
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """Section and size of a name; what ends in a number names a stage (`backbone_config.depths.2`)."""
+    place, _, own = name.rpartition(".")
+    if own.isdigit():
+        place, _, size = place.rpartition(".")
+        own = f"{size}.{own}"
+    return place, own
 
 
 def _sections(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.videomae import modeling_videomae
 
 from hf_learngene import plan
-from hf_learngene.anatomy import anatomy_of, infer, passes, probe
+from hf_learngene.anatomy import anatomy_of, infer, observed, passes, probe
 from hf_learngene.anatomy.small import few_tokens, narrow
 from testing.families import tiny_config
 
@@ -102,7 +102,7 @@ def test_a_model_that_looks_at_values_is_run_narrow_and_has_the_same_flow(fresh,
     quick = anatomy_of(config, model_class)
     assert built == [narrow(config, "").hidden_size]
     monkeypatch.setattr(infer, "_CACHE", type(infer._CACHE)())
-    monkeypatch.setattr(infer, "narrow", lambda config, section_of: None)
+    monkeypatch.setattr(observed, "narrow", lambda config, section_of: None)
     assert anatomy_of(config, model_class) == quick
     assert built[1:] == [config.hidden_size]
 

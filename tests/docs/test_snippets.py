@@ -37,6 +37,7 @@ SHORTER = {
     'params="20M"': 'params="0.3M"',
     "latency=0.5": "latency=0.9",
     "--steps 2000": "--steps 1 --batch-size 2",
+    "--steps 300": "--steps 2 --batch-size 2",
     "--learning-rate calibrated=3e-5": "--learning-rate calibrated=3e-5 --steps 1 --seeds 1 --batch-size 2 --eval-limit 2 "
     "--calibration-size 2",
 }
@@ -90,7 +91,7 @@ def place(folder: Path) -> None:
     for part in ("images", "train", "test"):
         for label in ("cat", "dog"):
             (folder / part / label).mkdir(parents=True)
-            for number in range(4):
+            for number in range(8):
                 pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / part / label / f"{number}.png")
     (folder / "films.txt").write_text("a film with no plot\nwhat a fine film\n" * 4)

@@ -253,7 +253,7 @@ def test_a_layer_map_says_the_depth_and_keeps_the_width(config_only):
             "weigth_selection",
             r"Method 'weigth_selection' does not exist; there are auto, .*Did you mean 'weight_selection'\?",
         ),
-        ("", r"Method '' does not exist; there are auto, calibrated, front, l2, layers, .*weight_selection"),
+        ("", r"Method '' does not exist; there are auto, bert2bert, calibrated, front, .*weight_selection"),
         (None, r"Method None does not exist; there are auto"),
         (3, r"Method 3 does not exist; there are auto"),
         (["lemon"], r"Method \['lemon'\] does not exist; there are auto"),
@@ -310,7 +310,7 @@ def test_families_that_are_no_plain_encoder(kind, class_name, reason):
 
 
 def test_two_towers_at_once_are_refused():
-    with pytest.raises(UnsupportedFamilyError, match="CLIPModel"):
+    with pytest.raises(UnknownOptionError, match="Name the section with each size"):
         plan_of("clip", "CLIPModel", hidden_size=16)
 
 
