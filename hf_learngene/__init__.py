@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         resize,
         verify,
     )
+    from hf_learngene.resizing.adapted import resize_adapter
     from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments, distill
     from hf_learngene.vocabulary.trim_tokenizer import trim_tokenizer
 
@@ -51,6 +52,7 @@ _HOME = {
     "plan": "resizing",
     "push_resized": "hub",
     "resize": "resizing",
+    "resize_adapter": "resizing.adapted",
     "save_resized": "hub",
     "synthetic_examples": "calibration.synthetic",
     "trim_tokenizer": "vocabulary.trim_tokenizer",
@@ -77,6 +79,7 @@ __all__ = [
     "plan",
     "push_resized",
     "resize",
+    "resize_adapter",
     "save_resized",
     "synthetic_examples",
     "trim_tokenizer",

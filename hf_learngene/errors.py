@@ -34,6 +34,10 @@ class UnsupportedSourceError(LearngeneError):
     """A source model in a state that cannot be resized: quantized, on several devices, on meta, or with adapters."""
 
 
+class AdapterError(LearngeneError):
+    """An adapter that cannot follow its base: of another base, of a kind that does not map, or where it would not be exact."""
+
+
 class CheckpointError(LearngeneError, OSError):
     """A checkpoint that is absent, unreadable, or does not fill the model. An `OSError` too, as in transformers."""
 

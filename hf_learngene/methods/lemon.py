@@ -22,6 +22,7 @@ from hf_learngene.anatomy.types import HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
 from hf_learngene.maps.convolutions import TakeGrouped
+from hf_learngene.maps.linear import LinearOp, linear
 from hf_learngene.maps.ops import Blocks, Context
 from hf_learngene.maps.task import ResizeTask, WidthChange
 from hf_learngene.methods.base import Method, Paper
@@ -278,6 +279,11 @@ class _FusedHeads(Op):
             return torch.stack(done, place)
 
         return self.blocks.apply(tensor, act)
+
+
+@linear.register
+def _(op: _FusedHeads) -> LinearOp:
+    return LinearOp(dataclasses.replace(op, matrix=False), op.blocks.dim)
 
 
 def _label(old: int, new: int) -> str:

@@ -23,6 +23,7 @@ from hf_learngene.hub.sentence import read_modules
 from hf_learngene.pruning.agreement import Agreement, agreement
 from hf_learngene.pruning.estimate import seconds_needed
 from hf_learngene.resizing.execute import execute, spend_budget
+from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.route import missing_examples
 from hf_learngene.resizing.spec import GIVEN, SYNTHETIC, ResizeSpec
@@ -42,6 +43,7 @@ def carry_out(
     commit: str | None = None,
     own: bool = False,
     tell: Callable[[str], Any] | None = None,
+    follow: Callable[[Pass, PreTrainedModel], Any] | None = None,
 ) -> PreTrainedModel:
     """The model that a plan describes, sealed, and with a record of what it was calibrated on.
 
@@ -53,6 +55,7 @@ def carry_out(
         commit: the state of the Hub that it comes from.
         own: whether nobody else holds the source.
         tell: is given the table of what each step of a refit left.
+        follow: is given each pass as it is run, and its source.
 
     Raises:
         LearngeneError: what `execute` refuses, or examples that do not fit.
@@ -82,7 +85,17 @@ def carry_out(
                 agreed[:] = [found]
 
         try:
-            made = execute(plan, model, source=source, commit=commit, examples=fitted, own=own, tell=tell, seen=seen)
+            made = execute(
+                plan,
+                model,
+                source=source,
+                commit=commit,
+                examples=fitted,
+                own=own,
+                tell=tell,
+                seen=seen,
+                follow=follow,
+            )
         except RefitError as error:
             if plan.spec.method is not None or not plan.spec.chooses_examples:
                 raise

@@ -18,6 +18,7 @@ from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.errors import RefitError, UnsupportedSourceError
 from hf_learngene.pruning.refit import Fitted
 from hf_learngene.resizing.build_model import build_model
+from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.table import fit_table
 from hf_learngene.resizing.weights import Transfer
@@ -40,6 +41,7 @@ def execute(
     own: bool = False,
     tell: Callable[[str], Any] | None = None,
     seen: Callable[[PreTrainedModel, PreTrainedModel], Any] | None = None,
+    follow: Callable[[Pass, PreTrainedModel], Any] | None = None,
 ) -> PreTrainedModel:
     """The model that a plan describes.
 
@@ -52,6 +54,7 @@ def execute(
         own: whether the source may lend its memory to what is kept, since nobody else holds it.
         tell: is given the table of what each step of a refit left.
         seen: is given source and result of each pass that refits.
+        follow: is given each pass as it is run, and its source.
 
     Raises:
         UnsupportedSourceError: the model is not what its config says.
@@ -67,6 +70,8 @@ def execute(
             plan = plan.replacing(number, step)
         if number == len(plan.passes) - 1:
             step.config.learngene = plan.record(source, commit)
+        if follow is not None:
+            follow(step, current)
         # what is refitted is compared with its source, and must not be it
         transfer = Transfer(current, step, share=(own or number > 0) and not step.method.refits)
         made = build_model(
@@ -133,8 +138,8 @@ def _check_range(model: PreTrainedModel) -> None:
             )
 
 
-def check_source(model: PreTrainedModel) -> None:
-    """Refuses a model whose weights cannot be read as they are.
+def check_source(model: nn.Module) -> PreTrainedModel:
+    """The model, if its weights can be read as they are.
 
     Raises:
         UnsupportedSourceError: says what is in the way and how to get rid of it.
@@ -149,7 +154,8 @@ def check_source(model: PreTrainedModel) -> None:
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UnsupportedSourceError(
-            "The model carries adapters. Merge or delete them, resize, then add adapters anew."
+            "The model carries adapters. Merge or delete them, resize, then add adapters anew; or give a PeftModel, whose adapter "
+            "follows: resize(PeftModel.from_pretrained(base, adapter), ...)."
         )
     devices = {p.device for p in model.parameters()}
     if len(devices) > 1 or len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
@@ -162,6 +168,7 @@ def check_source(model: PreTrainedModel) -> None:
     sharded = [n for n, p in model.named_parameters() if type(p.data).__name__ == "DTensor"]
     if sharded:
         raise UnsupportedSourceError(f"`{sharded[0]}` is a slice on this process (DTensor). Resize before you shard.")
+    return model
 
 
 def _precise(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, cast
+import sys
+from typing import Any, TypeVar, cast
 
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.budget.meter import Meter
@@ -21,8 +23,11 @@ from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.spec import AUTO, SYNTHETIC, ResizeSpec
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
+
 def resize(
-    model: PreTrainedModel,
+    model: Model,
     *,
     method: str | Method = "auto",
     params: str | int | float | None = None,
@@ -37,11 +42,12 @@ def resize(
     kept_tokens: Any = None,
     pad_to_multiple_of: int | None = None,
     **sizes_and_options: Any,
-) -> PreTrainedModel:
+) -> Model:
     """A model of another size, started from `model`. The source is left as it is.
 
     Args:
-        model (`PreTrainedModel`): an encoder of a native transformers class, with any head.
+        model (`PreTrainedModel` or `PeftModel`): an encoder of a native transformers class, with any head; or one with an adapter,
+            which follows it.
         method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with `calibrated`;
             see `registered_methods()`.
         params (`str`, `int` or `float`, *optional*): a budget (`"20M"`, or a share such as `0.25`), never exceeded: width and
@@ -98,10 +104,15 @@ def resize(
         kept_tokens=kept_tokens,
         pad_to_multiple_of=pad_to_multiple_of,
     )
-    check_source(model)
-    provenance.check(model.config)
-    made = make_plan(model.config, type(model), spec)
-    return carry_out(made, model, source=model.config._name_or_path or None)
+    peft = sys.modules.get("peft")
+    if peft is not None and isinstance(model, peft.PeftModel):
+        from hf_learngene.resizing.adapted import resize_adapted  # peft takes seconds to import
+
+        return cast(Model, resize_adapted(model, spec))
+    source = check_source(model)
+    provenance.check(source.config)
+    made = make_plan(source.config, type(source), spec)
+    return cast(Model, carry_out(made, source, source=source.config._name_or_path or None))
 
 
 def plan(
