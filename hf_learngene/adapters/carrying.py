@@ -118,8 +118,8 @@ class _Carrying:
             old, new = (min(len(a), b[0].numel()) for a, b in ((change.left, change.right), (made.left, made.right)))
             if change.rank <= old and change.rank > new:
                 raise AdapterError(
-                    f"The adapter has rank {change.rank} on `{place}`, whose weight is {recipe.shape} in the resized model: at most "
-                    f"{new} is of use there. {MERGE}"
+                    f"The adapter has rank {change.rank} on `{place}`, whose weight is {recipe.shape} in the resized model: at "
+                    f"most {new} is of use there. {MERGE}"
                 )
         return made
 

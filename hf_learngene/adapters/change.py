@@ -20,7 +20,7 @@ class Change:
     """W becomes rows · (W + scaling · left · right) · columns, in float64; the bias b becomes rows · (b + scaling · bias).
 
     Attributes:
-        left, right: factors of what LoRA adds, (rows, rank) and (rank, what else the weight has); None of an adapter that adds nothing.
+        left, right: factors of what LoRA adds, (rows, rank) and (rank, what else the weight has); None where nothing is added.
         scaling: what their product is multiplied by.
         alpha: the setting that this comes from.
         bias: what LoRA adds to the bias.
@@ -48,7 +48,7 @@ class Change:
         return self.bias is not None or (self.rows is not None and not self.magnitudes)
 
     def added(self, weight: Tensor) -> Tensor:
-        """W + scaling · left · right."""
+        """The weight with what LoRA adds to it."""
         if self.left is None or self.right is None:
             return weight
         return weight + self.scaling * (self.left @ self.right.flatten(1)).reshape(weight.shape)
@@ -61,7 +61,7 @@ class Change:
         return made if self.columns is None else made * self.columns
 
     def shifted(self, bias: Tensor) -> Tensor:
-        """b + scaling · bias."""
+        """The bias with what LoRA adds to it."""
         return bias if self.bias is None else bias + self.scaling * self.bias
 
     def carried(

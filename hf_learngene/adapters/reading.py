@@ -60,10 +60,10 @@ def read_adapter(model: peft.PeftModel) -> tuple[Adapter, PreTrainedModel]:
     ((name, config),) = model.peft_config.items()
     if config.peft_type not in _KINDS:
         raise AdapterError(
-            f"{config.peft_type.value} adapters do not follow their base; LORA (DoRA too) and IA3 do. "
+            f"{config.peft_type} adapters do not follow their base; LORA (DoRA too) and IA3 do. "
             "Where the kind can be merged, merge it, then resize: peft_model.merge_and_unload()."
         )
-    wrapped = model.base_model.model
+    wrapped: Any = model.base_model.model
     changes = dict(_changes(wrapped, name))
     saved, modules = _saved(wrapped, config)
     return Adapter(name, copy.deepcopy(config), changes, saved, modules), _base(wrapped)
@@ -81,11 +81,14 @@ def _changes(wrapped: nn.Module, name: str) -> Iterator[tuple[str, Change]]:
             raise AdapterError(
                 f"The adapter is merged into `{module}`. Call unmerge_adapter() first, or merge_and_unload()."
             )
-        strange = next((n for n, _ in layer.named_parameters() if n.partition(".")[0] not in _HELD), None)
+        strange = next(
+            (n for n, _ in nn.Module.named_parameters(cast(nn.Module, layer)) if n.partition(".")[0] not in _HELD),
+            None,
+        )
         if type(layer) is ia3.Linear and strange is None and not layer.fan_in_fan_out:
             yield module, _of_ia3(layer, name)
         elif type(layer) in _LORA and strange is None:
-            yield module, _of_lora(module, cast(layers.LoraLayer, layer), name)
+            yield module, _of_lora(module, layer, name)
         else:
             raise AdapterError(
                 f"`{module}` has a {type(layer).__name__} of {type(layer).__module__}"
@@ -99,8 +102,8 @@ def _of_ia3(layer: ia3.Linear, name: str) -> Change:
     return Change(columns=vector) if layer.is_feedforward else Change(rows=vector)
 
 
-def _of_lora(module: str, layer: layers.LoraLayer, name: str) -> Change:
-    base, variant = cast(Any, layer.get_base_layer()), layer.lora_variant.get(name)
+def _of_lora(module: str, layer: Any, name: str) -> Change:
+    base, variant = layer.get_base_layer(), layer.lora_variant.get(name)
     dora = type(variant) is DoraLinearVariant or variant is DoraLinearVariant
     if variant is not None and not dora:
         kind = variant.__name__ if isinstance(variant, type) else type(variant).__name__

@@ -1,7 +1,8 @@
 """The linear part of a recipe: what becomes of a change of the source's tensor, in the tensor that is made of it.
 
-Every op but a few is affine: it moves entries along one dimension, and may add noise, constants and new entries, in which a change
-of the source has no part. So a change of low rank stays one: ops on the rows act on its left factor, the others on its right.
+Every op but a few is affine: it moves entries along one dimension, and may add noise, constants and new entries, in which a
+change of the source has no part. So a change of low rank stays one: ops on the rows act on its left factor,
+the others on its right.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from hf_learngene.resizing.calibrating import carry_out
 from hf_learngene.resizing.execute import check_source, execute
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
+from hf_learngene.resizing.sizes import canonical
 from hf_learngene.resizing.spec import ResizeSpec
 from hf_learngene.state import quiet
 
@@ -126,8 +127,8 @@ def resize_adapter(
     )
     if unlike is not None:
         raise AdapterError(
-            f"The resized base is not what its record makes of the source: `{unlike}` differs. Either it was made of another one, "
-            f"or trained since. {TOGETHER}; a base that was trained needs an adapter of its own."
+            f"The resized base is not what its record makes of the source: `{unlike}` differs. Either it was made of another "
+            f"one, or trained since. {TOGETHER}; a base that was trained needs an adapter of its own."
         )
     return attach(following.adapter, resized_base)
 
@@ -195,15 +196,15 @@ def _plan_again(record: Mapping[str, Any], source: PreTrainedModel, missing: fro
         known = METHODS.get(name)
         if known is None or known.needs_examples or known.refits_with(options):
             raise AdapterError(
-                f"The base was resized by {name!r}, whose choices are not in its record. {TOGETHER}, where no weight is refitted; "
-                "or merge the adapter, then resize: peft_model.merge_and_unload()."
+                f"The base was resized by {name!r}, whose choices are not in its record. {TOGETHER}, where no weight is "
+                "refitted; or merge the adapter, then resize: peft_model.merge_and_unload()."
             )
     if "kept_tokens" in record:
         raise AdapterError(
             f"The base was resized to some of its tokens, and its record does not name them. {TOGETHER}."
         )
     anatomy = anatomy_of(source.config, type(source))
-    sizes = {**anatomy.sizes, **record["sizes"]}
+    sizes = {n: v for n, v in {**anatomy.sizes, **record["sizes"]}.items() if canonical(anatomy, n) is not None}
     single = passes[0][0] if len(passes) == 1 else "auto"
     names = METHODS[single].option_names() if single != "auto" else []
     given = {**sizes, **(({n: v for n, v in passes[0][1].items() if n in names}) if names else {})}

@@ -154,8 +154,8 @@ def check_source(model: nn.Module) -> PreTrainedModel:
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UnsupportedSourceError(
-            "The model carries adapters. Merge or delete them, resize, then add adapters anew; or give a PeftModel, whose adapter "
-            "follows: resize(PeftModel.from_pretrained(base, adapter), ...)."
+            "The model carries adapters. Merge or delete them, resize, then add adapters anew; or give a PeftModel, whose "
+            "adapter follows: resize(PeftModel.from_pretrained(base, adapter), ...)."
         )
     devices = {p.device for p in model.parameters()}
     if len(devices) > 1 or len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:

@@ -46,8 +46,8 @@ def resize(
     """A model of another size, started from `model`. The source is left as it is.
 
     Args:
-        model (`PreTrainedModel` or `PeftModel`): an encoder of a native transformers class, with any head; or one with an adapter,
-            which follows it.
+        model (`PreTrainedModel` or `PeftModel`): an encoder of a native transformers class, with any head; or one with an
+            adapter, which follows it.
         method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with `calibrated`;
             see `registered_methods()`.
         params (`str`, `int` or `float`, *optional*): a budget (`"20M"`, or a share such as `0.25`), never exceeded: width and
