@@ -10,7 +10,7 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.tuners_utils import check_target_module_exists
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.adapters.change import Change
@@ -76,9 +76,10 @@ def _magnitudes(place: str, change: Change, weight: Tensor) -> Tensor:
     return change.rows * norms
 
 
-def _config(adapter: Adapter, changes: dict[str, Change], base: nn.Module) -> peft.PeftConfig:
+def _config(adapter: Adapter, changes: dict[str, Change], base: PreTrainedModel) -> peft.PeftConfig:
     """The adapter's settings for the resized base: the caller's own where they name the same modules there."""
     config: Any = copy.deepcopy(adapter.config)
+    config.base_model_name_or_path = config.revision = None  # peft names the base that it is attached to
     names = [n for n, _ in base.named_modules()]
     if {n for n in names if n.endswith(tuple(config.modules_to_save or ()))} != set(adapter.modules):
         config.modules_to_save = sorted(adapter.modules) or None

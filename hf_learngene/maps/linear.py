@@ -57,7 +57,7 @@ def linear(op: Op) -> LinearOp | None:
 
 @linear.register
 def _(op: Take) -> LinearOp:
-    mean = op.new == "mean"
+    mean = op.new == "mean" and bool((op.index < 0).any())
     reads = (op.weights,) if mean and op.weights else ()
     return LinearOp(dataclasses.replace(op, new="mean" if mean else "zero"), op.blocks.dim, reads)
 

@@ -19,6 +19,7 @@ from hf_learngene.anatomy import anatomy_of
 from hf_learngene.errors import AdapterError, LearngeneError, first_line
 from hf_learngene.hub import provenance
 from hf_learngene.hub.load import load_config, load_source, load_whole, pinned
+from hf_learngene.maps.task import WIDTHS
 from hf_learngene.methods import METHODS
 from hf_learngene.resizing.calibrating import carry_out
 from hf_learngene.resizing.execute import check_source, execute
@@ -29,6 +30,8 @@ from hf_learngene.resizing.spec import ResizeSpec
 from hf_learngene.state import quiet
 
 
+# Sizes that follow others where they are not named; a record leaves out those that are the source's.
+_FOLLOWING = (*WIDTHS, "mlp_ratio", "num_hidden_layers")
 TOGETHER = "Resize both in one call: resize(peft_model, ...)"
 
 
@@ -204,7 +207,8 @@ def _plan_again(record: Mapping[str, Any], source: PreTrainedModel, missing: fro
             f"The base was resized to some of its tokens, and its record does not name them. {TOGETHER}."
         )
     anatomy = anatomy_of(source.config, type(source))
-    sizes = {n: v for n, v in {**anatomy.sizes, **record["sizes"]}.items() if canonical(anatomy, n) is not None}
+    told = {n: v for n, v in anatomy.sizes.items() if n in _FOLLOWING} | record["sizes"]
+    sizes = {n: v for n, v in told.items() if canonical(anatomy, n) is not None}
     single = passes[0][0] if len(passes) == 1 else "auto"
     names = METHODS[single].option_names() if single != "auto" else []
     given = {**sizes, **(({n: v for n, v in passes[0][1].items() if n in names}) if names else {})}

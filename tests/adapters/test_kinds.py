@@ -1,0 +1,204 @@
+"""Each kind of adapter, each axis and each method: what follows exactly, and what is selected."""
+
+from __future__ import annotations
+
+import copy
+
+import peft
+import pytest
+import torch
+
+from hf_learngene import resize, resize_adapter
+from hf_learngene.errors import AdapterError
+from testing.adapters import adapted, assert_same_logits, lora, output, reloaded
+from testing.families import tiny_model
+
+
+BERT, VIT = ("bert", "BertForSequenceClassification"), ("vit", "ViTForImageClassification")
+MODERN = ("modernbert", "ModernBertForMaskedLM")  # q, k and v are fused, and so are gate and value
+WIDER = {"hidden_size": 48, "num_attention_heads": 6}
+LARGER_HEADS = {"hidden_size": 48, "num_attention_heads": 3}
+
+
+def merged(model):
+    """The base with a copy of the adapter merged into it."""
+    return copy.deepcopy(model).merge_and_unload()
+
+
+@pytest.mark.parametrize("family", [BERT, VIT, MODERN], ids=lambda f: f[0])
+@pytest.mark.parametrize(
+    "sizes",
+    [WIDER, LARGER_HEADS, {"intermediate_size": 100}, {"num_hidden_layers": 5}],
+    ids=["heads", "head_size", "ffn", "depth"],
+)
+def test_each_axis_is_exact_alone(family, sizes):
+    if family == MODERN and sizes == LARGER_HEADS:
+        pytest.skip("it rotates its heads, and has no larger ones")
+    model = tiny_model(*family)
+    source = adapted(model, lora())
+    assert_same_logits(resize(source, method="lemon", **sizes), source, model)
+
+
+def test_a_width_that_is_no_multiple_is_exact_where_its_base_is():
+    model = tiny_model(*VIT)
+    source = adapted(model, lora())
+    assert_same_logits(resize(source, method="lemon", hidden_size=40, num_attention_heads=5), source, model)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "hyperclone", "snr": 10.0, **WIDER},
+        {"method": "bert2bert", "expansion": "fpi", **WIDER},
+        {"method": "lemon", "symmetry": "comp", **WIDER},
+        {"method": "lemon", "symmetry": "equal", **WIDER},
+        {"method": "lemon", "depth": "cancelzero", "num_hidden_layers": 4, **WIDER},
+    ],
+    ids=lambda o: "-".join(map(str, list(o.values())[:2])),
+)
+def test_other_ways_to_grow_are_followed(options):
+    model = tiny_model(*VIT)
+    source = adapted(model, lora())
+    made = resize(source, **options)
+    assert_same_logits(made, source, model)
+    assert_same_logits(resize_adapter(source, resize(model, **options)), source, model)
+
+
+def test_embeddings_convolutions_biases_and_ranks_of_their_own_follow(tmp_path):
+    model = tiny_model(*BERT)
+    config = lora(
+        "query",
+        "output.dense",
+        "word_embeddings",
+        rank_pattern={r"layer.1.attention.self.query": 4},
+        alpha_pattern={r"layer.2.output.dense": 5},
+        use_rslora=True,
+    )
+    source = adapted(model, config)
+    grown = resize(model, method="lemon", num_hidden_layers=5, **WIDER)
+    base = copy.deepcopy(grown)
+    made = resize_adapter(source, grown)
+    assert_same_logits(made, source, model)
+    assert_same_logits(reloaded(made, base, tmp_path), source, model)
+    # the layer that was the second has moved up, and its rank with it
+    ranks = [layer.attention.self.query.r["default"] for layer in made.get_base_model().bert.encoder.layer]
+    assert ranks == [2, 4, 4, 2, 2]
+
+    vit = tiny_model(*VIT)
+    source = adapted(vit, lora("projection", "o_proj", lora_bias=True, bias="all"))
+    assert_same_logits(resize(source, method="lemon", num_hidden_layers=4, **WIDER), source, vit)
+
+
+def test_layers_and_patterns_follow_the_layers(tmp_path):
+    model = tiny_model(*BERT)
+    source = adapted(model, lora("query", "value", layers_to_transform=[2], layers_pattern="layer"))
+    grown = resize(model, method="lemon", num_hidden_layers=5)
+    base = copy.deepcopy(grown)
+    made = resize_adapter(source, grown)
+    assert_same_logits(reloaded(made, base, tmp_path), source, model)
+    names = {n for n, m in made.get_base_model().named_modules() if hasattr(m, "lora_A")}
+    assert names == {f"bert.encoder.layer.{i}.attention.self.{n}" for i in (3, 4) for n in ("query", "value")}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_is_saved_whole_goes_through_the_whole_recipe(together, tmp_path):
+    model = tiny_model(*BERT)
+    source = adapted(model, lora("query", modules_to_save=["classifier", "pooler"], bias="all"))
+    sizes = {"method": "lemon", "num_hidden_layers": 4, **WIDER}
+    if together:
+        made = resize(source, **sizes)
+    else:
+        base = resize(model, **sizes)
+        made = reloaded(resize_adapter(source, copy.deepcopy(base), model), base, tmp_path)
+    assert_same_logits(made, source, model)
+    untouched = made.get_base_model().classifier.original_module.weight
+    assert torch.equal(untouched, resize(model, **sizes).classifier.weight)
+
+
+@pytest.mark.parametrize("family", [BERT, VIT], ids=lambda f: f[0])
+def test_dora_follows_where_every_row_has_a_direction(family, tmp_path):
+    model = tiny_model(*family)
+    names = ("query", "intermediate.dense") if family == BERT else ("q_proj", "v_proj", "fc1")
+    source = adapted(model, lora(*names, use_dora=True))
+    plain = adapted(model, lora(*names))
+    assert (output(source, model) - output(plain, model)).abs().max() > 1e-3
+    grown = resize(model, method="lemon", num_hidden_layers=4, **WIDER)
+    base = copy.deepcopy(grown)
+    made = resize_adapter(source, grown)
+    assert_same_logits(made, source, model)
+    assert_same_logits(reloaded(made, base, tmp_path), source, model)
+    assert_same_logits(merged(made), source, model)
+
+
+def test_dora_does_without_the_writers_of_new_layers():
+    model = tiny_model(*VIT)
+    source = adapted(model, lora("fc2", use_dora=True))
+    made = resize(source, method="lemon", num_hidden_layers=5)
+    assert_same_logits(made, source, model)
+    assert sum(hasattr(m, "lora_A") for m in made.get_base_model().modules()) == 3
+
+
+def test_dora_is_refused_where_it_would_not_be_exact():
+    model = tiny_model(*VIT)
+    wide = {"method": "lemon", "hidden_size": 40, "num_attention_heads": 5}
+    with pytest.raises(AdapterError, match=r"nearest is off by .*merge_and_unload"):
+        resize(adapted(model, lora("fc2", use_dora=True)), **wide)  # new rows are the mean of all
+    keys = adapted(model, lora("k_proj", use_dora=True))
+    assert_same_logits(resize(keys, method="lemon", **LARGER_HEADS), keys, model)  # noise gives new rows a direction
+    with pytest.raises(AdapterError, match=r"rows of zeros .*merge_and_unload"):
+        resize(keys, method="lemon", symmetry="equal", **LARGER_HEADS)
+
+
+@pytest.mark.parametrize("family", [BERT, VIT], ids=lambda f: f[0])
+def test_ia3_follows(family, tmp_path):
+    model = tiny_model(*family)
+    if family == BERT:  # of the layers' outputs the outputs are scaled, and elsewhere what is read
+        read = [f"layer.{i}.intermediate.dense" for i in range(3)]
+        config = peft.IA3Config(target_modules=["key", "value", "output.dense", *read], feedforward_modules=read)
+    else:
+        config = peft.IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"])
+    source = adapted(model, config)
+    grown = resize(model, method="lemon", num_hidden_layers=5, **WIDER)
+    base = copy.deepcopy(grown)
+    made = resize_adapter(source, grown)
+    assert_same_logits(made, source, model)
+    assert_same_logits(reloaded(made, base, tmp_path), source, model)
+
+
+@pytest.mark.parametrize("family", [BERT, VIT, MODERN], ids=lambda f: f[0])
+def test_a_selection_selects_the_adapter_too(family):
+    model = tiny_model(*family)
+    source = adapted(model, lora())
+    sizes = {"method": "weight_selection", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    made = resize(source, **sizes)
+    wanted = resize(merged(source), **sizes)  # entries of the sum are the sum of entries
+    assert_same_logits(made, wanted, wanted)
+    assert_same_logits(resize_adapter(source, resize(model, **sizes)), wanted, wanted)
+    assert made.peft_config["default"].r == 2
+
+
+def test_images_of_another_size_and_mixed_sizes_are_followed():
+    model = tiny_model(*VIT)
+    source = adapted(model, lora("projection", "q_proj"))
+    sizes = {"patch_size": 6, "hidden_size": 16, "num_hidden_layers": 4, "calibration": None}
+    made, wanted = resize(source, **sizes), resize(merged(source), **sizes)
+    assert wanted.config.learngene["passes"][1]["method"] == "lemon"
+    assert_same_logits(made, wanted, wanted)
+    assert_same_logits(resize_adapter(source, resize(model, **sizes)), wanted, wanted)
+
+
+def test_ranking_by_weights_is_followed_too():
+    model = tiny_model(*VIT)
+    source = adapted(model, lora("fc1", "fc2"))
+    made = resize(source, method="l2", num_hidden_layers=2, intermediate_size=24)
+    base = resize(model, method="l2", num_hidden_layers=2, intermediate_size=24)
+    kept = made.get_base_model().config.learngene["passes"][0]["options"]["layers"]
+    assert kept == base.config.learngene["passes"][0]["options"]["layers"]
+    for place, layer in enumerate(kept):
+        old = source.get_base_model().vit.layers[layer].mlp.fc1
+        new = made.get_base_model().vit.layers[place].mlp.fc1
+        rows = [
+            next(i for i, r in enumerate(old.base_layer.weight) if torch.equal(r, row))
+            for row in new.base_layer.weight
+        ]
+        assert torch.equal(new.lora_B["default"].weight, old.lora_B["default"].weight[rows])
