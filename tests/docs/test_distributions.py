@@ -81,8 +81,8 @@ def test_the_wheel_says_what_it_is_and_needs(built):
 
 # The names under which a few packages are imported.
 IMPORTED = {"scikit-learn": "sklearn", "pillow": "PIL"}
-# Used by what the package hands over to: Trainer and `from_pretrained` (accelerate), PIL image processors (pillow), and adapters.
-ON_BEHALF = {"accelerate", "pillow", "peft"}
+# Used by what the package hands over to: Trainer and `from_pretrained` (accelerate), and PIL image processors (pillow).
+ON_BEHALF = {"accelerate", "pillow"}
 
 
 def test_every_dependency_is_imported_by_the_package():
