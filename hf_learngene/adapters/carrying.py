@@ -150,17 +150,29 @@ class _Carrying:
         return [made.removesuffix(name.removeprefix(module)) for made, _ in self._targets(name)]
 
     def _check_reads(self) -> None:
-        """Refuses saved tensors that others are made with: those would have to be made anew in the base."""
-        saved: Mapping[str, Tensor] = self.adapter.saved
+        """Refuses saved tensors that others are made with: the base would have to hold those anew."""
+        saved = self.adapter.saved.keys()
         for recipe in self.recipes.values() if saved else ():
-            mixed = len(recipe.sources) > 1 and any(name in saved for name, _ in recipe.sources)
-            linear = LinearRecipe.of(recipe, self.tensors.__getitem__)
-            read = next((n for n in linear.reads if n in saved), None) if linear is not None else None
-            if read is not None or mixed:
+            if not recipe.ops or any(name in saved for name, _ in recipe.sources):
+                continue
+            tensors = _Recorded(self.tensors)
+            dict(apply(tensors, [recipe], self.task.seed))
+            for name in tensors.read & saved:
                 raise AdapterError(
-                    f"The adapter has a `{read or recipe.sources[0][0]}` of its own, and method={self.method!r} makes "
-                    f"`{recipe.name}` with it. {MERGE}"
+                    f"The adapter has a `{name}` of its own, and method={self.method!r} makes `{recipe.name}` with it. {MERGE}"
                 )
+
+
+class _Recorded(dict[str, Tensor]):
+    """Tensors by name that remember which of them were read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
 
 
 __all__ = ["carry"]

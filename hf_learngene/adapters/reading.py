@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -81,10 +82,8 @@ def _changes(wrapped: nn.Module, name: str) -> Iterator[tuple[str, Change]]:
             raise AdapterError(
                 f"The adapter is merged into `{module}`. Call unmerge_adapter() first, or merge_and_unload()."
             )
-        strange = next(
-            (n for n, _ in nn.Module.named_parameters(cast(nn.Module, layer)) if n.partition(".")[0] not in _HELD),
-            None,
-        )
+        held = (n for n, _ in nn.Module.named_parameters(cast(nn.Module, layer)))
+        strange = next((n for n in held if n.partition(".")[0] not in _HELD), None)
         if type(layer) is ia3.Linear and strange is None and not layer.fan_in_fan_out:
             yield module, _of_ia3(layer, name)
         elif type(layer) in _LORA and strange is None:
@@ -115,13 +114,11 @@ def _of_lora(module: str, layer: Any, name: str) -> Change:
     else:
         up = layer.lora_B[name]
         left, right, bias = up.weight.flatten(1), layer.lora_A[name].weight, up.bias
-    change = Change(
-        _double(left),
-        _double(right),
-        float(layer.scaling[name]),
-        layer.lora_alpha[name],
-        None if bias is None else _double(bias),
-    )
+    scaling, root = float(layer.scaling[name]), math.sqrt(layer.r[name]) if layer.use_rslora[name] else layer.r[name]
+    alpha = layer.lora_alpha[name]
+    if alpha / root != scaling:  # set by hand, which no settings tell
+        alpha = scaling * root
+    change = Change(_double(left), _double(right), scaling, alpha, None if bias is None else _double(bias))
     if bias is not None and base.bias is None:
         raise AdapterError(f"`{module}` has a bias in LoRA and none of its own. {MERGE}")
     if not dora:

@@ -34,12 +34,10 @@ class LinearOp(NamedTuple):
     Attributes:
         op: what is left of it.
         dim: the one dimension that it acts along; 0 too where it acts on every entry alike, -1 where on several behind the rows.
-        reads: source tensors that it multiplies by.
     """
 
     op: Op
     dim: int = 0
-    reads: tuple[str, ...] = ()
 
 
 @singledispatch
@@ -57,9 +55,7 @@ def linear(op: Op) -> LinearOp | None:
 
 @linear.register
 def _(op: Take) -> LinearOp:
-    mean = op.new == "mean" and bool((op.index < 0).any())
-    reads = (op.weights,) if mean and op.weights else ()
-    return LinearOp(dataclasses.replace(op, new="mean" if mean else "zero"), op.blocks.dim, reads)
+    return LinearOp(dataclasses.replace(op, new="mean" if op.new == "mean" else "zero"), op.blocks.dim)
 
 
 @linear.register
@@ -70,11 +66,6 @@ def _(op: Split) -> LinearOp:
 @linear.register
 def _(op: Matrix) -> LinearOp:
     return LinearOp(op, op.blocks.dim)
-
-
-@linear.register
-def _(op: Weigh) -> LinearOp:
-    return LinearOp(op, op.dim, (op.name,))
 
 
 @linear.register
@@ -93,7 +84,8 @@ def _(op: Fill) -> LinearOp:
 @linear.register(ResampleGrid)
 @linear.register(ResampleLine)
 @linear.register(ResampleRelative)
-def _along(op: Keep | MixChannels | RepeatLine | ResampleGrid | ResampleLine | ResampleRelative) -> LinearOp:
+@linear.register(Weigh)
+def _along(op: Keep | MixChannels | RepeatLine | ResampleGrid | ResampleLine | ResampleRelative | Weigh) -> LinearOp:
     return LinearOp(op, op.dim)
 
 
@@ -108,16 +100,10 @@ def _(op: ResampleKernel) -> LinearOp:
 
 
 class LinearRecipe:
-    """The linear part of a recipe with one source.
-
-    Attributes:
-        recipe: the recipe.
-        reads: source tensors, beside its own, that it multiplies by.
-    """
+    """The linear part of a recipe with one source."""
 
     def __init__(self, recipe: TensorRecipe, ops: tuple[LinearOp, ...], read: Callable[[str], Tensor]) -> None:
         self.recipe, self._ops, self._read = recipe, ops, read
-        self.reads = tuple(name for op in ops for name in op.reads)
 
     @classmethod
     def of(cls, recipe: TensorRecipe, read: Callable[[str], Tensor]) -> LinearRecipe | None:

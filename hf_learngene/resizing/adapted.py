@@ -172,7 +172,7 @@ def _loaded(adapter: str | os.PathLike[str], source: PreTrainedModel) -> peft.Pe
         with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")  # of keys, which are compared below
             model = peft.PeftModel.from_pretrained(copy.deepcopy(source), name, config=settings, torch_device="cpu")
-            wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+            wanted, allowed = (get_peft_model_state_dict(model, save_embedding_layers=e).keys() for e in (False, True))
             held = load_peft_weights(name, device="cpu").keys()
     except LearngeneError:
         raise
@@ -180,7 +180,7 @@ def _loaded(adapter: str | os.PathLike[str], source: PreTrainedModel) -> peft.Pe
         raise AdapterError(
             f"The adapter `{adapter}` does not fit {type(source).__name__}: {first_line(error)}"
         ) from error
-    if unlike := sorted(wanted ^ held):
+    if unlike := sorted((wanted - held) | (held - allowed)):
         raise AdapterError(
             f"The adapter `{adapter}` is not of this base: `{unlike[0]}` is {'absent' if unlike[0] in wanted else 'left over'}. "
             "Give the base that it was trained on as source."

@@ -7,11 +7,12 @@ import copy
 import peft
 import pytest
 import torch
+import transformers
 
-from hf_learngene import resize, resize_adapter
+from hf_learngene import AutoModelForSequenceClassification, resize, resize_adapter
 from hf_learngene.errors import AdapterError
 from testing.adapters import adapted, assert_same_logits, lora, output, reloaded
-from testing.families import tiny_model
+from testing.families import inputs_for, randomise, tiny_model
 
 
 BERT, VIT = ("bert", "BertForSequenceClassification"), ("vit", "ViTForImageClassification")
@@ -83,9 +84,10 @@ def test_embeddings_convolutions_biases_and_ranks_of_their_own_follow(tmp_path):
     source = adapted(model, config)
     grown = resize(model, method="lemon", num_hidden_layers=5, **WIDER)
     base = copy.deepcopy(grown)
-    made = resize_adapter(source, grown)
+    source.save_pretrained(tmp_path / "source")  # with the embeddings of its base, which peft adds
+    made = resize_adapter(tmp_path / "source", grown, model)
     assert_same_logits(made, source, model)
-    assert_same_logits(reloaded(made, base, tmp_path), source, model)
+    assert_same_logits(reloaded(made, base, tmp_path / "made"), source, model)
     # the layer that was the second has moved up, and its rank with it
     ranks = [layer.attention.self.query.r["default"] for layer in made.get_base_model().bert.encoder.layer]
     assert ranks == [2, 4, 4, 2, 2]
@@ -93,6 +95,19 @@ def test_embeddings_convolutions_biases_and_ranks_of_their_own_follow(tmp_path):
     vit = tiny_model(*VIT)
     source = adapted(vit, lora("projection", "o_proj", lora_bias=True, bias="all"))
     assert_same_logits(resize(source, method="lemon", num_hidden_layers=4, **WIDER), source, vit)
+
+
+def test_a_scale_that_was_set_by_hand_is_written_to_the_settings(tmp_path):
+    model = tiny_model(*VIT)
+    source = adapted(model, lora("q_proj", "fc1"))
+    plain = output(source, model)
+    for module in source.modules():
+        if hasattr(module, "lora_A"):
+            module.set_scale("default", 0.5)
+    assert (output(source, model) - plain).abs().max() > 1e-3
+    grown = resize(model, method="lemon", intermediate_size=96)
+    base = copy.deepcopy(grown)
+    assert_same_logits(reloaded(resize_adapter(source, grown), base, tmp_path), source, model)
 
 
 def test_layers_and_patterns_follow_the_layers(tmp_path):
@@ -198,6 +213,7 @@ def test_ranking_by_weights_is_followed_too():
     source = adapted(model, lora("fc1", "fc2"))
     made = resize(source, method="l2", num_hidden_layers=2, intermediate_size=24)
     base = resize(model, method="l2", num_hidden_layers=2, intermediate_size=24)
+    assert_same_logits(resize_adapter(source, copy.deepcopy(base)), made, base)
     kept = made.get_base_model().config.learngene["passes"][0]["options"]["layers"]
     assert kept == base.config.learngene["passes"][0]["options"]["layers"]
     for place, layer in enumerate(kept):
@@ -208,3 +224,50 @@ def test_ranking_by_weights_is_followed_too():
             for row in new.base_layer.weight
         ]
         assert torch.equal(new.lora_B["default"].weight, old.lora_B["default"].weight[rows])
+
+
+def test_a_head_that_its_base_does_not_hold_is_the_adapters(tmp_path):
+    """The usual fine-tuning: a checkpoint without a classifier, and an adapter that saves the one it trained."""
+    tiny_model("bert", "BertForMaskedLM").save_pretrained(tmp_path / "bert")
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "bert")
+    randomise(model.bert.pooler), randomise(model.classifier)
+    source = adapted(model, lora("query", task_type="SEQ_CLS", modules_to_save=["classifier", "pooler"]))
+    source.save_pretrained(tmp_path / "adapter")
+    base = AutoModelForSequenceClassification.from_pretrained_resized(
+        tmp_path / "bert", method="lemon", num_hidden_layers=4, **WIDER
+    )
+    made = resize_adapter(tmp_path / "adapter", base)
+    assert type(made) is peft.PeftModelForSequenceClassification
+    assert_same_logits(made, source, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_other_dtypes_are_followed(dtype):
+    model = tiny_model(*VIT, dtype=dtype)
+    source = adapted(model, lora())
+    grown = resize(source, method="lemon", **WIDER)
+    assert grown.get_base_model().dtype == dtype
+    atol = (1e-4 if dtype == torch.float32 else 0.1) * float(output(source, model).abs().max())
+    torch.testing.assert_close(output(grown, model), output(source, model), rtol=0, atol=atol)
+    carried = resize_adapter(source, resize(model, method="lemon", **WIDER))
+    torch.testing.assert_close(output(carried, model), output(grown, model), rtol=0, atol=0)
+
+
+def test_both_are_saved_and_loaded_apart(tmp_path):
+    model = tiny_model(*BERT)
+    source = adapted(model, lora("query", modules_to_save=["classifier"]))
+    made = resize(source, method="lemon", **WIDER)
+    made.save_pretrained(tmp_path / "adapter")
+    made.unload().save_pretrained(tmp_path / "base")
+    base = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    assert_same_logits(peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval(), source, model)
+
+
+def test_what_came_along_can_be_trained():
+    model = tiny_model(*VIT)
+    made = resize(adapted(model, lora("q_proj")), method="lemon", num_hidden_layers=4)
+    made(**inputs_for(model))["logits"].square().sum().backward()
+    assert {n for n, p in made.named_parameters() if p.grad is not None} == {
+        n for n, _ in made.named_parameters() if "lora_" in n
+    }
