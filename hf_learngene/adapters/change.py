@@ -51,14 +51,18 @@ class Change:
         """The weight with what LoRA adds to it."""
         if self.left is None or self.right is None:
             return weight
-        return weight + self.scaling * (self.left @ self.right.flatten(1)).reshape(weight.shape)
+        added = (self.scaling * self.left @ self.right.flatten(1)).reshape(weight.shape)
+        return added.add_(weight)
+
+    def scaled(self, tensor: Tensor) -> Tensor:
+        """A weight, or a bias that changes, with its rows and columns multiplied."""
+        if self.rows is not None:
+            tensor = tensor * self.rows.reshape(-1, *[1] * (tensor.dim() - 1))
+        return tensor if self.columns is None else tensor * self.columns
 
     def weight(self, weight: Tensor) -> Tensor:
         """What the weight is with the adapter merged into it."""
-        made = self.added(weight)
-        if self.rows is not None:
-            made = made * self.rows[:, None]
-        return made if self.columns is None else made * self.columns
+        return self.scaled(self.added(weight))
 
     def shifted(self, bias: Tensor) -> Tensor:
         """The bias with what LoRA adds to it."""
@@ -83,21 +87,20 @@ class Change:
             made = dataclasses.replace(made, left=recipe.rows(self.left), right=recipe.columns(self.right))
         if bias is not None and self.bias is not None:
             made = dataclasses.replace(made, bias=bias[1](self.bias))
-        wanted, plain = recipe(self.weight(weight)), recipe(weight)
-        both = [(wanted, made.added(plain))]
+        if self.rows is None and self.columns is None:  # the weight itself stands on both sides
+            weight, plain = torch.zeros_like(weight), weight.new_zeros(recipe.shape)
+        else:
+            plain = recipe(weight)
+        both = [(recipe(self.weight(weight)), made.added(plain))]
         if bias is not None and self.changes_bias:
-            scale = 1.0 if self.rows is None else self.rows
-            both.append((bias[1](self.shifted(bias[0]) * scale), made.shifted(bias[1](bias[0]))))
+            both.append((bias[1](self.scaled(self.shifted(bias[0]))), made.shifted(bias[1](bias[0]))))
         if self.rows is not None:
-            made = dataclasses.replace(
-                made, rows=_factors([(a.reshape(len(a), -1), b.reshape(len(b), -1)) for a, b in both])
-            )
+            parts = [(a.reshape(len(a), -1), b.reshape(len(b), -1)) for a, b in both]
+            made = dataclasses.replace(made, rows=_factors(parts))
         if self.columns is not None:
             made = dataclasses.replace(made, columns=_factors([(a.T, b.T) for a, b in both]))
-        _check(name, "weight", wanted, made.weight(plain))
-        if len(both) > 1:
-            (found, shifted), rows = both[1], made.rows
-            _check(name, "bias", found, shifted if rows is None else shifted * rows)
+        for (wanted, found), what in zip(both, ("weight", "bias"), strict=False):
+            _check(f"{name}.{what}", wanted, made.scaled(found))
         return made
 
 
@@ -108,12 +111,12 @@ def _factors(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.where(squares > 0, dots / squares.clamp_min(torch.finfo(squares.dtype).tiny), 1.0)
 
 
-def _check(name: str, what: str, wanted: Tensor, found: Tensor) -> None:
+def _check(name: str, wanted: Tensor, found: Tensor) -> None:
     largest = max(float(wanted.abs().max()), torch.finfo(torch.float64).tiny)
-    error = float((wanted - found).abs().max())
+    error = float((wanted - found).abs_().max())
     if not error <= CLOSE * largest:
         raise AdapterError(
-            f"No adapter of this kind does to the resized `{name}.{what}` what it does to the source's: the nearest is off by "
+            f"No adapter of this kind does to the resized `{name}` what it does to the source's: the nearest is off by "
             f"{error / largest:.1e} of its largest entry. Merge it, then resize: peft_model.merge_and_unload()."
         )
 

@@ -123,6 +123,11 @@ class LinearRecipe:
         """The source tensor."""
         return self.recipe.sources[0][0]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the target tensor."""
+        return self.recipe.shape
+
     def __call__(self, tensor: Tensor) -> Tensor:
         """What becomes of a change of the source tensor, of its shape."""
         return self._run(tensor * self.recipe.sources[0][1], lambda dim: True)

@@ -227,10 +227,13 @@ def _first_unlike(
             continue
         if name not in tensors or name not in others or tensors[name].shape != others[name].shape:
             return name
+        if torch.equal(tensors[name].cpu(), others[name].cpu()):
+            continue
+        if exactly:
+            return name
         one, other = (t.detach().cpu().double() for t in (tensors[name], others[name]))
         coarsest = max(torch.finfo(t.dtype).eps for t in (tensors[name], others[name]))
-        allowed = 0.0 if exactly else 4 * coarsest * float(other.abs().max()) if other.numel() else 0.0
-        if other.numel() and not float((one - other).abs().max()) <= allowed:
+        if not float((one - other).abs().max()) <= 4 * coarsest * float(other.abs().max()):
             return name
     return None
 
