@@ -96,8 +96,9 @@ class _Carrying:
             raise AdapterError(f"The adapter changes `{name}`, which is no parameter that a resize knows. {MERGE}")
         found = self.made_of[first]
         if not found:
-            layer = self.task.source.tensors[first].layer
-            if layer is None or any(layer == i for kept in self.task.layer_map for i, _ in kept.sources):
+            tensor = self.task.source.tensors[first]
+            kept = self.task.of(tensor).layer_map
+            if tensor.layer is None or any(tensor.layer == i for layer in kept for i, _ in layer.sources):
                 reason = self.recipes[first].reason if first in self.recipes else "not in the target"
                 raise AdapterError(
                     f"The adapter changes `{name}`, which the resize does not take over ({reason}). Keep its size, or leave it "

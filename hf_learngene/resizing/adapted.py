@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 
 from hf_learngene.adapters import Adapter, attach, carry, read_adapter
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.anatomy.sections import sections_of
+from hf_learngene.anatomy.stages import listed
 from hf_learngene.errors import AdapterError, LearngeneError, first_line
 from hf_learngene.hub import provenance
 from hf_learngene.hub.load import load_config, load_source, load_whole, pinned
@@ -27,6 +29,7 @@ from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.sizes import canonical
 from hf_learngene.resizing.spec import ResizeSpec
+from hf_learngene.resizing.stage_sizes import stage_size
 from hf_learngene.state import quiet
 
 
@@ -206,14 +209,29 @@ def _plan_again(record: Mapping[str, Any], source: PreTrainedModel, missing: fro
         raise AdapterError(
             f"The base was resized to some of its tokens, and its record does not name them. {TOGETHER}."
         )
-    anatomy = anatomy_of(source.config, type(source))
-    told = {n: v for n, v in anatomy.sizes.items() if n in _FOLLOWING} | record["sizes"]
-    sizes = {n: v for n, v in told.items() if canonical(anatomy, n) is not None}
+    sizes = _sizes_again(record["sizes"], source)
     single = passes[0][0] if len(passes) == 1 else "auto"
     names = METHODS[single].option_names() if single != "auto" else []
     given = {**sizes, **(({n: v for n, v in passes[0][1].items() if n in names}) if names else {})}
     spec = ResizeSpec.parse(given, method=single, seed=record["seed"], calibration=None)
     return make_plan(source.config, type(source), spec, missing)
+
+
+def _sizes_again(told: Mapping[str, Any], source: PreTrainedModel) -> dict[str, Any]:
+    """The sizes that a record tells of, with those of the source that would follow them if they were not named."""
+    config, model_class = source.config, type(source)
+    known = sections_of(config, model_class)
+    several = len(known) > 1
+    found = {n: v for n, v in told.items() if several and "." not in n}  # of the whole
+    for section in known:
+        prefix = f"{section}." if several else ""
+        own = {n.removeprefix(prefix): v for n, v in told.items() if n.startswith(prefix)}
+        if several and not own:
+            continue
+        anatomy = anatomy_of(config, model_class, section if several else None)
+        own = {n: v for n, v in listed(anatomy.sizes).items() if n in _FOLLOWING} | own
+        found |= {f"{prefix}{n}": v for n, v in own.items() if canonical(anatomy, n) or stage_size(anatomy, n)}
+    return found
 
 
 def _first_unlike(
