@@ -142,9 +142,13 @@ class _Carrying:
         return found
 
     def _saved(self) -> dict[str, Tensor]:
-        names = [(made, recipe) for name in self.adapter.saved for made, recipe in self._targets(name)]
-        done = dict(apply(self.own, {recipe.name: recipe for _, recipe in names}.values(), self.task.seed))
-        return {made: done[recipe.name] for made, recipe in names}
+        found: dict[str, Tensor] = {}
+        for name, tensor in self.adapter.saved.items():
+            first = self._first(name)  # what is tied in the base is the adapter's own here
+            own = self.own if first == name else {**self.own, first: tensor}
+            for made, recipe in self._targets(name):
+                [(_, found[made])] = apply(own, [recipe], self.task.seed)
+        return found
 
     def _beside(self, module: str, name: str) -> list[str]:
         """The target's modules in the place of one of the source's, by one of its parameters."""

@@ -11,7 +11,7 @@ from typing import Any
 import peft
 import torch
 from peft.utils import get_peft_model_state_dict, load_peft_weights
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_learngene.adapters import Adapter, attach, carry, read_adapter
@@ -103,16 +103,13 @@ def resize_adapter(
         >>> carried.get_base_model().encoder.layer[0].attention.self.query.lora_A["default"].weight.shape
         torch.Size([4, 32])
     """
-    if not isinstance(resized_base, PreTrainedModel):
-        resized_base = load_whole(resized_base)
-    check_source(resized_base)
+    resized_base = check_source(resized_base if isinstance(resized_base, nn.Module) else load_whole(resized_base))
     record = provenance.record_of(resized_base.config)
     source, missing = _source(adapter, type(resized_base), source)
     if type(source) is not type(resized_base):
         raise AdapterError(
             f"The source is a {type(source).__name__}, and the resized base a {type(resized_base).__name__}."
         )
-    check_source(source)
     model = adapter if isinstance(adapter, peft.PeftModel) else _loaded(adapter, source)
     read, base = read_adapter(model)
     unlike = _first_unlike(base, source, read.saved.keys() | missing, exactly=True)
@@ -143,8 +140,8 @@ def _source(
     adapter: Any, model_class: type[PreTrainedModel], source: PreTrainedModel | str | os.PathLike[str] | None
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """The adapter's base, and the names of its parameters that its checkpoint did not hold."""
-    if isinstance(source, PreTrainedModel):
-        return source, frozenset()
+    if isinstance(source, nn.Module):
+        return check_source(source), frozenset()
     if source is None and isinstance(adapter, peft.PeftModel):
         return read_adapter(adapter)[1], frozenset()
     name = source if source is not None else _settings(adapter).base_model_name_or_path

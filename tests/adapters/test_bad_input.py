@@ -145,6 +145,8 @@ def test_a_base_that_is_not_what_the_record_makes(vit, grown):
         resize_adapter(other, copy.deepcopy(grown), vit)
     with pytest.raises(ProvenanceError, match="was not resized by this package"):
         resize_adapter(source, copy.deepcopy(vit))
+    with pytest.raises(UnsupportedSourceError, match="this is a PeftModel. Call merge_and_unload"):
+        resize_adapter(source, source)
     with pytest.raises(AdapterError, match="source is a BertModel, and the resized base a ViTForImageClassification"):
         resize_adapter(source, copy.deepcopy(grown), tiny_model("bert", "BertModel"))
 

@@ -97,6 +97,22 @@ def test_embeddings_convolutions_biases_and_ranks_of_their_own_follow(tmp_path):
     assert_same_logits(resize(source, method="lemon", num_hidden_layers=4, **WIDER), source, vit)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [lora("decoder"), lora("word_embeddings", "decoder"), lora("query", modules_to_save=["decoder"])],
+    ids=["decoder", "both", "whole"],
+)
+def test_a_tied_decoder_is_no_more_tied_where_the_adapter_changes_it(config, tmp_path):
+    model = tiny_model("bert", "BertForMaskedLM")
+    source = adapted(model, config)
+    assert (output(source, model) - output(model, model)).abs().max() > 1e-3
+    grown = resize(model, method="lemon", num_hidden_layers=4, **WIDER)
+    base = copy.deepcopy(grown)
+    made = resize_adapter(source, grown)
+    assert_same_logits(made, source, model)
+    assert_same_logits(reloaded(made, base, tmp_path), source, model)
+
+
 def test_a_scale_that_was_set_by_hand_is_written_to_the_settings(tmp_path):
     model = tiny_model(*VIT)
     source = adapted(model, lora("q_proj", "fc1"))
@@ -196,6 +212,19 @@ def test_a_selection_selects_the_adapter_too(family):
     assert_same_logits(made, wanted, wanted)
     assert_same_logits(resize_adapter(source, resize(model, **sizes)), wanted, wanted)
     assert made.peft_config["default"].r == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [lora(use_dora=True), peft.IA3Config(target_modules=["k_proj", "fc1", "fc2"], feedforward_modules=["fc2"])],
+    ids=["dora", "ia3"],
+)
+def test_a_selection_selects_what_multiplies_too(config):
+    model = tiny_model(*VIT)
+    source = adapted(model, config)
+    sizes = {"method": "weight_selection", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    wanted = resize(merged(source), **sizes)
+    assert_same_logits(resize(source, **sizes), wanted, wanted)
 
 
 def test_images_of_another_size_and_mixed_sizes_are_followed():
