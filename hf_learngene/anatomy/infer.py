@@ -91,8 +91,8 @@ def _cached(
     try:
         # a model that is being loaded may ask for its anatomy under `meta`
         with torch.device("cpu"):
+            admit_no_learngene(config)
             if section_of is None:
-                admit_no_learngene(config)
                 section_of = only_section(config, model_class)
             key = _key(config, model_class, declared, section_of)
             if key not in _CACHE:

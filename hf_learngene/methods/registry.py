@@ -37,7 +37,7 @@ def registered_methods() -> list[str]:
 
     Example:
         >>> registered_methods()[:2]
-        ['auto', 'calibrated']
+        ['auto', 'bert2bert']
     """
     return [AUTO, *sorted(METHODS)]
 

@@ -9,6 +9,7 @@ import torch
 
 from hf_learngene import resize, verify
 from hf_learngene.anatomy import anatomy_of
+from hf_learngene.anatomy.sections import sections_of
 from hf_learngene.errors import DirectionError, InvalidSizeError, LossyGrowthError
 from testing.families import DEPTH_STAYS, WIDTH_STAYS, case_id, exact_deberta, inputs_for, listed, tiny_model
 from testing.numerics import EXACT
@@ -30,7 +31,8 @@ def test_growth_is_exact_or_refused_where_a_plain_pass_does_not_reach(case):
     inputs = inputs_for(model)
     if change is not None:
         inputs = change(model, inputs)
-    anatomy = anatomy_of(model.config, type(model))
+    place = "text_config" if "text_config" in sections_of(model.config, type(model)) else None
+    anatomy = anatomy_of(model.config, type(model), place)
     sizes = [
         {"hidden_size": 40},
         {"hidden_size": 48},
@@ -41,7 +43,8 @@ def test_growth_is_exact_or_refused_where_a_plain_pass_does_not_reach(case):
     grown = 0
     for request in sizes:
         try:
-            result = resize(model, method="lemon", seed=3, **request)
+            asked = request if place is None else {place: request}
+            result = resize(model, method="lemon", seed=3, **asked)
         except (LossyGrowthError, DirectionError, InvalidSizeError):
             continue
         report = verify(model, result, inputs)
@@ -57,7 +60,7 @@ def test_masked_images_are_exact_at_any_width_and_what_is_unseen_is_not_guessed(
     assert verify(model, resize(model, hidden_size=40), masked(model, inputs_for(model))).relative <= EXACT
     model = tiny_model("ultravbert", "UltraVBertForMaskedLM")
     with pytest.raises(LossyGrowthError, match="does not reach .*connector.*24 and 48"):
-        resize(model, hidden_size=40)
+        resize(model, text_config={"hidden_size": 40})
     model = tiny_model("tipsv2_text_model", "Tipsv2TextModel")
     with pytest.raises(LossyGrowthError, match="makes for its own width"):
         resize(model, hidden_size=48)

@@ -61,7 +61,7 @@ def why_not(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Syn
         return SyntheticExamplesError(main, f"{name} reads videos, and only single images are made up")
     try:
         as_pair(part.image_size)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         return SyntheticExamplesError(
             main, f"the config of {name} does not say how large its images are ({first_line(error)})"
         )
