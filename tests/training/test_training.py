@@ -336,7 +336,7 @@ def no_labels():
         (lambda p: trainer_of("mlm", "plain", p, teacher_of("mlm", vocab_size=80)), errors.TeacherError, "vocabulary of 80"),
         (lambda p: trainer_of("vit", "plain", p, alpha=1.5), errors.UnknownOptionError, "alpha lies between 0"),
         (lambda p: trainer_of("vit", "plain", p, temperature=0), errors.UnknownOptionError, "temperature is above 0"),
-        (lambda p: trainer_of("vit", "plain", p, distillation="sof"), errors.UnknownOptionError, "hard, features, embeddings, none"),
+        (lambda p: trainer_of("vit", "plain", p, distillation="sof"), errors.UnknownOptionError, "features, embeddings, none"),
         (lambda p: trainer_of("vit", "plain", p, sandwich_weight=-1), errors.UnknownOptionError, "0 .off. or above"),
         (lambda p: trainer_of("vit", "plain", p, sandwich_weight=1), errors.UnknownOptionError, "this student is one model"),
         (lambda p: trainer_of("vit", "plain", p, cache_teacher=True, hidden_states_weight=1), errors.UnknownOptionError,
