@@ -137,7 +137,7 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = parser_of(__doc__, SHAPES, METHODS, DATA, HERE / "results")
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-5], help="peak learning rates")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-5], help="peak learning rates")
     options = parser.parse_args()
     task = task_of(options.task, options.data)  # made once, before the workers read it
     head = {

@@ -34,7 +34,7 @@ def distill_command(
     input_column: Annotated[str | None, typer.Option(help="Default: by its type.", show_default=False)] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps at most.")] = 300,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="At its peak; a cosine follows.")] = 3e-5,
+    learning_rate: Annotated[float, typer.Option(help="At its peak; a cosine follows.")] = 1e-5,
     processing_class: ProcessingClass = None,
     seed: Annotated[int, typer.Option(help="For every random number.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
