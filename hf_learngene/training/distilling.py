@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import DataCollatorWithPadding, DefaultDataCollator, EarlyStoppingCallback, PreTrainedModel
 from transformers.utils import logging
 
@@ -109,8 +113,8 @@ def distill(
     data = prepared(train_dataset, model, processing_class, input_column)
     fitted, held = _split(data.dataset)
     compared = Examples([_shown(held[i]) for i in range(len(held))], model)
-    with tempfile.TemporaryDirectory(prefix="distill_") as folder:
-        chosen = copy.copy(args) if args is not None else _arguments(folder, kind, training_arguments)
+    chosen = copy.copy(args) if args is not None else _arguments(kind, training_arguments)
+    with _scratch(chosen) if args is None else nullcontext():
         if (
             data.dataset is not train_dataset
         ):  # images that are read as they are asked for have no column of the model's yet
@@ -226,7 +230,22 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in LABELS}
 
 
-def _arguments(folder: str, kind: str, given: Mapping[str, Any]) -> LearngeneTrainingArguments:
+@contextmanager
+def _scratch(args: LearngeneTrainingArguments) -> Iterator[None]:
+    """A folder for the checkpoints of a run, the same one for every process, that goes with it."""
+    first, several = args.process_index == 0, args.world_size > 1
+    folder = tempfile.mkdtemp(prefix="distill_") if first else ""
+    args.output_dir = broadcast_object_list([folder])[0] if several else folder
+    try:
+        yield
+    finally:
+        if several:
+            PartialState().wait_for_everyone()
+        if first:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _arguments(kind: str, given: Mapping[str, Any]) -> LearngeneTrainingArguments:
     known = {f.name for f in dataclasses.fields(LearngeneTrainingArguments)}
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:
@@ -234,7 +253,7 @@ def _arguments(folder: str, kind: str, given: Mapping[str, Any]) -> LearngeneTra
     steps = int(given.get("max_steps", STEPS))
     every = max(1, steps // EVALUATIONS)
     defaults: dict[str, Any] = {
-        "output_dir": folder,
+        "output_dir": "",
         "max_steps": steps,
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 32,

@@ -17,7 +17,7 @@ from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from hf_learngene import AutoLearngene, resize
+from hf_learngene import AutoLearngene, distill, resize
 from testing import ROOT
 from testing.examples import examples_for
 from testing.families import inputs_for, tiny_model
@@ -88,7 +88,18 @@ def fitted(kind: str, family: str, options: dict[str, Any], folder: str) -> None
         learngene.save_pretrained(folder)
 
 
-JOBS = {"fsdp2": fsdp2_step, "fitted": fitted}
+def distilled(batch: int, folder: str) -> None:
+    """A tiny ViT, shrunk and distilled for a few steps, on a share of each batch."""
+    source = tiny_model("vit", "ViTForImageClassification", NO_DROPOUT, torch.float32)
+    small = resize(source, num_hidden_layers=2, method="weight_selection")
+    # AdamW would blow up what is nothing but rounding (a key bias has no gradient)
+    given = {"max_steps": 6, "learning_rate": 1e-3, "adam_epsilon": 1e-4, "use_cpu": True, "disable_tqdm": True}
+    made = distill(small, source, examples_for(source, 64), per_device_train_batch_size=batch, **given)
+    if PartialState().is_main_process:
+        made.save_pretrained(folder)
+
+
+JOBS = {"fsdp2": fsdp2_step, "fitted": fitted, "distilled": distilled}
 
 
 @record  # the launcher then tells which process failed first, and why
