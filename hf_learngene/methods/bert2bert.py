@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import HEADS, KV_HEADS
+from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap, Op, Split, Take
 from hf_learngene.maps.convolutions import TakeGrouped
@@ -125,10 +125,9 @@ class Bert2BERT(Method):
             size = task.heads[0].size
             head = _balanced(old // size, new // size, f"{task.seed}|heads|{layer}")
             return (head[:, None] * size + torch.arange(size)).flatten()
-        if axis == "head_count":
+        if axis == HEAD_COUNT:
             return _balanced(old, new, f"{task.seed}|heads|{layer}")
-        inside = axis == "ffn"
-        return _balanced(old, new, f"{task.seed}|{axis}|{layer if inside else None}")
+        return _balanced(old, new, f"{task.seed}|{axis}|{layer if axis == FFN else None}")
 
 
 def _balanced(old: int, new: int, key: str) -> Tensor:

@@ -135,7 +135,7 @@ def distill(
     model = trainer.student.eval()
     after = agreement(teacher, model, compared, pooling=pooling)
     record = {
-        "teacher": str(getattr(teacher.config, "_name_or_path", "") or type(teacher).__name__),
+        "teacher": provenance.public_name(teacher.config._name_or_path) if teacher.config._name_or_path else None,
         "loss": chosen.distillation,
         "examples": SYNTHETIC if made_up else "given",
         "count": len(fitted),
