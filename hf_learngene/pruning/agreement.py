@@ -15,6 +15,7 @@ from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import together
 from hf_learngene.calibration.processing import processor_for
+from hf_learngene.calibration.synthetic.masked_lm import is_masked_lm
 from hf_learngene.pruning.activations import run
 from hf_learngene.pruning.similarity import cosines_of_pairs, pooled, rank_correlation, unit_length
 
@@ -141,7 +142,7 @@ def _read_the_same(source: PreTrainedModel, target: PreTrainedModel) -> bool:
 
 def _mask_token(model: PreTrainedModel) -> int | None:
     """The id that stands for a token to be filled in; None where the model fills in none, or nobody knows it."""
-    if not type(model).__name__.endswith("ForMaskedLM"):
+    if not is_masked_lm(type(model)):
         return None
     named = getattr(model.config, "mask_token_id", None)
     return named if named is not None else getattr(processor_for(model), "mask_token_id", None)

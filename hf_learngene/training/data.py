@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Image, Value
 from transformers import DataCollatorWithPadding, DefaultDataCollator, PreTrainedModel
 
 from hf_learngene.calibration.reading import LOADERS, read_examples
+from hf_learngene.calibration.synthetic.masked_lm import is_masked_lm
 from hf_learngene.errors import CalibrationError, TrainingDataError, nearest
 from hf_learngene.training.masking import ResumableMasking
 
@@ -93,7 +94,7 @@ def training_data(
         _images(dataset) if sees else _texts(dataset, label_column),
         "images" if sees else "texts",
     )
-    masked = "MaskedLM" in type(model).__name__
+    masked = is_masked_lm(type(model))
     labels = None if masked else _label_column(dataset, label_column)
     if labels is not None:
         dataset = _numbered(dataset, labels, model)

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.processing import processor_for
 from hf_learngene.calibration.synthetic import synthetic_examples
+from hf_learngene.calibration.synthetic.masked_lm import is_masked_lm
 from hf_learngene.errors import TeacherError, TrainingDataError, UnknownOptionError
 from hf_learngene.hub import provenance
 from hf_learngene.pruning.agreement import Agreement, agreement
@@ -189,7 +190,7 @@ def prepared(
                 f"makes {model.main_input_name!r} of them. Give processing_class=, the checkpoint's tokenizer or image processor."
             )
         return training_data(_unlabelled(given), model, processing_class, input_column=input_column)
-    if "MaskedLM" in type(model).__name__:
+    if is_masked_lm(type(model)):
         if processing_class is None:
             raise TrainingDataError(
                 "Masked-LM training masks tokens: give processing_class=, the checkpoint's tokenizer."

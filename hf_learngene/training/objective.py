@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_learngene.calibration.synthetic.masked_lm import is_masked_lm
 from hf_learngene.errors import TeacherError, TrainingDataError, UnknownOptionError
 from hf_learngene.training import losses
 from hf_learngene.training.arguments import LearngeneTrainingArguments
@@ -147,7 +148,7 @@ def check_smoothing(
         UnknownOptionError: the labels are not one class out of several.
     """
     kind = config.problem_type or ("regression" if config.num_labels == 1 else None)
-    if "MaskedLM" in model.__name__:
+    if is_masked_lm(model):
         kind = None
     if list(label_names) == ["labels"] and kind in (None, "single_label_classification"):
         return

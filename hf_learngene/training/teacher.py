@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair
 from hf_learngene.calibration.processing import processor_of
+from hf_learngene.calibration.synthetic.masked_lm import is_masked_lm
 from hf_learngene.errors import TeacherError
 from hf_learngene.hub.files import PROCESSOR_FILES, source_files
 from hf_learngene.hub.load import load_whole
@@ -103,7 +104,7 @@ def check_label_space(student: PreTrainedConfig, teacher: PreTrainedConfig, clas
     Raises:
         TeacherError: other numbers of labels, other names in other places, or other vocabularies.
     """
-    if any("MaskedLM" in name or "PreTraining" in name for name in classes):
+    if any(is_masked_lm(name) or "PreTraining" in name for name in classes):
         if student.vocab_size != teacher.vocab_size:
             raise TeacherError(
                 f"The teacher has a vocabulary of {teacher.vocab_size} tokens, the student one of "

@@ -21,6 +21,16 @@ ENTRIES = 2**25  # of the model's output that are in memory at once
 _MASKED_LM = "ForMaskedLM"
 
 
+def is_masked_lm(model_class: type[PreTrainedModel] | str) -> bool:
+    """Whether a class, or the class of that name, fills in masked tokens.
+
+    Example:
+        >>> is_masked_lm("BertForMaskedLM"), is_masked_lm("BertForQuestionAnswering")
+        (True, False)
+    """
+    return (model_class if isinstance(model_class, str) else model_class.__name__).endswith(_MASKED_LM)
+
+
 def mask_of(model_class: type[PreTrainedModel], processing_class: Any, size: int) -> int | None:
     """Id of the mask token of a model that can write; None where it has no masked-LM head, or it is not told which id that is.
 
@@ -29,7 +39,7 @@ def mask_of(model_class: type[PreTrainedModel], processing_class: Any, size: int
         processing_class: its tokenizer.
         size: number of token ids that the model has.
     """
-    if not model_class.__name__.endswith(_MASKED_LM):
+    if not is_masked_lm(model_class):
         return None
     found = getattr(getattr(processing_class, "tokenizer", processing_class), "mask_token_id", None)
     return found if found is not None and found < size else None
