@@ -22,6 +22,7 @@ from hf_learngene.anatomy.types import HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
 from hf_learngene.maps.convolutions import TakeGrouped
+from hf_learngene.maps.gradients import GradientOps, first_copies, gradient
 from hf_learngene.maps.linear import LinearOp, linear
 from hf_learngene.maps.ops import Blocks, Context
 from hf_learngene.maps.task import ResizeTask, WidthChange
@@ -82,6 +83,10 @@ class Lemon(Method):
 
     def repeats_positions(self) -> bool:
         return True
+
+    def reads_first_copy(self, tensor: TensorInfo, task: ResizeTask) -> bool:
+        norm = task.source.norm_of.get(tensor.template)
+        return self.symmetry == "comp" and (norm is None or norm.name not in task.source.tied_readers)
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         check_growth(source, sizes, self.allow_lossy)
@@ -284,6 +289,27 @@ class _FusedHeads(Op):
 @linear.register
 def _(op: _FusedHeads) -> LinearOp:
     return LinearOp(dataclasses.replace(op, matrix=False), op.blocks.dim)
+
+
+@gradient.register
+def _(op: _FusedHeads) -> GradientOps:
+    q, k, v = op.scales
+    undone = _FusedHeads(op.blocks, op.index, matrix=False, scales=(1 / q, 1 / k, 1 / v))
+    first = dataclasses.replace(undone, index=first_copies(op.index))
+    copies = torch.bincount(op.index[op.index >= 0])[op.index.clamp_min(0)]
+    return GradientOps((undone, _Divide(op.blocks, copies)), (first,), (first,))
+
+
+@dataclass(frozen=True, eq=False)
+class _Divide(Op):
+    """Divides each entry of the target by how many copies there are of what it is a copy of."""
+
+    blocks: Blocks
+    copies: Tensor
+
+    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
+        grown = dataclasses.replace(self.blocks, heads=(self.blocks.heads[1],) * 2)
+        return grown.apply(tensor, lambda part, dim: part.movedim(dim, -1).div(self.copies).movedim(-1, dim))
 
 
 def _label(old: int, new: int) -> str:
