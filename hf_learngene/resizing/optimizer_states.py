@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,57 +122,70 @@ def check_keeps_training(plan: Plan) -> None:
                 "Only growth that keeps the function keeps the optimizer's moments (method='lemon' or 'hyperclone', with "
                 f"larger sizes alone). {AGAIN}"
             )
-        _recipes(step)
+        _followers(step)
 
 
-def _recipes(step: Pass) -> list[GradientRecipe]:
-    """How the gradient of each tensor of a pass is made."""
+class _Follower(NamedTuple):
+    """One target tensor.
+
+    Attributes:
+        recipe: how it is made.
+        gradient: how its gradient is; None in an inserted layer, where nobody asks.
+        inserted: whether it is of such a layer.
+    """
+
+    recipe: TensorRecipe
+    gradient: GradientRecipe | None
+    inserted: bool
+
+
+def _followers(step: Pass) -> list[_Follower]:
+    """How each tensor of a pass is made, and its gradient."""
     found = []
     for recipe in step.recipes:
-        first = step.method.reads_first_copy(step.task.target.tensors[recipe.name], step.task)
-        made = GradientRecipe.of(recipe, first)
-        if made is None:
+        tensor = step.task.target.tensors[recipe.name]
+        inserted = tensor.layer is not None and step.task.of(tensor).layer_map[tensor.layer].inserted
+        gradient = GradientRecipe.of(recipe, step.method.reads_first_copy(tensor, step.task))
+        if gradient is None and not (inserted and recipe.sources):
             raise TrainingStateError(
                 f"The moments of `{recipe.name}` do not follow what is done to it ({recipe.origin}). Widths, depth and "
                 f"longer tables of positions keep a training. {AGAIN}"
             )
-        found.append(made)
+        found.append(_Follower(recipe, gradient, inserted))
     return found
 
 
 def _carried(states: OptimizerStates, step: Pass, reset: str | None) -> OptimizerStates:
     group_of = {name: i for i, names in enumerate(states.names) for name in names}
     names: list[list[str]] = [[] for _ in states.names]
-    made = {}
-    recipes = _recipes(step)
-    heirs = _heirs(recipes, step)
-    for recipe in recipes:
-        target = recipe.recipe.name
-        if recipe.source not in group_of:
-            continue  # frozen
-        names[group_of[recipe.source]].append(target)
-        state = states.states.get(recipe.source)
-        if state is not None and target in heirs and reset != "all":
-            made[target] = _moments(recipe, state, reset)
+    followers = _followers(step)
+    for recipe, _, _ in followers:
+        source = recipe.sources[0][0]
+        if source in group_of:  # others are frozen
+            names[group_of[source]].append(recipe.name)
+    heirs = _heirs(followers) if reset != "all" else {}
+    made = {
+        gradient.recipe.name: _moments(gradient, states.states[source], reset)
+        for source, gradient in heirs.items()
+        if source in states.states
+    }
     return OptimizerStates(made, states.groups, names)
 
 
-def _heirs(recipes: Sequence[GradientRecipe], step: Pass) -> set[str]:
-    """The target tensors that have the gradients of the source's: of copies of a layer, the one that is not inserted.
+def _heirs(followers: Sequence[_Follower]) -> dict[str, GradientRecipe]:
+    """Source tensor -> the target tensor that has its gradient: of copies of a layer, the one that is not inserted.
 
     An inserted layer starts as the identity. Its gradients are zero, or of a kind that the source's do not tell. But where the
     norm before it lost its affine part, the inserted layer's last norm has it, and its gradient.
     """
-    found = defaultdict[str, list[TensorRecipe]](list)
-    for made in recipes:
-        if not made.starts_anew:
-            found[made.source].append(made.recipe)
-
-    def inserted(recipe: TensorRecipe) -> bool:
-        tensor = step.task.target.tensors[recipe.name]
-        return tensor.layer is not None and step.task.of(tensor).layer_map[tensor.layer].inserted
-
-    return {next((r for r in made if not inserted(r)), made[-1]).name for made in found.values()}
+    found: dict[str, _Follower] = {}
+    for follower in followers:
+        if follower.gradient is None or follower.gradient.starts_anew:
+            continue
+        before = found.get(follower.gradient.source)
+        if before is None or before.inserted:
+            found[follower.gradient.source] = follower
+    return {source: follower.gradient for source, follower in found.items() if follower.gradient is not None}
 
 
 @torch.no_grad()
