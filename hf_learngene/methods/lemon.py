@@ -326,23 +326,11 @@ def _(op: _FusedHeads) -> LinearOp:
 
 @gradient.register
 def _(op: _FusedHeads) -> GradientOps:
+    grown = dataclasses.replace(op.blocks, heads=(op.blocks.heads[1],) * 2)
     q, k, v = op.scales
-    undone = _FusedHeads(op.blocks, op.index, matrix=False, scales=(1 / q, 1 / k, 1 / v))
-    first = dataclasses.replace(undone, index=first_copies(op.index))
-    copies = torch.bincount(op.index[op.index >= 0])[op.index.clamp_min(0)]
-    return GradientOps((undone, _Divide(op.blocks, copies)), (first,), (first,))
-
-
-@dataclass(frozen=True, eq=False)
-class _Divide(Op):
-    """Divides each entry of the target by how many copies there are of what it is a copy of."""
-
-    blocks: Blocks
-    copies: Tensor
-
-    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
-        grown = dataclasses.replace(self.blocks, heads=(self.blocks.heads[1],) * 2)
-        return grown.apply(tensor, lambda part, dim: part.movedim(dim, -1).div(self.copies).movedim(-1, dim))
+    scaled = _FusedHeads(grown, torch.arange(len(op.index)), matrix=False, scales=(1 / q, 1 / k, 1 / v))
+    first = Take(op.blocks, first_copies(op.index))
+    return GradientOps((Split(op.blocks, op.index), scaled), (first, scaled), (first,))
 
 
 def _label(old: int, new: int) -> str:
