@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,13 +92,15 @@ class FollowingStates:
     Args:
         states: of the source.
         reset: as in `resize_with_optimizer`.
+        frozen: parameters of the source that are not trained; those made of them are not either.
     """
 
-    def __init__(self, states: OptimizerStates, reset: str | None) -> None:
-        self.states, self.reset = states, reset
+    def __init__(self, states: OptimizerStates, reset: str | None, frozen: Iterable[str] = ()) -> None:
+        self.states, self.reset, self.frozen = states, reset, frozenset(frozen)
 
     def __call__(self, step: Pass, source: PreTrainedModel) -> None:
         self.states = _carried(self.states, step, self.reset)
+        self.frozen = frozenset(r.name for r in step.recipes if r.sources and r.sources[0][0] in self.frozen)
 
 
 def check_reset(reset: str | None) -> None:

@@ -87,8 +87,10 @@ def resize_with_optimizer(
     spec = ResizeSpec.parse(sizes_and_options, method=method, seed=seed)
     plan = make_plan(source.config, type(source), spec)
     check_keeps_training(plan)
-    following = FollowingStates(states, reset)
+    following = FollowingStates(states, reset, (n for n, p in source.named_parameters() if not p.requires_grad))
     grown = carry_out(plan, source, source=source.config._name_or_path or None, follow=following)
+    for name, parameter in grown.named_parameters():
+        parameter.requires_grad_(name not in following.frozen)
     return cast(Model, grown.train(model.training)), _for(grown, inner, following.states)
 
 
@@ -96,9 +98,6 @@ def _for(grown: PreTrainedModel, optimizer: Optimizer, states: OptimizerStates) 
     """An optimizer of the same class and settings, with the states of the grown model."""
     states = states.in_order_of(grown)
     parameters = dict(grown.named_parameters())
-    trained = {name for group in states.names for name in group}
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name in trained)
     made = copy.copy(optimizer)  # as it is pickled: its settings, whatever arguments its class takes
     made.state = defaultdict(dict)
     made.param_groups = [

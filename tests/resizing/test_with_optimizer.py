@@ -198,6 +198,7 @@ def test_frozen_parameters_and_groups_of_ones_own():
     assert [g["lr"] for g in made.param_groups] == [1e-2, 1e-3]
     assert [len(g["params"]) for g in made.param_groups] == [len(head), len(layers)]
     assert not grown.bert.embeddings.word_embeddings.weight.requires_grad
+    assert all(p.requires_grad for p in grown.bert.encoder.parameters())
     weight = grown.bert.encoder.layer[1].attention.self.query.weight
     assert made.state[weight]["max_exp_avg_sq"].shape == (48, 48)
 
