@@ -24,7 +24,6 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hf_learngene.training import get_lemon_schedule, lemon_steps
 from testing.families import load_example
 
 
@@ -286,25 +285,6 @@ def test_resuming_equals_going_on(kind, request, tmp_path):
     script, argv, _ = script_and_arguments(kind, request, tmp_path, "resumed", save_strategy="no")
     script.main([*argv, f"--resume_from_checkpoint={checkpoint}"])
     same_weights(weights(tmp_path / "whole", auto_class), weights(tmp_path / "resumed", auto_class))
-
-
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_one_keyword_is_the_schedule_of_lemon(kind, request, tmp_path):
-    options = {"logging_steps": 1, "warmup_steps": 3, "save_strategy": "no"}
-    script, argv, _ = script_and_arguments(kind, request, tmp_path, "out", **options)
-    with pytest.raises(SystemExit):
-        script.main([*argv, "--steps_from_scratch=30"])  # max_steps is given too
-    at = argv.index("--max_steps")
-    script.main([*argv[:at], *argv[at + 2 :], "--steps_from_scratch=30"])
-    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
-    schedule = get_lemon_schedule(optimizer, num_warmup_steps=3, num_training_steps=30)
-    wanted = []
-    for _ in range(lemon_steps(30)):
-        wanted.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert [row["learning_rate"] for row in history if "loss" in row] == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
