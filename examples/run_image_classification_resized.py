@@ -24,6 +24,7 @@ from transformers import (
     BaseImageProcessor,
     HfArgumentParser,
     PreTrainedModel,
+    SchedulerType,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -31,7 +32,7 @@ from transformers import (
 
 from hf_learngene import AutoModelForImageClassification
 from hf_learngene.metrics import F1, Accuracy
-from hf_learngene.training import CheckpointSafeTrainer
+from hf_learngene.training import CheckpointSafeTrainer, lemon_steps
 
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,9 @@ class ModelArguments:
     intermediate_size: int | None = field(default=None, metadata={"help": "New width of the feed-forward layers."})
     image_size: int | None = field(default=None, metadata={"help": "New image size in pixels."})
     params: str | None = field(default=None, metadata={"help": "A parameter budget such as 20M, instead of sizes."})
+    steps_from_scratch: int | None = field(
+        default=None, metadata={"help": "Train by LEMON's schedule: 130/300 of these steps, instead of --max_steps."}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what the Hub sends."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint."})
     token: str | None = field(default=None, metadata={"help": "Hub token. Left out: the one you logged in with."})
@@ -252,6 +256,14 @@ def compute_metrics(prediction) -> dict[str, float]:
     return {**Accuracy().compute(**answers), **F1().compute(**answers, average="macro")}
 
 
+def use_lemon_schedule(args: TrainingArguments, steps_from_scratch: int) -> None:
+    """Sets LEMON's learning rates: those of training the large model from scratch, whose cosine ends sooner."""
+    if args.max_steps > 0:
+        raise ValueError("--steps_from_scratch says how many steps are trained; leave --max_steps out")
+    args.max_steps = lemon_steps(steps_from_scratch)
+    args.lr_scheduler_type, args.lr_scheduler_kwargs = SchedulerType.COSINE_WITH_MIN_LR, {"min_lr_rate": 0.01}
+
+
 def parse_arguments(argv: list[str] | None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """Reads the command line, or the one JSON file it names."""
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__.split("\n")[0])
@@ -264,6 +276,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[ModelArguments, DataArgumen
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
     # The images are turned into `pixel_values` on the fly, from a column the model has no argument for.
     training_args.remove_unused_columns = False
+    if model_args.steps_from_scratch is not None:
+        use_lemon_schedule(training_args, model_args.steps_from_scratch)
     return model_args, data_args, training_args
 
 

@@ -24,6 +24,7 @@ from transformers import (
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    SchedulerType,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -31,7 +32,7 @@ from transformers import (
 
 from hf_learngene import AutoModelForSequenceClassification
 from hf_learngene.metrics import F1, Accuracy, MatthewsCorrcoef
-from hf_learngene.training import CheckpointSafeTrainer
+from hf_learngene.training import CheckpointSafeTrainer, lemon_steps
 
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ class ModelArguments:
     num_attention_heads: int | None = field(default=None, metadata={"help": "New number of heads."})
     intermediate_size: int | None = field(default=None, metadata={"help": "New width of the feed-forward layers."})
     params: str | None = field(default=None, metadata={"help": "A parameter budget such as 20M, instead of sizes."})
+    steps_from_scratch: int | None = field(
+        default=None, metadata={"help": "Train by LEMON's schedule: 130/300 of these steps, instead of --max_steps."}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what the Hub sends."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint."})
     token: str | None = field(default=None, metadata={"help": "Hub token. Left out: the one you logged in with."})
@@ -226,6 +230,14 @@ def compute_metrics(prediction) -> dict[str, float]:
     }
 
 
+def use_lemon_schedule(args: TrainingArguments, steps_from_scratch: int) -> None:
+    """Sets LEMON's learning rates: those of training the large model from scratch, whose cosine ends sooner."""
+    if args.max_steps > 0:
+        raise ValueError("--steps_from_scratch says how many steps are trained; leave --max_steps out")
+    args.max_steps = lemon_steps(steps_from_scratch)
+    args.lr_scheduler_type, args.lr_scheduler_kwargs = SchedulerType.COSINE_WITH_MIN_LR, {"min_lr_rate": 0.01}
+
+
 def parse_arguments(argv: list[str] | None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """Reads the command line, or the one JSON file it names."""
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__.split("\n")[0])
@@ -236,6 +248,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[ModelArguments, DataArgumen
         model_args, data_args, training_args = parser.parse_args_into_dataclasses(argv)
     if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
+    if model_args.steps_from_scratch is not None:
+        use_lemon_schedule(training_args, model_args.steps_from_scratch)
     return model_args, data_args, training_args
 
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         verify,
     )
     from hf_learngene.resizing.adapted import resize_adapter
-    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments, distill
+    from hf_learngene.resizing.with_optimizer import resize_with_optimizer
+    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments, distill, resize_checkpoint
     from hf_learngene.vocabulary.trim_tokenizer import trim_tokenizer
 
 # Imported on first use, as transformers does it: torch and the modelling code take seconds.
@@ -53,6 +54,8 @@ _HOME = {
     "push_resized": "hub",
     "resize": "resizing",
     "resize_adapter": "resizing.adapted",
+    "resize_checkpoint": "training",
+    "resize_with_optimizer": "resizing.with_optimizer",
     "save_resized": "hub",
     "synthetic_examples": "calibration.synthetic",
     "trim_tokenizer": "vocabulary.trim_tokenizer",
@@ -80,6 +83,8 @@ __all__ = [
     "push_resized",
     "resize",
     "resize_adapter",
+    "resize_checkpoint",
+    "resize_with_optimizer",
     "save_resized",
     "synthetic_examples",
     "trim_tokenizer",

@@ -38,6 +38,10 @@ class AdapterError(LearngeneError):
     """An adapter that cannot follow its base: of another base, of a kind that does not map, or where it would not be exact."""
 
 
+class TrainingStateError(LearngeneError):
+    """The state of a training that cannot go on in a larger model: of another optimiser, sharded, or after another resize."""
+
+
 class CheckpointError(LearngeneError, OSError):
     """A checkpoint that is absent, unreadable, or does not fill the model. An `OSError` too, as in transformers."""
 

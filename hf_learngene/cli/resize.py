@@ -34,6 +34,7 @@ from hf_learngene.cli.arguments import (
     method_with_options,
 )
 from hf_learngene.cli.labels import data_of, labelled
+from hf_learngene.cli.trainer_checkpoint import resize_trainer_checkpoint
 from hf_learngene.errors import CheckpointError, UnknownOptionError, VocabularyError, nearest
 
 
@@ -101,8 +102,7 @@ def plan_command(
 @app.command(
     "resize",
     help=example_help(
-        "Make a model of another size, and save it with tokenizer or image processor. "
-        "A larger one computes what its source computes; a smaller one works before any training.",
+        "Make a model of another size: a larger one computes the same, a smaller one works untrained.",
         "resize google-bert/bert-base-uncased bert-24 --num-hidden-layers 24",
         "resize my-vit vit-quarter --hidden-size 192 --calibration images/",
     ),
@@ -131,6 +131,9 @@ def resize_command(
         bool, typer.Option("--no-calibration-top-up", help="Make none up where they are few.")
     ] = False,
     processing_class: ProcessingClass = None,
+    trainer_checkpoint: Annotated[
+        bool, typer.Option("--trainer-checkpoint", help="Grow a Trainer's checkpoint-N with its optimizer.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
     revision: Revision = None,
     token: Token = None,
@@ -142,6 +145,29 @@ def resize_command(
     from hf_learngene.hub.sentence import check_modules
     from hf_learngene.resizing.spec import ResizeSpec
 
+    if trainer_checkpoint:
+        unfit = (
+            corpus,
+            params,
+            flops,
+            latency,
+            task,
+            num_labels,
+            dtype,
+            calibration_column,
+            processing_class,
+            revision,
+            token,
+        )
+        calibrates = calibration != "auto" or calibration_size != 512 or no_calibration_top_up
+        if any(value is not None for value in unfit) or calibrates:
+            raise UnknownOptionError(
+                "--trainer-checkpoint takes larger sizes, --method, --option, --seed and --overwrite: everything else "
+                "would make another training of it."
+            )
+        sizes = keywords(size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers, vocab_size=vocab_size)
+        resize_trainer_checkpoint(source, output, method, option, seed, overwrite, sizes)
+        return
     data = data_of(calibration)
     check_output(output, overwrite, source, corpus, data)
     chosen = method_with_options(method, option)

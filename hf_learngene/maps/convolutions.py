@@ -20,11 +20,13 @@ class TakeGrouped(Op):
     Attributes:
         index: (target size,) source channel of each target channel; -1 is a new one, which neither reads nor is read.
         groups: number of groups, the same in both.
+        shared: whether copies in one group take shares; as whole copies they are what the gradient is made of.
     """
 
     index: Tensor
     groups: int
     label: str = ""
+    shared: bool = True
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         old, new = len(tensor) // self.groups, len(self.index) // self.groups
@@ -34,7 +36,7 @@ class TakeGrouped(Op):
         read, group = read.repeat_interleave(new, 0), self.index.div(old, rounding_mode="floor")[:, None]
         inside = (read >= 0) & (self.index >= 0)[:, None] & (read.div(old, rounding_mode="floor") == group)
         columns = torch.where(inside, read - group * old, 0)
-        share = torch.where(inside, share, 0.0).to(tensor)
+        share = torch.where(inside, share if self.shared else 1.0, 0.0).to(tensor)
         rest = [1] * (tensor.dim() - 2)
         places = columns.reshape(*columns.shape, *rest).expand(-1, -1, *tensor.shape[2:])
         return tensor[self.index.clamp_min(0)].gather(1, places) * share.reshape(*share.shape, *rest)

@@ -191,6 +191,10 @@ class Method:
         """What is done to the widths of one target tensor, once its source layer was taken and its geometry fitted."""
         return []
 
+    def reads_first_copy(self, tensor: TensorInfo, task: ResizeTask) -> bool:
+        """Whether what reads the copies of a tensor's entries reads the first alone, and not each its share of all."""
+        return False
+
     def repeats_positions(self) -> bool:
         """Whether a longer table over text positions keeps its rows and starts over, instead of being interpolated."""
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap, Op, Split, Take
 from hf_learngene.maps.convolutions import TakeGrouped
-from hf_learngene.maps.ops import Blocks, Context
 from hf_learngene.maps.task import WIDTHS, ResizeTask, WidthChange, changes, shown, source_axes
 from hf_learngene.methods.base import Method, Paper
+from hf_learngene.methods.from_above import FromAbove, name_above
 from hf_learngene.methods.registry import register_method
 from hf_learngene.methods.stack import stacked
 
@@ -104,19 +103,11 @@ class Bert2BERT(Method):
             # the tied decoder sums over the copies of what its norm gives
             steps.append((Split if side == "in" or halved else Take)(blocks, index, label))
         written = [c for c in changed if c.side == "out"]
-        above = self._above(tensor, layer, task)
+        above = name_above(tensor, layer, task)
         if self.expansion == "aki" and written and above and tensor.kind in ("linear", "bias", "conv"):
-            dim, _, _, old, new = written[0]
-            return [_FromAbove(tuple(steps), above, task.blocks(tensor, dim), old, new, steps[0].label)]
+            dim, old = written[0].dim, written[0].old
+            return [FromAbove(tuple(steps), above, task.blocks(tensor, dim), old, steps[0].label)]
         return steps
-
-    @staticmethod
-    def _above(tensor: TensorInfo, layer: int | None, task: ResizeTask) -> str:
-        """The same tensor one layer further up in the source, or '' where there is none of its shape."""
-        name = tensor.template.format(layer + 1) if layer is not None else ""
-        above, own = task.source.tensors.get(name), task.source.tensors.get(tensor.template.format(layer))
-        fits = above is not None and own is not None and above.shape == own.shape and name not in task.missing
-        return name if fits else ""
 
     def _copies(self, change: WidthChange, layer: int | None, task: ResizeTask) -> Tensor:
         """Source entry of each target entry: its own first, then random ones. Heads and units of each layer have their own."""
@@ -136,34 +127,3 @@ def _balanced(old: int, new: int, key: str) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(seed)
     rounds = [torch.randperm(old, generator=generator, device="cpu") for _ in range(-(-new // old) - 1)]
     return torch.cat([torch.arange(old), *rounds])[:new]
-
-
-@dataclass(frozen=True, eq=False)
-class _FromAbove(Op):
-    """Advanced knowledge: new rows are those of the layer above, widened alike.
-
-    Attributes:
-        inner: how either layer's tensor is widened.
-        above: the source tensor of the layer above.
-        blocks: how the dimension that is written is fused.
-        old, new: size of one of its parts.
-    """
-
-    inner: tuple[Op, ...]
-    above: str
-    blocks: Blocks
-    old: int
-    new: int
-    label: str = ""
-
-    def __call__(self, tensor: Tensor, context: Context) -> Tensor:
-        own, other = tensor, context.read(self.above).to(tensor)
-        for op in self.inner:
-            own, other = op(own, context), op(other, context)
-        target = dataclasses.replace(self.blocks, heads=(self.blocks.heads[1], self.blocks.heads[1]))
-
-        def fresh(part: Tensor, dim: int) -> Tensor:
-            places = torch.arange(part.shape[dim], device=part.device) >= self.old
-            return places.reshape([-1 if i == dim else 1 for i in range(part.dim())]).expand(part.shape)
-
-        return torch.where(target.apply(own, fresh), other, own)

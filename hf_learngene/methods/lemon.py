@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import HEAD_DIM, HEADS, HIDDEN, KV_HEADS
+from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
 from hf_learngene.maps.convolutions import TakeGrouped
+from hf_learngene.maps.gradients import GradientOps, first_copies, gradient
 from hf_learngene.maps.linear import LinearOp, linear
 from hf_learngene.maps.ops import Blocks, Context
 from hf_learngene.maps.task import ResizeTask, WidthChange
 from hf_learngene.methods.base import Method, Paper
+from hf_learngene.methods.from_above import FromAbove, name_above
 from hf_learngene.methods.lemon_limits import check_growth, eta_of
 from hf_learngene.methods.registry import register_method
 
@@ -34,6 +36,7 @@ from hf_learngene.methods.registry import register_method
 # up to float32's rounding of what they read, which 1 makes as large as the outputs of a ViT with large activations.
 NOISE = {"proj": 0.3, "equal": 0.0, "comp": 0.1}
 DEPTHS = ("allzero", "cancelzero")
+NEW_UNITS = ("copies", "aki")
 
 
 @register_method
@@ -51,6 +54,9 @@ class Lemon(Method):
             others, which the first makes up for.
         depth (`str`, *optional*, defaults to `"allzero"`): new layers of pre-norm families: `allzero` zeroes what writes
             the residual stream; `cancelzero` keeps it random, with copies whose columns cancel.
+        new_units (`str`, *optional*, defaults to `"copies"`): heads and ffn units that a new layer has beyond the source's:
+            `copies` of its own; `aki`, as the released BERT scripts have it, those of the layer above (bert2BERT's advanced
+            knowledge initialisation), so that they are no copies from the start. Exact either way, since nothing reads them yet.
         allow_lossy (`bool`, *optional*, defaults to `False`): permit widths that cannot be exact. The mean of the
             norm's bias then stands in for a mean that depends on the input.
 
@@ -67,14 +73,26 @@ class Lemon(Method):
 
     symmetry: str = "proj"
     depth: str = "allzero"
+    new_units: str = "copies"
     allow_lossy: bool = False
 
     def __post_init__(self) -> None:
-        for option, allowed in (("symmetry", tuple(NOISE)), ("depth", DEPTHS), ("allow_lossy", (True, False))):
+        choices = {
+            "symmetry": tuple(NOISE),
+            "depth": DEPTHS,
+            "new_units": NEW_UNITS,
+            "allow_lossy": (True, False),
+        }
+        for option, allowed in choices.items():
             if getattr(self, option) not in allowed:
                 raise UnknownOptionError(
                     f"{option} is one of {', '.join(map(str, allowed))}; it was {getattr(self, option)!r}."
                 )
+        if self.new_units == "aki" and self.depth == "cancelzero":
+            raise UnknownOptionError(
+                "depth='cancelzero' cancels a new layer's units against their copies, and new_units='aki' makes no copies. Take "
+                "depth='allzero' with it."
+            )
 
     @property
     def exact(self) -> bool:
@@ -82,6 +100,10 @@ class Lemon(Method):
 
     def repeats_positions(self) -> bool:
         return True
+
+    def reads_first_copy(self, tensor: TensorInfo, task: ResizeTask) -> bool:
+        norm = task.source.norm_of.get(tensor.template)
+        return self.symmetry == "comp" and (norm is None or norm.name not in task.source.tied_readers)
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         check_growth(source, sizes, self.allow_lossy)
@@ -102,7 +124,7 @@ class Lemon(Method):
         return {source.eps_field: config[source.eps_field] * eta**2}
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        return Growth(task, NOISE[self.symmetry], self.symmetry, self.depth).ops(tensor)
+        return Growth(task, NOISE[self.symmetry], self.symmetry, self.depth, self.new_units).ops(tensor)
 
 
 def scales_epsilon(source: Anatomy) -> bool:
@@ -116,8 +138,9 @@ def scales_epsilon(source: Anatomy) -> bool:
 class Growth:
     """The ops of one growth by copies. Made for each tensor: what takes a walk over all of them is cached on the anatomy."""
 
-    def __init__(self, task: ResizeTask, noise: float, symmetry: str, depth: str) -> None:
+    def __init__(self, task: ResizeTask, noise: float, symmetry: str, depth: str, new_units: str = "copies") -> None:
         self.symmetry, self.depth, self.task, self.source = symmetry, depth, task, task.source
+        self.new_units = new_units
         self.noise = task.std * noise
         old, new = task.axis_sizes[HIDDEN]
         self.eta = eta_of(old, new)
@@ -133,6 +156,8 @@ class Growth:
             steps.append(TakeGrouped(self.index(axis, old, new), tensor.groups, _label(old, new)))
         else:
             steps += [self.widen(tensor, change, inserted) for change in changes]
+            if inserted and self.new_units == "aki":
+                steps = self.from_above(tensor, changes, steps)
         steps += self.rescale(tensor)
         if tensor.layer is not None:
             steps += self.deepen(tensor, inserted)
@@ -164,6 +189,19 @@ class Growth:
                 )
             return Take(blocks, index, label, entries, self.task.std)
         return Take(blocks, index, label)
+
+    def from_above(self, tensor: TensorInfo, changes: list[WidthChange], steps: list[Op]) -> list[Op]:
+        """The same with new heads and ffn units taken from the layer above, where there is one."""
+        rows = [c for c in changes if c.side == "out" and c.axis in (HEADS, KV_HEADS, FFN)]
+        above = name_above(tensor, self.source_layer(tensor), self.task)
+        if not rows or not above:
+            return steps
+        dim, axis, _, old, _ = rows[0]
+        (_, size), (_, new_size) = self.task.heads
+        own = old if axis == FFN else old // size * new_size
+        return [
+            FromAbove(tuple(steps), above, self.task.blocks(tensor, dim), own, f"{steps[0].label}, new from above")
+        ]
 
     def split(self, blocks: Blocks, index: Tensor, label: str) -> Split:
         """How columns are split over copies."""
@@ -284,6 +322,15 @@ class _FusedHeads(Op):
 @linear.register
 def _(op: _FusedHeads) -> LinearOp:
     return LinearOp(dataclasses.replace(op, matrix=False), op.blocks.dim)
+
+
+@gradient.register
+def _(op: _FusedHeads) -> GradientOps:
+    grown = dataclasses.replace(op.blocks, heads=(op.blocks.heads[1],) * 2)
+    q, k, v = op.scales
+    scaled = _FusedHeads(grown, torch.arange(len(op.index)), matrix=False, scales=(1 / q, 1 / k, 1 / v))
+    first = Take(op.blocks, first_copies(op.index))
+    return GradientOps((Split(op.blocks, op.index), scaled), (first, scaled), (first,))
 
 
 def _label(old: int, new: int) -> str:

@@ -50,7 +50,7 @@ OPS = [
     (_FusedHeads(FUSED, INDEX, scales=(2.0, 1.0, 1.0)), (12, 6)),
 ]
 # They read other tensors than the one that they are given, act on two dimensions at once, or standardise.
-WITHOUT = {"TakeGrouped", "Lengthen", "Beside", "_FromAbove", "_Standardise", "_Restore"}
+WITHOUT = {"TakeGrouped", "Lengthen", "Beside", "FromAbove", "_Standardise", "_Restore"}
 
 
 def random(*shape, seed=0):
