@@ -173,6 +173,7 @@ def resize_command(
         loads=True,
     )
     made = _plan(source, spec, task)
+    _check_learns_nothing(made, source)
     check_modules(source, hub_keywords(given), made.model_class, made.source_config, made.target_config)
     if data is not None and any(step.method.needs_labels for step in made.passes):
         spec = labelled(spec, made, data, source, given)
@@ -197,6 +198,18 @@ def resize_command(
             model, output, source=source, processing_class=tokenizer, loading=loading, card=card, overwrite=overwrite
         )
     typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
+
+
+def _check_learns_nothing(made: Plan, source: str) -> None:
+    """Refuses what is trained on data: a training has more settings than fit here."""
+    learner = next((step.method.name for step in made.passes if step.method.learns), None)
+    if learner is not None:
+        sizes = ", ".join(f"{name}={value}" for name, value in made.sizes.items())
+        raise UnknownOptionError(
+            f"--method {learner} is trained on data, which is done in Python: "
+            f"{made.model_class.__name__}.from_pretrained({source!r}), then resize(model, method={learner!r}, train_dataset=..., "
+            f"{sizes}). --method lemon grows without data."
+        )
 
 
 def _plan(source: str, spec: ResizeSpec, task: str | None) -> Plan:
