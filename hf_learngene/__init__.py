@@ -30,8 +30,9 @@ if TYPE_CHECKING:
         verify,
     )
     from hf_learngene.resizing.adapted import resize_adapter
+    from hf_learngene.resizing.trainer_checkpoint import resize_trainer_checkpoint
     from hf_learngene.resizing.with_optimizer import resize_with_optimizer
-    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments, distill, resize_checkpoint
+    from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments, distill
     from hf_learngene.vocabulary.trim_tokenizer import trim_tokenizer
 
 # Imported on first use, as transformers does it: torch and the modelling code take seconds.
@@ -54,7 +55,7 @@ _HOME = {
     "push_resized": "hub",
     "resize": "resizing",
     "resize_adapter": "resizing.adapted",
-    "resize_checkpoint": "training",
+    "resize_trainer_checkpoint": "resizing.trainer_checkpoint",
     "resize_with_optimizer": "resizing.with_optimizer",
     "save_resized": "hub",
     "synthetic_examples": "calibration.synthetic",
@@ -83,7 +84,7 @@ __all__ = [
     "push_resized",
     "resize",
     "resize_adapter",
-    "resize_checkpoint",
+    "resize_trainer_checkpoint",
     "resize_with_optimizer",
     "save_resized",
     "synthetic_examples",

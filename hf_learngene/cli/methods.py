@@ -67,6 +67,7 @@ def _methods_table(methods: dict[str, type[Method]]) -> Table:
     for name in sorted(methods):
         method = methods[name]
         data = "labelled" if method.needs_labels else "unlabelled" if method.needs_examples else ""
+        data = "to train on" if method.learns else data
         ways = ("yes" if method.shrinks else "", "yes" if method.grows else "")
         table.add_row(name, *ways, data, method.summary, method.paper.arxiv if method.paper else "")
     return table

@@ -34,7 +34,7 @@ from hf_learngene.cli.arguments import (
     method_with_options,
 )
 from hf_learngene.cli.labels import data_of, labelled
-from hf_learngene.cli.trainer_checkpoint import resize_trainer_checkpoint
+from hf_learngene.cli.trainer_checkpoint import grow_trainer_checkpoint
 from hf_learngene.errors import CheckpointError, UnknownOptionError, VocabularyError, nearest
 
 
@@ -166,7 +166,7 @@ def resize_command(
                 "would make another training of it."
             )
         sizes = keywords(size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers, vocab_size=vocab_size)
-        resize_trainer_checkpoint(source, output, method, option, seed, overwrite, sizes)
+        grow_trainer_checkpoint(source, output, method, option, seed, overwrite, sizes)
         return
     data = data_of(calibration)
     check_output(output, overwrite, source, corpus, data)
@@ -199,6 +199,7 @@ def resize_command(
         loads=True,
     )
     made = _plan(source, spec, task)
+    _check_learns_nothing(made, source)
     check_modules(source, hub_keywords(given), made.model_class, made.source_config, made.target_config)
     if data is not None and any(step.method.needs_labels for step in made.passes):
         spec = labelled(spec, made, data, source, given)
@@ -223,6 +224,18 @@ def resize_command(
             model, output, source=source, processing_class=tokenizer, loading=loading, card=card, overwrite=overwrite
         )
     typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
+
+
+def _check_learns_nothing(made: Plan, source: str) -> None:
+    """Refuses what is trained on data: a training has more settings than fit here."""
+    learner = next((step.method.name for step in made.passes if step.method.learns), None)
+    if learner is not None:
+        sizes = ", ".join(f"{name}={value}" for name, value in made.sizes.items())
+        raise UnknownOptionError(
+            f"--method {learner} is trained on data, which is done in Python: "
+            f"{made.model_class.__name__}.from_pretrained({source!r}), then resize(model, method={learner!r}, train_dataset=..., "
+            f"{sizes}). --method lemon grows without data."
+        )
 
 
 def _plan(source: str, spec: ResizeSpec, task: str | None) -> Plan:

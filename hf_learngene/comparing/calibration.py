@@ -62,6 +62,8 @@ class Calibration:
 
     def keywords(self, start: Start, task: Task, seed: int) -> dict[str, Any]:
         """Keywords of `resize`. Nothing given: drawn by the seed, and for `auto` as the one-liner does it."""
+        if start.method is not None and start.method.learns:
+            return {"train_dataset": task.train_dataset, "processing_class": task.processing_class}
         if not start.needs_examples and start.method is not None:
             return {}
         found = {"processing_class": task.processing_class, "calibration_size": self.size}

@@ -15,7 +15,7 @@ from hf_learngene.methods.registry import AUTO, method_name
 # Keywords of `resize` that a comparison sets itself.
 RESERVED = (
     "model", "model_class", "source", "method", "seed", "calibration", "calibration_column", "calibration_size",
-    "calibration_top_up", "processing_class",
+    "calibration_top_up", "processing_class", "train_dataset", "training",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hf_learngene.anatomy.sections import sections_of
 from hf_learngene.anatomy.stages import OF_STAGES, stage_fields
 from hf_learngene.hub import card_parts as parts
 from hf_learngene.hub import provenance
-from hf_learngene.hub.card_calibration import calibrated_on, distilled_on
+from hf_learngene.hub.card_calibration import calibrated_on, distilled_on, learned_on
 from hf_learngene.hub.card_parts import Result
 from hf_learngene.hub.files import input_files, source_files
 from hf_learngene.hub.load import native_class
@@ -89,7 +89,7 @@ def model_card(
         f"# {plain(title)}",
         _summary(record, cls, base, on_hub, trained),
         TRAINED if trained else readiness(record, new_parts(record, cls, plan)),
-        "" if trained else " ".join(filter(None, (calibrated_on(record), distilled_on(record)))),
+        "" if trained else " ".join(filter(None, (learned_on(record), calibrated_on(record), distilled_on(record)))),
         _use_sentences(name) if sentences else _use(config, cls, bool(beside.keys() - {MODULES}), name),
         parts.results_table(results),
         "## Sizes\n\n" + _sizes(config, cls, plan, parameters),

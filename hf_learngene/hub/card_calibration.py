@@ -62,6 +62,26 @@ def distilled_on(record: Mapping[str, Any]) -> str:
     return f"{said} It {plain(found)}." if found is not None else said
 
 
+def learned_on(record: Mapping[str, Any]) -> str:
+    """A plain sentence on `record["training"]`, as far as it tells; nothing for a model whose growth was not learned.
+
+    Example:
+        >>> told = {"count": 2000, "steps": 100, "learning_rate": 1e-3, "data": "5feceb66ffc8"}
+        >>> learned_on({"training": told})
+        'How it grew was learned in 100 steps at a peak rate of 0.001 on 2,000 examples (data 5feceb66ffc8).'
+    """
+    told = record.get("training")
+    if not isinstance(told, Mapping):
+        return ""
+    steps, count, rate = _number(told.get("steps")), _number(told.get("count")), told.get("learning_rate")
+    if steps is None or count is None:
+        return ""
+    at = f" at a peak rate of {rate:g}" if isinstance(rate, (int, float)) and not isinstance(rate, bool) else ""
+    data = told.get("data")
+    known = f" (data {data[:12]})" if isinstance(data, str) and data.isalnum() else ""
+    return f"How it grew was learned in {steps:,} steps{at} on {count:,} examples{known}."
+
+
 def _agreement(told: Any) -> Agreement | None:
     if not isinstance(told, Mapping):
         return None
@@ -75,4 +95,4 @@ def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-__all__ = ["calibrated_on", "distilled_on"]
+__all__ = ["calibrated_on", "distilled_on", "learned_on"]

@@ -7,7 +7,10 @@ from hf_learngene.methods.front import Front
 from hf_learngene.methods.hyperclone import HyperClone
 from hf_learngene.methods.l2 import L2
 from hf_learngene.methods.layers import Layers
+from hf_learngene.methods.learned import LearnedGrowth
 from hf_learngene.methods.lemon import Lemon
+from hf_learngene.methods.ligo import Ligo
+from hf_learngene.methods.mango import Mango
 from hf_learngene.methods.minitron import Minitron
 from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.methods.random import Random
@@ -28,7 +31,10 @@ __all__ = [
     "Front",
     "HyperClone",
     "Layers",
+    "LearnedGrowth",
     "Lemon",
+    "Ligo",
+    "Mango",
     "Method",
     "Minitron",
     "Paper",

@@ -52,6 +52,7 @@ class Method:
         selects: whether weights or examples decide what is kept (`select`).
         keeps_buffers: whether saved buffers come from the source too.
         needs_examples: whether it needs `calibration=`, and `needs_labels`: with labels.
+        learns: whether its recipes make but the start of a map that is trained on `train_dataset=` (a `LearnedGrowth`).
     """
 
     name: ClassVar[str] = ""
@@ -64,6 +65,7 @@ class Method:
     selects: ClassVar[bool] = False
     needs_examples: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
 
     @classmethod
     def refits_with(cls, options: Mapping[str, Any]) -> bool:
@@ -79,6 +81,11 @@ class Method:
     def exact(self) -> bool:
         """Whether, under its own options, what it makes has the source's function."""
         return self.lossless
+
+    @property
+    def proved(self) -> bool:
+        """Whether its recipes are to keep the function where they grow, so that a plan proves them."""
+        return self.lossless or self.learns
 
     @classmethod
     def option_names(cls) -> list[str]:

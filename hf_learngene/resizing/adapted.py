@@ -58,12 +58,14 @@ def resize_adapted(model: peft.PeftModel, spec: ResizeSpec) -> peft.PeftModel:
     check_source(base)
     provenance.check(base.config)
     plan = make_plan(base.config, type(base), spec)
-    fitted = [step.method.name for step in plan.passes if step.method.refits]
+    fitted = [step.method for step in plan.passes if step.method.refits or step.method.learns]
     if fitted:
+        other = "grow by method='lemon', which learns nothing"
+        if not fitted[0].learns:
+            other = "shrink by what keeps weights as they are: method='weight_selection'"
         raise AdapterError(
-            f"method={fitted[0]!r} fits every matrix anew to what the base computes, and an adapter has no part in that. Merge "
-            "it, then resize: peft_model.merge_and_unload(). Or shrink by what keeps weights as they are: "
-            "method='weight_selection'."
+            f"method={fitted[0].name!r} fits every matrix anew to what the base computes, and an adapter has no part in that. "
+            f"Merge it, then resize: peft_model.merge_and_unload(). Or {other}."
         )
     following = _Following(adapter)
     made = carry_out(plan, base, source=base.config._name_or_path or None, follow=following)
@@ -197,7 +199,7 @@ def _plan_again(record: Mapping[str, Any], source: PreTrainedModel, missing: fro
     passes = [(one["method"], dict(one["options"])) for one in record["passes"]]
     for name, options in passes:
         known = METHODS.get(name)
-        if known is None or known.needs_examples or known.refits_with(options):
+        if known is None or known.needs_examples or known.learns or known.refits_with(options):
             raise AdapterError(
                 f"The base was resized by {name!r}, whose choices are not in its record. {TOGETHER}, where no weight is "
                 "refitted; or merge the adapter, then resize: peft_model.merge_and_unload()."

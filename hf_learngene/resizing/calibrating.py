@@ -23,6 +23,7 @@ from hf_learngene.hub.sentence import read_modules
 from hf_learngene.pruning.agreement import Agreement, agreement
 from hf_learngene.pruning.estimate import seconds_needed
 from hf_learngene.resizing.execute import execute, spend_budget
+from hf_learngene.resizing.learning import check_trainable
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.route import missing_examples
@@ -60,6 +61,10 @@ def carry_out(
     Raises:
         LearngeneError: what `execute` refuses, or examples that do not fit.
     """
+    check_trainable(plan)
+    if any(step.method.learns for step in plan.passes):
+        reads = resolved_processor(plan.spec.processing_class, model, source if loading is not None else None, loading)
+        plan = dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, processing_class=reads))
     with examples_for(plan, model, source if loading is not None else None, loading) as examples:
         fitted: Batches | None = examples
         held: Batches | None = None

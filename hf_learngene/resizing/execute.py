@@ -18,6 +18,7 @@ from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.errors import RefitError, UnsupportedSourceError
 from hf_learngene.pruning.refit import Fitted
 from hf_learngene.resizing.build_model import build_model
+from hf_learngene.resizing.learning import learned
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.table import fit_table
@@ -62,7 +63,7 @@ def execute(
     """
     _check_fits(plan, model)
     disable_progress = not is_progress_bar_enabled()
-    current, fits = _precise(plan, model), list[Fitted]()
+    current, fits, trained = _precise(plan, model), list[Fitted](), dict[str, Any]()
     for number, step in enumerate(plan.passes):
         selection = step.method.select(step.task, current, examples, disable_progress)
         if selection is not None:
@@ -72,12 +73,14 @@ def execute(
             step.config.learngene = plan.record(source, commit)
         if follow is not None:
             follow(step, current)
-        # what is refitted is compared with its source, and must not be it
-        transfer = Transfer(current, step, share=(own or number > 0) and not step.method.refits)
+        # what is refitted or trained is compared with its source, and must not be it
+        transfer = Transfer(current, step, share=(own or number > 0) and not _writes(step))
         made = build_model(
             step.model_class, step.config, transfer.weights(), current, anatomy=step.task.target, seed=plan.seed
         )
         transfer.carry_buffers(made)
+        if step.method.learns:
+            trained = learned(step, plan.spec, current, made)
         fits += step.method.refine(step.task, current, made, examples, disable_progress)
         if seen is not None and step.method.refits:
             seen(current, made)
@@ -86,6 +89,8 @@ def execute(
         current = cast(PreTrainedModel, nn.Module.to(current, dtype=model.dtype))
         current.config.dtype = model.dtype
         _check_range(current)
+    if trained:
+        current.config.learngene = {**current.config.learngene, "training": trained}
     _report(plan, fits, tell)
     return current
 
@@ -171,9 +176,14 @@ def check_source(model: nn.Module) -> PreTrainedModel:
     return model
 
 
+def _writes(step: Pass) -> bool:
+    """Whether a pass writes into the model that it made, once that is there."""
+    return step.method.refits or step.method.learns
+
+
 def _precise(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
-    """The model in float32 where it is to be refitted: half precision loses what the examples say."""
-    if model.dtype not in (torch.bfloat16, torch.float16) or not any(step.method.refits for step in plan.passes):
+    """The model in float32 where it is to be refitted or trained: half precision loses what the examples say."""
+    if model.dtype not in (torch.bfloat16, torch.float16) or not any(map(_writes, plan.passes)):
         return model
     return copy.deepcopy(model).float()
 

@@ -17,6 +17,7 @@ from hf_learngene.hub.sentence import holds_width
 from hf_learngene.hub.tasks import class_of_checkpoint
 from hf_learngene.resizing.calibrating import carry_out
 from hf_learngene.resizing.execute import check_source
+from hf_learngene.resizing.learning import check_trainable
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.spec import ResizeSpec
 from hf_learngene.state import seeded
@@ -82,6 +83,7 @@ def load_resized(
     `tell` is given the table of what each step of a refit left; the other arguments are those of `plan_checkpoint`.
     """
     plan, loading = plan_checkpoint(source, spec, model_class, choose_class)
+    check_trainable(plan)
     with seeded(spec.seed):  # what the checkpoint lacks is drawn when it is loaded
         model, missing = load_source(source, plan.model_class, plan.source_config, plan.source, loading)
     check_source(model)

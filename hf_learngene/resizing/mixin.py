@@ -40,6 +40,8 @@ class ResizableMixin:
         calibration_top_up: bool = True,
         kept_tokens: Any = None,
         pad_to_multiple_of: int | None = None,
+        train_dataset: Any = None,
+        training: Any = None,
         **kwargs: Any,
     ) -> Self:
         """Loads a checkpoint and gives it another size.
@@ -60,6 +62,8 @@ class ResizableMixin:
             calibration_top_up (`bool`, *optional*, defaults to `True`): whether made-up examples follow too few; see `resize`.
             kept_tokens (*optional*): ids of the tokens that stay, as `trim_tokenizer` gives them; see `resize`.
             pad_to_multiple_of (`int`, *optional*): with `kept_tokens`: rows are added up to a multiple of it.
+            train_dataset (*optional*): what the methods that learn are trained on; see `resize`.
+            training (*optional*): how; see `resize`.
             **kwargs: sizes by the config's field names (`hidden_size=384`), options of the method, and any keyword of
                 `from_pretrained` (`revision`, `token`, `dtype`, `cache_dir`, `num_labels`, `id2label`, ...).
 
@@ -85,6 +89,8 @@ class ResizableMixin:
                 calibration_top_up=calibration_top_up,
                 kept_tokens=kept_tokens,
                 pad_to_multiple_of=pad_to_multiple_of,
+                train_dataset=train_dataset,
+                training=training,
                 loads=True,
             ),
             *cls._resized_class(),

@@ -138,7 +138,7 @@ def make_pass(
     except Exception as error:  # the family's own checks, such as a table that ends before its padding index
         change = describe(sizes, {**source.sizes, **raw_sizes(config, source, sizes)})
         raise InvalidSizeError(f"`{source.model_type}` cannot be built with {change}: {error}") from error
-    if not (method.lossless and method.exact):  # such a growth is proved
+    if not (method.proved and method.exact):  # such a growth is proved
         check_counted_together(source, target)
     patches = None
     if source.grid is not None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -19,6 +19,7 @@ from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.spend import metered, spent
 from hf_learngene.hub import provenance
 from hf_learngene.maps.task import ResizeTask
+from hf_learngene.methods import LearnedGrowth
 from hf_learngene.resizing.by_section import by_section, check_several
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
@@ -156,6 +157,7 @@ class Plan:
         lines = [
             f"{self.model_class.__name__}, method {self.method}: {self.changes}",
             *(["calibrated on made-up examples"] if self.examples == SYNTHETIC else []),
+            *(_learned(step) for step in self.passes if isinstance(step.method, LearnedGrowth)),
             f"parameters {self.source_parameters:,} → {self.num_parameters:,} ({share:.1%})",
             *(f"{self._named('', step)[:-1]} {line}".lstrip() for step in self.passes if (line := _layers(step))),
         ]
@@ -169,6 +171,12 @@ def _options(step: Pass) -> dict[str, Any]:
     """The options of a pass's method, and the layers that it chose by weights or examples."""
     selection = step.task.selection
     return step.method.options() | ({} if selection is None else {"layers": list(selection.layers)})
+
+
+def _learned(step: Pass) -> str:
+    """What is trained, in a line; the table shows what it starts as."""
+    count = cast(LearnedGrowth, step.method).operator_parameters(step.task)
+    return f"learned on train_dataset=: {count:,} parameters of maps, which start as"
 
 
 def _layers(step: Pass) -> str:
@@ -226,6 +234,8 @@ def make_plan(
     passes = tuple(step for part in made for step in part.passes)
     for step in passes:
         prove(step)
+        if isinstance(step.method, LearnedGrowth):
+            step.method.check_operator(step.task)
     used = origin if any(step.method.needs_examples for step in passes) or origin == GIVEN else None
     asked = {_named(n, part.section, several): v for part in made for n, v in part.asked.items()}
     meter, waits = made[0].meter, made[0].waits

@@ -13,7 +13,7 @@ from hf_learngene.calibration.processing import HUB_KEYWORDS
 from hf_learngene.calibration.record import GIVEN, SYNTHETIC
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.methods import Method
-from hf_learngene.methods.registry import make_method, option_owners, options_of
+from hf_learngene.methods.registry import METHODS, make_method, option_owners, options_of
 from hf_learngene.resizing.by_section import flat
 
 
@@ -63,6 +63,7 @@ class ResizeSpec:
         calibration_size: how many are looked at.
         calibration_top_up: whether made-up examples follow where the given ones are too few.
         kept_tokens: ids of the tokens that are kept, and `pad_to_multiple_of`: what their number is rounded up to.
+        train_dataset: what a method that learns is trained on, and `training`: how.
         loading: keywords of `from_pretrained`.
         labels: fields of the target's task (`id2label`, ...).
     """
@@ -78,6 +79,8 @@ class ResizeSpec:
     calibration_top_up: bool = True
     kept_tokens: Any = None
     pad_to_multiple_of: int | None = None
+    train_dataset: Any = None
+    training: Any = None
     loading: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,6 +101,8 @@ class ResizeSpec:
         calibration_top_up: bool = True,
         kept_tokens: Any = None,
         pad_to_multiple_of: int | None = None,
+        train_dataset: Any = None,
+        training: Any = None,
         loads: bool = False,
     ) -> Self:
         """The spec of a call.
@@ -117,6 +122,8 @@ class ResizeSpec:
             calibration_top_up: whether made-up examples follow where the given ones are too few.
             kept_tokens: ids of the tokens that are kept.
             pad_to_multiple_of: what their number is rounded up to.
+            train_dataset: what a method that learns is trained on.
+            training: how: `LearngeneTrainingArguments`, or a dict of its fields that differ from the defaults.
             loads: whether a checkpoint is loaded.
 
         Raises:
@@ -143,6 +150,7 @@ class ResizeSpec:
         options = {name: value for name, value in given.items() if name in own}
         sizes = flat({name: value for name, value in given.items() if name not in own})
         chosen = make_method(method, options)
+        _check_learns(chosen, train_dataset=train_dataset, training=training)
         for name in sizes:
             owners = option_owners(name)
             if owners and name not in _all_sizes():
@@ -162,6 +170,8 @@ class ResizeSpec:
             calibration_top_up,
             kept_tokens,
             pad_to_multiple_of,
+            train_dataset,
+            training,
             loading,
             labels,
         )
@@ -181,6 +191,17 @@ class ResizeSpec:
     def with_sizes(self, sizes: Mapping[str, Any], **changes: Any) -> Self:
         """The same spec with other sizes, and no budget."""
         return dataclasses.replace(self, sizes=sizes, budget=None, **changes)
+
+
+def _check_learns(method: Method | None, **given: Any) -> None:
+    """Refuses what only a training reads, with a method that learns nothing."""
+    name = next((name for name, value in given.items() if value is not None), None)
+    if name is not None and not (method is not None and method.learns):
+        learners = ", ".join(known for known, one in METHODS.items() if one.learns)
+        raise UnknownOptionError(
+            f"{method.name if method is not None else AUTO!r} learns nothing, so {name}= would do nothing; {learners} do. Leave "
+            "one of the two out."
+        )
 
 
 def _all_sizes() -> set[str]:

@@ -41,6 +41,8 @@ def resize(
     calibration_top_up: bool = True,
     kept_tokens: Any = None,
     pad_to_multiple_of: int | None = None,
+    train_dataset: Any = None,
+    training: Any = None,
     **sizes_and_options: Any,
 ) -> Model:
     """A model of another size, started from `model`. The source is left as it is.
@@ -71,6 +73,10 @@ def resize(
         kept_tokens (*optional*): ids of the tokens that stay, ascending, as `trim_tokenizer` gives them. Their rows of the
             embeddings and of the decoder are the new vocabulary, and the config's token ids follow. It implies `vocab_size`.
         pad_to_multiple_of (`int`, *optional*): with `kept_tokens`: rows are added up to a multiple of it.
+        train_dataset (*optional*): what the methods that learn (`ligo`, `mango`) are trained on: the model's own columns, or
+            images or texts, with labels unless it masks tokens; a data set, a path, or an id on the Hub.
+        training (*optional*): how: `LearngeneTrainingArguments`, or a dict of its fields that differ from the defaults, 100 steps
+            of 32 examples at a peak rate of 1e-3. With an `output_dir` it may save, and `resume_from_checkpoint` goes on.
         **sizes_and_options: sizes by the config's own field names (`hidden_size=384`, `num_hidden_layers=6`, ...), and
             options of the method (`element_selection="consecutive"`).
 
@@ -103,6 +109,8 @@ def resize(
         calibration_top_up=calibration_top_up,
         kept_tokens=kept_tokens,
         pad_to_multiple_of=pad_to_multiple_of,
+        train_dataset=train_dataset,
+        training=training,
     )
     peft = sys.modules.get("peft")
     if peft is not None and isinstance(model, peft.PeftModel):

@@ -6,7 +6,6 @@ from hf_learngene.training.distilling import distill
 from hf_learngene.training.schedule import get_lemon_schedule, lemon_steps
 from hf_learngene.training.teacher import Teacher
 from hf_learngene.training.trainer import LearngeneTrainer
-from hf_learngene.training.trainer_checkpoint import resize_checkpoint
 
 
 __all__ = [
@@ -17,5 +16,4 @@ __all__ = [
     "distill",
     "get_lemon_schedule",
     "lemon_steps",
-    "resize_checkpoint",
 ]

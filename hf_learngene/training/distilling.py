@@ -5,15 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import DataCollatorWithPadding, DefaultDataCollator, EarlyStoppingCallback, PreTrainedModel
 from transformers.utils import logging
 
@@ -27,6 +23,7 @@ from hf_learngene.pruning.agreement import Agreement, agreement
 from hf_learngene.training.arguments import LearngeneTrainingArguments
 from hf_learngene.training.data import LABEL_NAMES, TrainingData, read_data, training_data
 from hf_learngene.training.masking import ResumableMasking
+from hf_learngene.training.scratch import scratch_folder
 from hf_learngene.training.teacher import LABELS
 from hf_learngene.training.trainer import LearngeneTrainer
 
@@ -115,7 +112,7 @@ def distill(
     fitted, held = _split(data.dataset)
     compared = Examples([_shown(held[i]) for i in range(len(held))], model)
     chosen = copy.copy(args) if args is not None else _arguments(kind, training_arguments)
-    with _scratch(chosen) if args is None else nullcontext():
+    with scratch_folder(chosen) if args is None else nullcontext():
         if (
             data.dataset is not train_dataset
         ):  # images that are read as they are asked for have no column of the model's yet
@@ -229,21 +226,6 @@ def _split(dataset: Any) -> tuple[Any, Any]:
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in LABELS}
-
-
-@contextmanager
-def _scratch(args: LearngeneTrainingArguments) -> Iterator[None]:
-    """A folder for the checkpoints of a run, the same one for every process, that goes with it."""
-    first, several = args.process_index == 0, args.world_size > 1
-    folder = tempfile.mkdtemp(prefix="distill_") if first else ""
-    args.output_dir = broadcast_object_list([folder])[0] if several else folder
-    try:
-        yield
-    finally:
-        if several:
-            PartialState().wait_for_everyone()
-        if first:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _arguments(kind: str, given: Mapping[str, Any]) -> LearngeneTrainingArguments:

@@ -29,10 +29,19 @@ PROJECTIONS = "projections.safetensors"
 
 
 @runtime_checkable
-class Elastic(Protocol):
-    """A student that is many models at once: a learngene."""
+class Made(Protocol):
+    """A student whose weights are made for each pass, of parameters of its own: a learngene, a learned growth."""
 
     base_class: type[PreTrainedModel]
+
+    def target(self) -> Any: ...
+
+    def skeleton(self, target: Any) -> PreTrainedModel: ...
+
+
+@runtime_checkable
+class Elastic(Made, Protocol):
+    """A student that is many models at once: a learngene."""
 
     def sample_target(
         self, generator: torch.Generator, depths: tuple[int | None, int | None], widths: list[int] | None
@@ -109,7 +118,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             raise UnsupportedSourceError(
                 f"The student is a transformers model; it was a {type(self.student).__name__}."
             )
-        self.student_class = self.student.base_class if isinstance(self.student, Elastic) else type(self.student)
+        self.student_class = self.student.base_class if isinstance(self.student, Made) else type(self.student)
         self.student_config = getattr(self.student, "base", self.student.config)
         self.student_columns = _columns(self.student, self.student_class)
         # every loss here is divided by the items of the whole accumulated batch
@@ -250,7 +259,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             yield
             return
         mine, theirs = self.attended
-        runs = self.student.skeleton(self.student.target()) if isinstance(self.student, Elastic) else self.student  # type: ignore[operator]
+        runs = self.student.skeleton(self.student.target()) if isinstance(self.student, Made) else self.student
         with mine.watching(runs), theirs.watching(self.teacher.model):
             yield
 
@@ -320,4 +329,4 @@ class LearngeneTrainer(CheckpointSafeTrainer):
 
 
 def _columns(student: PreTrainedModel, of: type[PreTrainedModel]) -> list[str]:
-    return columns_of(of) if isinstance(student, Elastic) else columns_of(student)  # type: ignore[arg-type]
+    return columns_of(of) if isinstance(student, Made) else columns_of(student)  # type: ignore[arg-type]

@@ -202,6 +202,16 @@ def test_wrong_sources_are_told_in_one_line(run, checkpoints, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_method_that_is_trained_names_the_python_call(run, checkpoints, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = ("--method", "ligo", "--num-hidden-layers", 5)
+    fails(
+        run("resize", checkpoints / "bert", "out", *request), "resize(model, method='ligo', train_dataset=...", "lemon"
+    )
+    assert not (tmp_path / "out").exists()
+    assert "learned on train_dataset=" in run("plan", checkpoints / "bert", *request).stdout
+
+
 def test_errors_show_a_traceback_on_request(run, checkpoints, monkeypatch):
     monkeypatch.setenv("HF_LEARNGENE_DEBUG", "1")
     result = run("plan", checkpoints / "bert", "--method", "lemmon")

@@ -22,7 +22,7 @@ from hf_learngene import AutoLearngene
 from testing import ROOT
 from testing.checkpoints import save_checkpoint, write_images, write_sentences
 from testing.families import load_example
-from testing.launched import distilled, fitted
+from testing.launched import distilled, fitted, learned
 
 
 CONFIGS = ROOT / "examples" / "accelerate"
@@ -136,6 +136,8 @@ def test_every_script_in_two_processes_is_the_script_in_one_and_resumes_what_ano
         jobs.append(["fitted", [kind, family, options, str(tmp_path / "two" / kind)]])
     distilled(8, str(tmp_path / "one" / "distilled"))
     jobs.append(["distilled", [4, str(tmp_path / "two" / "distilled")]])
+    learned(8, str(tmp_path / "one" / "learned"))
+    jobs.append(["learned", [4, str(tmp_path / "two" / "learned")]])
     image = fsdp2_environment("--fsdp_transformer_layer_cls_to_wrap", "ViTLayer")
     jobs.append(["fsdp2", ["vit", "ViTForImageClassification", image]])
     jobs.append(["fsdp2", ["bert", "BertForSequenceClassification", fsdp2_environment()]])
@@ -159,6 +161,11 @@ def test_every_script_in_two_processes_is_the_script_in_one_and_resumes_what_ano
         AutoModelForImageClassification.from_pretrained(tmp_path / runs / "distilled") for runs in ("one", "two")
     )
     assert one.config.learngene["distillation"]["steps"] == two.config.learngene["distillation"]["steps"] > 0
+    same(one.state_dict(), two.state_dict(), 2e-4)
+    one, two = (
+        AutoModelForImageClassification.from_pretrained(tmp_path / runs / "learned") for runs in ("one", "two")
+    )
+    assert one.config.learngene == {**two.config.learngene, "weights": one.config.learngene["weights"]}
     same(one.state_dict(), two.state_dict(), 2e-4)
     for kind in FITTED:
         one, two = (AutoLearngene.from_pretrained(tmp_path / runs / kind) for runs in ("one", "two"))

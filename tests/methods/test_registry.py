@@ -82,7 +82,8 @@ def test_a_method_that_comes_along_is_a_file_of_its_name():
 
 
 def test_an_option_is_known_by_its_method():
-    assert option_owners("symmetry") == ["lemon"]
+    assert option_owners("symmetry") == ["lemon", "ligo", "mango"]
+    assert option_owners("rank") == ["mango"]
     assert option_owners("hidden_size") == []
 
 

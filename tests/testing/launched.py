@@ -99,7 +99,18 @@ def distilled(batch: int, folder: str) -> None:
         made.save_pretrained(folder)
 
 
-JOBS = {"fsdp2": fsdp2_step, "fitted": fitted, "distilled": distilled}
+def learned(batch: int, folder: str) -> None:
+    """A tiny ViT, grown by maps that are learned for a few steps, on a share of each batch."""
+    source = tiny_model("vit", "ViTForImageClassification", NO_DROPOUT, torch.float32)
+    given = {"max_steps": 4, "adam_epsilon": 1e-4, "use_cpu": True, "disable_tqdm": True}
+    training = {**given, "per_device_train_batch_size": batch}
+    data = examples_for(source, 64, labels=True)
+    made = resize(source, method="ligo", hidden_size=48, num_hidden_layers=4, train_dataset=data, training=training)
+    if PartialState().is_main_process:
+        made.save_pretrained(folder)
+
+
+JOBS = {"fsdp2": fsdp2_step, "fitted": fitted, "distilled": distilled, "learned": learned}
 
 
 @record  # the launcher then tells which process failed first, and why

@@ -22,8 +22,11 @@ from hf_learngene.methods import METHODS, PruningMethod
 from testing.examples import examples_for
 from testing.families import inputs_for, plan_of
 from testing.numerics import RELATIVE, assert_close_for
+from testing.saving import tokenizer
 
 
+# of a method that learns
+FEW_STEPS = {"max_steps": 2, "disable_tqdm": True}
 # What is asked for, the first that the method does not refuse: most make widths and depth, some depth alone.
 SMALLER = ({"hidden_size": 16, "num_hidden_layers": 2}, {"num_hidden_layers": 2}, {"hidden_size": 16}, {})
 LARGER = ({"hidden_size": 48, "num_hidden_layers": 5}, {"num_hidden_layers": 5}, {})
@@ -76,7 +79,10 @@ class MethodTester:
         )
 
     def given(self, **more: Any) -> dict[str, Any]:
-        """The examples, where the method looks at any."""
+        """The examples, where the method looks at any or is trained on some."""
+        if self.method.learns:
+            reads = tokenizer() if self.model.main_input_name == "input_ids" else None
+            return {"train_dataset": self.examples, "training": FEW_STEPS, "processing_class": reads, **more}
         return {"calibration": self.examples, **more} if self.method.needs_examples else more
 
     def resized(self, direction: str, **more: Any) -> PreTrainedModel:
@@ -189,12 +195,13 @@ class MethodTester:
         half = type(self.model)(self.model.config).to(torch.bfloat16).eval()
         half.load_state_dict(self.model.state_dict())
         given = {"calibration": examples_for(half, labels=True)} if self.method.needs_examples else {}
+        given = self.given() if self.method.learns else given
         for direction in self.directions:
             made = resize(half, **self.request(direction), **given)
             assert {p.dtype for p in made.parameters()} == {torch.bfloat16}
             assert made.config.dtype == torch.bfloat16
             if not self.method.needs_examples:
-                exact = resize(_as(half, torch.float32), **self.request(direction))
+                exact = resize(_as(half, torch.float32), **self.request(direction), **given)
                 for (name, found), wanted in zip(made.named_parameters(), exact.parameters(), strict=True):
                     assert_close_for(found, wanted.to(torch.bfloat16), name=name)
 

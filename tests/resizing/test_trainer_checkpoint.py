@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from hf_learngene import resize_checkpoint
+from hf_learngene import resize_trainer_checkpoint
 from hf_learngene.errors import LearngeneError, OutputError, TrainingStateError
 from hf_learngene.training import CheckpointSafeTrainer
 from testing.families import tiny_model
@@ -50,7 +50,7 @@ def loss_of(model, data):
 
 def test_the_loss_is_the_same_and_training_goes_on(source, tmp_path):
     trainer, checkpoint = source
-    folder = resize_checkpoint(checkpoint, tmp_path / "grown" / "checkpoint-4", **SIZES)
+    folder = resize_trainer_checkpoint(checkpoint, tmp_path / "grown" / "checkpoint-4", **SIZES)
     assert {f.name for f in folder.iterdir()} == {
         "config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin",
         "trainer_state.json",
@@ -71,7 +71,7 @@ def test_the_loss_is_the_same_and_training_goes_on(source, tmp_path):
 
 def test_the_states_are_those_of_the_names_and_the_groups_those_of_the_trainer(source, tmp_path):
     trainer, checkpoint = source
-    folder = resize_checkpoint(checkpoint, tmp_path / "grown", method="lemon", symmetry="equal", **SIZES)
+    folder = resize_trainer_checkpoint(checkpoint, tmp_path / "grown", method="lemon", symmetry="equal", **SIZES)
     grown = AutoModelForSequenceClassification.from_pretrained(folder)
     again = Trainer(grown, arguments(tmp_path, 7))
     again.create_optimizer()
@@ -96,7 +96,7 @@ def test_what_is_of_any_size_is_taken_over_and_the_best_is_found_anew(tmp_path):
     model = tiny_model(kind, name, NO_DROPOUT, dtype=torch.float32)
     args = arguments(tmp_path / "run", 4, **evaluated)
     Trainer(model, args, train_dataset=made(), eval_dataset=made(8)).train()
-    folder = resize_checkpoint(tmp_path / "run" / "checkpoint-4", tmp_path / "grown", hidden_size=48)
+    folder = resize_trainer_checkpoint(tmp_path / "run" / "checkpoint-4", tmp_path / "grown", hidden_size=48)
     old, new = (
         json.loads((f / "trainer_state.json").read_text()) for f in (tmp_path / "run" / "checkpoint-4", folder)
     )
@@ -114,7 +114,9 @@ def test_what_is_of_any_size_is_taken_over_and_the_best_is_found_anew(tmp_path):
 
 def test_images_and_their_trainer(tmp_path):
     trainer, checkpoint = run(tmp_path / "run", "vit", trainer=CheckpointSafeTrainer)
-    folder = resize_checkpoint(checkpoint, tmp_path / "grown" / "checkpoint-4", hidden_size=32, num_attention_heads=4)
+    folder = resize_trainer_checkpoint(
+        checkpoint, tmp_path / "grown" / "checkpoint-4", hidden_size=32, num_attention_heads=4
+    )
     grown = type(trainer.model).from_pretrained(folder)
     assert abs(loss_of(grown, Images()) - loss_of(trainer.model, Images())) <= 1e-6
     after = CheckpointSafeTrainer(grown, arguments(tmp_path / "grown", 6), train_dataset=Images())
@@ -132,7 +134,7 @@ def test_images_and_their_trainer(tmp_path):
 )
 def test_optimizers_of_ones_own(optimizer, tmp_path):
     _, checkpoint = run(tmp_path / "run", optimizer=optimizer)
-    folder = resize_checkpoint(checkpoint, tmp_path / "grown", **SIZES)
+    folder = resize_trainer_checkpoint(checkpoint, tmp_path / "grown", **SIZES)
     grown = AutoModelForSequenceClassification.from_pretrained(folder)
     made = optimizer(grown)
     made.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
@@ -144,7 +146,7 @@ def test_a_plateau_scheduler_goes_on(tmp_path):
     kind, name, made = DATA["bert"]
     model = tiny_model(kind, name, NO_DROPOUT, dtype=torch.float32)
     Trainer(model, arguments(tmp_path / "run", 2, **more), train_dataset=made(), eval_dataset=made(8)).train()
-    folder = resize_checkpoint(tmp_path / "run" / "checkpoint-2", tmp_path / "grown", hidden_size=48)
+    folder = resize_trainer_checkpoint(tmp_path / "run" / "checkpoint-2", tmp_path / "grown", hidden_size=48)
     grown = AutoModelForSequenceClassification.from_pretrained(folder)
     after = Trainer(grown, arguments(tmp_path / "b", 3, **more), train_dataset=made(), eval_dataset=made(8))
     assert after.train(resume_from_checkpoint=str(folder)).global_step == 3
@@ -207,7 +209,7 @@ def test_what_cannot_go_on_is_refused_before_anything_is_written(fault, said, so
     folder = shutil.copytree(source[1], tmp_path / "checkpoint-4")
     spoil(fault)(folder)
     with pytest.raises(TrainingStateError, match=said):
-        resize_checkpoint(folder, tmp_path / "grown", hidden_size=48)
+        resize_trainer_checkpoint(folder, tmp_path / "grown", hidden_size=48)
     assert [f.name for f in tmp_path.iterdir()] == ["checkpoint-4"]
 
 
@@ -222,18 +224,18 @@ def test_what_cannot_go_on_is_refused_before_anything_is_written(fault, said, so
 )
 def test_other_resizes_are_refused_before_anything_is_written(given, error, source, tmp_path):
     with pytest.raises(error):
-        resize_checkpoint(source[1], tmp_path / "grown", **given)
+        resize_trainer_checkpoint(source[1], tmp_path / "grown", **given)
     assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_exists_and_one_that_does_not(source, tmp_path):
     (tmp_path / "grown").mkdir()
     with pytest.raises(OutputError, match="exists already"):
-        resize_checkpoint(source[1], tmp_path / "grown", hidden_size=48)
+        resize_trainer_checkpoint(source[1], tmp_path / "grown", hidden_size=48)
     with pytest.raises(OutputError, match="would delete it|holds no config|holds more"):
-        resize_checkpoint(source[1], source[1].parent, hidden_size=48, overwrite=True)
+        resize_trainer_checkpoint(source[1], source[1].parent, hidden_size=48, overwrite=True)
     with pytest.raises(TrainingStateError, match="no Trainer's checkpoint"):
-        resize_checkpoint(tmp_path / "nowhere", tmp_path / "other", hidden_size=48)
+        resize_trainer_checkpoint(tmp_path / "nowhere", tmp_path / "other", hidden_size=48)
 
 
 def test_what_breaks_off_leaves_nothing(source, tmp_path, monkeypatch):
@@ -241,7 +243,7 @@ def test_what_breaks_off_leaves_nothing(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer_checkpoint.torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OutputError):
-        resize_checkpoint(source[1], tmp_path / "grown", hidden_size=48)
+        resize_trainer_checkpoint(source[1], tmp_path / "grown", hidden_size=48)
     assert not any(tmp_path.iterdir())
 
 
@@ -255,6 +257,6 @@ def test_nothing_but_tensors_is_read(source, tmp_path, monkeypatch):
         return load(file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "load", watched)
-    resize_checkpoint(folder, tmp_path / "grown", hidden_size=48)
+    resize_trainer_checkpoint(folder, tmp_path / "grown", hidden_size=48)
     assert {name.rpartition("/")[2] for name, _ in read} == {"optimizer.pt", "scheduler.pt"}
     assert all(safe for _, safe in read)

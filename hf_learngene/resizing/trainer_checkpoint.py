@@ -48,7 +48,7 @@ _BY_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "min_lrs")
 _SMALL_FILES = 1 << 20
 
 
-def resize_checkpoint(
+def resize_trainer_checkpoint(
     checkpoint: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -93,7 +93,7 @@ def resize_checkpoint(
         >>> transformers.Trainer(bert, args, train_dataset=texts).train().global_step
         {...}
         2
-        >>> folder = resize_checkpoint(runs / "checkpoint-2", runs / "grown" / "checkpoint-2", hidden_size=32)
+        >>> folder = resize_trainer_checkpoint(runs / "checkpoint-2", runs / "grown" / "checkpoint-2", hidden_size=32)
         >>> grown = transformers.BertForSequenceClassification.from_pretrained(folder)
         >>> args.max_steps, args.output_dir = 4, str(runs / "grown")
         >>> transformers.Trainer(grown, args, train_dataset=texts).train(resume_from_checkpoint=str(folder)).global_step
@@ -239,4 +239,4 @@ def _bytes(state_dict: Mapping[str, Any]) -> int:
     return sum(v.nbytes for state in state_dict["state"].values() for v in state.values() if isinstance(v, Tensor))
 
 
-__all__ = ["resize_checkpoint"]
+__all__ = ["resize_trainer_checkpoint"]
