@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         verify,
     )
     from hf_learngene.resizing.adapted import resize_adapter
+    from hf_learngene.resizing.to_folder import resize_checkpoint
     from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments, distill
     from hf_learngene.vocabulary.trim_tokenizer import trim_tokenizer
 
@@ -53,6 +54,7 @@ _HOME = {
     "push_resized": "hub",
     "resize": "resizing",
     "resize_adapter": "resizing.adapted",
+    "resize_checkpoint": "resizing.to_folder",
     "save_resized": "hub",
     "synthetic_examples": "calibration.synthetic",
     "trim_tokenizer": "vocabulary.trim_tokenizer",
@@ -80,6 +82,7 @@ __all__ = [
     "push_resized",
     "resize",
     "resize_adapter",
+    "resize_checkpoint",
     "save_resized",
     "synthetic_examples",
     "trim_tokenizer",
