@@ -68,6 +68,9 @@ def plan_command(
     option: Option = None,
     task: Task = None,
     calibration: Calibration = "auto",
+    measure_latency: Annotated[
+        bool, typer.Option("--measure-latency", help="Time source and result on this CPU, with random weights.")
+    ] = False,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
@@ -95,7 +98,11 @@ def plan_command(
         kept_tokens=kept,
         loads=True,
     )
-    typer.echo(str(_plan(source, spec, task)))
+    made = _plan(source, spec, task)
+    if measure_latency:
+        with status("Timing source and result"):
+            _ = made.latency  # a plan shows what it has measured
+    typer.echo(str(made))
 
 
 @app.command(

@@ -156,7 +156,9 @@ class _Source(Mapping):
         self._read: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
-        self._read.add(name)
+        if name not in self._read:
+            self._files.fetch(self._tensors[name])
+            self._read.add(name)
         return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:
