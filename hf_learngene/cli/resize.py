@@ -108,8 +108,7 @@ def plan_command(
 @app.command(
     "resize",
     help=example_help(
-        "Make a model of another size, and save it with tokenizer or image processor. "
-        "A larger one computes what its source computes; a smaller one works before any training.",
+        "Save a model of another size. A larger one computes the same; a smaller one works before training.",
         "resize google-bert/bert-base-uncased bert-24 --num-hidden-layers 24",
         "resize my-vit vit-quarter --hidden-size 192 --calibration images/",
     ),

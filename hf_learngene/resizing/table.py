@@ -52,6 +52,8 @@ def _ranges(numbers: list[int]) -> str:
     """`{0-11}`, `{0-2,4}`."""
     if len(numbers) == 1:
         return str(numbers[0])
+    if len(numbers) == 2 and numbers[1] == numbers[0] + 1:
+        return f"{{{numbers[0]}-{numbers[1]}}}"
     return "{" + spans(numbers, "-", ",") + "}"
 
 
