@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         verify,
     )
     from hf_learngene.resizing.adapted import resize_adapter
+    from hf_learngene.resizing.to_folder import resize_checkpoint
     from hf_learngene.resizing.trainer_checkpoint import resize_trainer_checkpoint
     from hf_learngene.resizing.with_optimizer import resize_with_optimizer
     from hf_learngene.training import LearngeneTrainer, LearngeneTrainingArguments, distill
@@ -55,6 +56,7 @@ _HOME = {
     "push_resized": "hub",
     "resize": "resizing",
     "resize_adapter": "resizing.adapted",
+    "resize_checkpoint": "resizing.to_folder",
     "resize_trainer_checkpoint": "resizing.trainer_checkpoint",
     "resize_with_optimizer": "resizing.with_optimizer",
     "save_resized": "hub",
@@ -84,6 +86,7 @@ __all__ = [
     "push_resized",
     "resize",
     "resize_adapter",
+    "resize_checkpoint",
     "resize_trainer_checkpoint",
     "resize_with_optimizer",
     "save_resized",

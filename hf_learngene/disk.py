@@ -1,7 +1,8 @@
-"""Failures to write to a disk, as typed errors: too little space, too large a file, no place for temporary folders."""
+"""Disks: failures to write as typed errors, and memory given back that mapped files take."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -10,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from torch import Tensor
 
 from hf_learngene.errors import LearngeneError, OutputError, first_line
 
@@ -92,3 +95,46 @@ def sync_files(folder: Path) -> None:
         if path.is_file():
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
+
+
+class MappedFiles:
+    """The files that this process has mapped by now, as loading a checkpoint does, and the memory that reading them took.
+
+    What is read of a mapped file stays in memory for as long as there is some. Whoever reads tensors once, one after the
+    other, gives each back, and needs no more than the largest. Elsewhere than on Linux neither call does anything.
+    """
+
+    # of madvise: whole stretches are read at once; pages are dropped, and come from the file when they are read again
+    _WILLNEED, _DONTNEED = 3, 4
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int]] = []
+        try:
+            lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return
+        self._page = os.sysconf("SC_PAGE_SIZE")
+        self._advise = ctypes.CDLL(None).madvise
+        self._advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        for line in lines:
+            span, mode, _, _, inode = line.split()[:5]
+            if inode != "0" and mode.startswith("r") and mode[2:] == "-p":
+                start, end = (int(place, 16) for place in span.split("-"))
+                self._ranges.append((start, end))
+
+    def fetch(self, tensor: Tensor) -> None:
+        """Begins to read a tensor that lies in a mapped file; page by page, as it would be read otherwise, takes far longer."""
+        self._tell(tensor, self._WILLNEED)
+
+    def give_back(self, tensor: Tensor) -> None:
+        """Gives back the memory of a tensor that lies in a mapped file and was never written to; any other is left alone."""
+        self._tell(tensor, self._DONTNEED)
+
+    def _tell(self, tensor: Tensor, advice: int) -> None:
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        if not any(first <= start and end <= last for first, last in self._ranges):
+            return
+        # pages that it shares with its neighbours are left alone
+        start, end = -(-start // self._page) * self._page, end // self._page * self._page
+        if end > start:
+            self._advise(start, end - start, advice)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from hf_learngene.budget.meter import QUANTITIES
-from hf_learngene.tables import render
+from hf_learngene.tables import html, render
 
 
 Sizes = dict[str, int]
@@ -52,6 +52,12 @@ class Allocation:
     quantity: str = "params"
 
     def __str__(self) -> str:
+        return "\n\n".join(map(render, self._tables()))
+
+    def _repr_html_(self) -> str:
+        return "\n".join(map(html, self._tables()))
+
+    def _tables(self) -> tuple[Table, Table]:
         unit, one = QUANTITIES[self.quantity].per
         short = {"million": "M", "GFLOP": "GFLOPs"}.get(one, one)
         alone = Table(box=None, pad_edge=False, title="each size pruned alone", title_justify="left")
@@ -67,7 +73,7 @@ class Allocation:
         for trial in self.tried:
             chosen = "chosen" if trial.sizes == self.sizes else ""
             whole.add_row(self._said(trial), f"{trial.amount / unit:.2f} {short}", f"{trial.error:.4f}", chosen)
-        return f"{render(alone)}\n\n{render(whole)}"
+        return alone, whole
 
     def _said(self, trial: Trial) -> str:
         old = self.source.sizes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,11 +18,17 @@ from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.state import exclusive
 
 
+DEVICES = ("meta", "cpu")
 TOKENS = 128  # of the text that is counted; an image has the config's size
 
 
-def flops(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int:
+def flops(config: PreTrainedConfig, model_class: type[PreTrainedModel], *, devices: Sequence[str] = DEVICES) -> int:
     """FLOPs of one example's forward pass: an image of the config's size, or a text of 128 tokens. A multiply-add counts two.
+
+    Args:
+        config: of the model.
+        model_class: its class.
+        devices: where it is run, in turn until one does: on meta it takes no memory, but some models look at values.
 
     Raises:
         UnsupportedFamilyError: a family that runs on none of the inputs that are tried.
@@ -32,7 +38,7 @@ def flops(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> int:
         >>> round(flops(ViTConfig(), ViTModel) / 1e9, 1)
         35.1
     """
-    return _by_module(config, model_class)[""]
+    return _by_module(config, model_class, devices)[""]
 
 
 def flop_count(
@@ -72,12 +78,14 @@ def _holder(name: str, counted: Mapping[str, int]) -> str:
     return name
 
 
-def _by_module(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> dict[str, int]:
+def _by_module(
+    config: PreTrainedConfig, model_class: type[PreTrainedModel], devices: Sequence[str] = DEVICES
+) -> dict[str, int]:
     """FLOPs of each module with all that is inside it; the whole model is ''."""
     plain = copy.deepcopy(config)
     failure: Exception | None = None
     for attention in ("eager", None):  # fused kernels are counted on some devices only
-        for device in ("meta", "cpu"):
+        for device in devices:
             try:
                 with exclusive():
                     plain._attn_implementation = attention

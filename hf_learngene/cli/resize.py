@@ -69,6 +69,9 @@ def plan_command(
     option: Option = None,
     task: Task = None,
     calibration: Calibration = "auto",
+    measure_latency: Annotated[
+        bool, typer.Option("--measure-latency", help="Time source and result on this CPU, with random weights.")
+    ] = False,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
@@ -96,13 +99,17 @@ def plan_command(
         kept_tokens=kept,
         loads=True,
     )
-    typer.echo(str(_plan(source, spec, task)))
+    made = _plan(source, spec, task)
+    if measure_latency:
+        with status("Timing source and result"):
+            _ = made.latency  # a plan shows what it has measured
+    typer.echo(str(made))
 
 
 @app.command(
     "resize",
     help=example_help(
-        "Make a model of another size: a larger one computes the same, a smaller one works untrained.",
+        "Save a model of another size. A larger one computes the same; a smaller one works before training.",
         "resize google-bert/bert-base-uncased bert-24 --num-hidden-layers 24",
         "resize my-vit vit-quarter --hidden-size 192 --calibration images/",
     ),
@@ -135,6 +142,7 @@ def resize_command(
         bool, typer.Option("--trainer-checkpoint", help="Grow a Trainer's checkpoint-N with its optimizer.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
+    max_shard_size: Annotated[str, typer.Option(help="The largest file of weights.")] = "50GB",
     revision: Revision = None,
     token: Token = None,
 ) -> None:
@@ -143,6 +151,7 @@ def resize_command(
     from hf_learngene.hub.load import pinned
     from hf_learngene.hub.output import check_output
     from hf_learngene.hub.sentence import check_modules
+    from hf_learngene.hub.shards import check_shard_size
     from hf_learngene.resizing.spec import ResizeSpec
 
     if trainer_checkpoint:
@@ -170,6 +179,7 @@ def resize_command(
         return
     data = data_of(calibration)
     check_output(output, overwrite, source, corpus, data)
+    check_shard_size(max_shard_size)
     chosen = method_with_options(method, option)
     given = keywords(
         size,
@@ -208,21 +218,23 @@ def resize_command(
         made = _plan(source, spec, task)
     typer.echo(str(made))
 
-    from hf_learngene.hub.card import model_card
-    from hf_learngene.hub.save import save_resized
-    from hf_learngene.resizing.from_pretrained import load_resized
+    from hf_learngene.resizing.to_folder import resize_to_folder
 
     tables: list[str] = []
-    with status(f"Loading and resizing {source}", bars=True):
-        model = load_resized(source, spec, choose_class=lambda _: made.model_class, tell=tables.append)
+    with status(f"Resizing {source} to {output}", bars=True):
+        resize_to_folder(
+            source,
+            output,
+            spec,
+            plan=made,
+            choose_class=lambda _: made.model_class,
+            processing_class=tokenizer,
+            overwrite=overwrite,
+            max_shard_size=max_shard_size,
+            tell=tables.append,
+        )
     for table in tables:
         typer.echo(f"\n{table}")
-    loading = hub_keywords(given)
-    with status(f"Writing {output}"):
-        card = model_card(model, plan=made, source=source, loading=loading, name=output.name)
-        save_resized(
-            model, output, source=source, processing_class=tokenizer, loading=loading, card=card, overwrite=overwrite
-        )
     typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
 
 

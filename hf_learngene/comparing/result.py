@@ -17,7 +17,7 @@ from rich.table import Table
 from hf_learngene.comparing.plot import Curve, Panel, draw
 from hf_learngene.comparing.saved import FORMAT, check_comparison, number, value_of
 from hf_learngene.errors import CheckpointError
-from hf_learngene.tables import render
+from hf_learngene.tables import html, paragraphs, render
 
 
 MARGIN = 0.01  # a model within one point of its source is as good as it for most uses
@@ -135,6 +135,10 @@ class Comparison:
 
     def __str__(self) -> str:
         return "\n".join([self._head(), "", render(self._table(None)), *self._refused()])
+
+    def _repr_html_(self) -> str:
+        refused = [paragraphs(line.strip()) for line in self._refused()]
+        return "\n".join([paragraphs(self._head()), html(self._table(box.MARKDOWN)), *refused])
 
     def to_markdown(self) -> str:
         """The tables as a page; the picture is expected beside it."""

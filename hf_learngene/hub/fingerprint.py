@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,15 +39,46 @@ def fingerprint(model: PreTrainedModel) -> dict[str, str]:
     parameters = [parameter.detach() for parameter in model.parameters()]
     if any(parameter.is_meta for parameter in parameters):
         return {}
-    tables = {m.weight.shape for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied one may be stored twice
-    read = [_read(p, p.shape in tables).reshape(-1) for p in parameters]
+    tables = table_shapes(model)
+    return fingerprint_of([Excerpt.of(p, tables) for p in parameters])
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """What a fingerprint reads of one parameter.
+
+    Attributes:
+        values: the numbers, one after the other.
+        shape: of the whole parameter.
+    """
+
+    values: Tensor
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, parameter: Tensor, tables: Collection[torch.Size]) -> Excerpt:
+        """The excerpt of a parameter; `tables` are the shapes of the model's embedding tables."""
+        return cls(_read(parameter, parameter.shape in tables).reshape(-1), parameter.shape)
+
+    def copied(self) -> Excerpt:
+        """The same without a hold on the parameter's memory."""
+        return Excerpt(self.values.detach().clone(), self.shape)
+
+
+def table_shapes(model: nn.Module) -> set[torch.Size]:
+    """The shapes of a model's embedding tables: a tied one may be stored twice, and as another module's."""
+    return {module.weight.shape for module in model.modules() if isinstance(module, nn.Embedding)}
+
+
+def fingerprint_of(read: Sequence[Excerpt]) -> dict[str, str]:
+    """The fingerprint of a model from excerpts of all its parameters, in any order."""
     # by way of float32, as a float64 model that is saved in float32 and then cast; all at once, since each cast takes a while
-    exact = torch.cat([values.cpu().float() for values in read]) if read else torch.empty(0)
-    lengths = [len(values) for values in read]
+    exact = torch.cat([one.values.cpu().float() for one in read]) if read else torch.empty(0)
+    lengths = [len(one.values) for one in read]
     found: dict[str, set[bytes]] = {}
     for name, dtype in _ROUNDED.items():
         parts = exact.to(dtype).view(torch.int16).split(lengths)
-        found[name] = {_digest(part, p.shape) for part, p in zip(parts, parameters, strict=True)}
+        found[name] = {_digest(part, one.shape) for part, one in zip(parts, read, strict=True)}
     return {
         name: hashlib.sha1(b"".join(sorted(one)), usedforsecurity=False).hexdigest()[:16]
         for name, one in found.items()

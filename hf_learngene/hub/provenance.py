@@ -191,8 +191,12 @@ def seal(model: PreTrainedModel) -> None:
 
 
 def as_made(model: PreTrainedModel) -> bool:
-    """Whether a model still has the weights that it was sealed with; False once it was trained, or loaded by another class."""
-    return same_weights(record_of(model.config).get("weights") or {}, fingerprint(model))
+    """Whether a model still has the weights that it was sealed with; False once it was trained, or loaded by another class.
+
+    One on meta stands for weights that were written as they were made: it has none of its own that could be others.
+    """
+    found = fingerprint(model)
+    return not found or same_weights(record_of(model.config).get("weights") or {}, found)
 
 
 def public_name(source: str) -> str:

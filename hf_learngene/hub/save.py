@@ -15,6 +15,7 @@ from hf_learngene.hub.card import model_card
 from hf_learngene.hub.inputs import read_inputs
 from hf_learngene.hub.origin import origin
 from hf_learngene.hub.output import check_output, whole_or_absent
+from hf_learngene.hub.shards import SHARD_SIZE, check_shard_size
 
 
 _SMALL_FILES = 1 << 20  # config, card and the headers of the weights
@@ -29,6 +30,7 @@ def save_resized(
     loading: Mapping[str, Any] | None = None,
     card: str | None = None,
     overwrite: bool = False,
+    max_shard_size: int | str = SHARD_SIZE,
 ) -> Path:
     """Saves a model with its model card, and with its source's tokenizer or image processor fitted to the new sizes.
 
@@ -47,11 +49,13 @@ def save_resized(
         card (`str`, *optional*): text of README.md. Default: `hf_learngene.hub.card.model_card` for a model that was made by
             this package, none for any other.
         overwrite (`bool`, *optional*, defaults to `False`): replace a saved model, once the new one is complete.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): the largest file of weights, as in `save_pretrained`.
 
     Returns:
         `Path` of the folder.
 
     Raises:
+        UnknownOptionError: a `max_shard_size` that is no size.
         OutputError: the folder exists, holds the source, cannot be written, or the disk is too small.
         VocabularyError: a tokenizer with ids that the model has no rows for.
         ProvenanceError: a `config.learngene` that is no record of this package.
@@ -64,6 +68,7 @@ def save_resized(
         >>> sorted(file.name for file in out.iterdir())
         ['README.md', 'config.json', 'model.safetensors']
     """
+    check_shard_size(max_shard_size)
     provenance.check(model.config)
     if source is None:
         source, pinned = origin(model)
@@ -74,7 +79,10 @@ def save_resized(
             return card
         return model_card(model, source=source, loading=loading, folder=folder, name=Path(output).name)
 
-    write_resized(model, output, source, processing_class, loading or {}, card_of, overwrite)
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+
+    write_resized(model, output, source, processing_class, loading or {}, card_of, overwrite, save)
     return Path(output)
 
 
@@ -86,15 +94,19 @@ def write_resized(
     loading: Mapping[str, Any],
     card_of: Callable[[Path], str | None],
     overwrite: bool = False,
+    save: Callable[[Path], Any] | None = None,
 ) -> None:
-    """Writes a model, what prepares its inputs, and the card that `card_of` gives for the folder of both."""
+    """Writes a model, what prepares its inputs, and the card that `card_of` gives for the folder of both.
+
+    `save` writes weights and config, by default as `save_pretrained` does.
+    """
     path = check_output(output, overwrite, source)
     inputs = read_inputs(model, source, loading, processing_class)
     weights = {id(t): t.nbytes for t in (*model.parameters(), *model.buffers())}
     needed = sum(weights.values()) + inputs.nbytes + _SMALL_FILES
     check_space(path, needed)
     with whole_or_absent(path, overwrite, needed) as folder:
-        model.save_pretrained(folder)
+        (save or model.save_pretrained)(folder)
         inputs.write(folder)
         text = card_of(folder)
         if text is not None:

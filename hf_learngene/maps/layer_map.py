@@ -116,11 +116,50 @@ class LayerMap:
         return cls(tuple(layers))
 
     def describe(self) -> str:
-        """A few words for the report."""
-        if all(len(layer.sources) == 1 and not layer.inserted for layer in self.layers):
-            picked = [layer.index for layer in self.layers]
-            if picked == list(range(len(picked))):
-                return f"first {len(picked)}" if picked else "none"
-            return ",".join(map(str, picked))
-        inserted = sum(layer.inserted for layer in self.layers)
-        return f"{inserted} inserted" if inserted else "mixed"
+        """Which source layers become which, for people.
+
+        Example:
+            >>> LayerMap.pick([0, 2, 4, 7, 9, 11]).describe(), LayerMap.pick([0, 1, 2]).describe()
+            ('0, 2, 4, 7, 9, 11 → 0–5', '0–2')
+            >>> LayerMap.insert(4, 6).describe()
+            '0–3 → 0–2, 4; new 3, 5 (copies of 2, 3)'
+        """
+        if not self.layers:
+            return "none"
+        if any(len(layer.sources) > 1 for layer in self.layers):
+            return "mixed"
+        stay = [(layer.index, place) for place, layer in enumerate(self.layers) if not layer.inserted]
+        new = [(layer.index, place) for place, layer in enumerate(self.layers) if layer.inserted]
+        text = moved(stay)
+        if not new:
+            return text
+        copies, places = zip(*new, strict=True)
+        return f"{text}; new {spans(places)} ({'a copy' if len(new) == 1 else 'copies'} of {spans(copies)})"
+
+
+def moved(pairs: Sequence[tuple[int, int]]) -> str:
+    """(source layer, target layer) pairs for people; only once where they are the same.
+
+    Example:
+        >>> moved([(0, 0), (2, 1), (4, 2)]), moved([(0, 0), (1, 1), (2, 2)])
+        ('0, 2, 4 → 0–2', '0–2')
+    """
+    if all(a == b for a, b in pairs):
+        return spans([a for a, _ in pairs])
+    return f"{spans([a for a, _ in pairs])} → {spans([b for _, b in pairs])}"
+
+
+def spans(numbers: Sequence[int], to: str = "–", separator: str = ", ") -> str:
+    """Numbers in order for people, three and more that follow each other as a span.
+
+    Example:
+        >>> spans([0, 1, 2, 5, 6]), spans([0, 1, 0, 1]), spans([0, 1, 2, 4], "-", ",")
+        ('0–2, 5, 6', '0, 1, 0, 1', '0-2,4')
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return separator.join(f"{run[0]}{to}{run[-1]}" if len(run) > 2 else separator.join(map(str, run)) for run in runs)

@@ -1,7 +1,6 @@
 """Ops: what is done to one tensor along one dimension.
 
-An op is a small frozen object with a call and a label. `Context` gives it the random numbers of its tensor and the
-other source tensors.
+An op is a small frozen object with a call and a label. `Context` gives it random numbers and other source tensors.
 """
 
 from __future__ import annotations
@@ -25,12 +24,14 @@ class Context:
         read: name -> source tensor.
         seed: the caller's seed.
         name: the target tensor, so that every tensor draws its own numbers whatever the order.
+        more: whether another op follows, which makes new memory: until then a view will do.
     """
 
     read: Callable[[str], Tensor]
     seed: int = 0
     name: str = ""
     draws: int = 0
+    more: bool = False
 
     def normal(self, shape: tuple[int, ...] | torch.Size, std: float, dtype: torch.dtype) -> Tensor:
         """Normal numbers that depend on nothing but the seed, the tensor's name and the number of earlier draws.
@@ -193,7 +194,8 @@ class Take(Op):
     def _take(self, tensor: Tensor, dim: int, context: Context) -> Tensor:
         is_new = self.index < 0
         if not bool(is_new.any()):
-            return gather(tensor, dim, self.index)
+            views = context.more and self.scale == 1.0 and _progression(self.index) is not None
+            return (select if views else gather)(tensor, dim, self.index)
         pieces = []
         for start, length, new in _stretches(is_new):
             piece = self.index[start : start + length]

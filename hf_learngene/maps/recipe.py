@@ -83,7 +83,8 @@ def apply(
         dtype = compute_dtype(first.dtype)
         context = Context(source.__getitem__, seed, recipe.name)
         tensor = _mixed(source, recipe.sources, dtype)
-        for op in recipe.ops:
+        for place, op in enumerate(recipe.ops, 1):
+            context.more = place < len(recipe.ops)
             tensor = op(tensor, context)
         _check_shape(recipe, tensor)
         yield recipe.name, tensor.to(first.dtype).contiguous()

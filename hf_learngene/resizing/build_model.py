@@ -39,16 +39,36 @@ def build_model(
     with torch.no_grad():
         state = {**weights, **drawn(model_class, config, anatomy, anatomy.tensors.keys() - weights.keys(), seed)}
         state = {name: tensor.to(like.dtype) for name, tensor in state.items()}
+    model = _assembled(model_class, config, state, like, seed, None)
+    return model if like.device.type == "cpu" else cast(PreTrainedModel, nn.Module.to(model, device=like.device))
+
+
+def build_hollow(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, like: PreTrainedModel, *, anatomy: Anatomy
+) -> PreTrainedModel:
+    """What `build_model` builds, on meta: names, shapes, dtypes, ties and config, but no weights."""
+    state = {n: torch.empty(t.shape, dtype=like.dtype, device="meta") for n, t in anatomy.tensors.items()}
+    return _assembled(model_class, config, state, like, 0, {"": "meta"})
+
+
+def _assembled(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    state: Mapping[str, Tensor],
+    like: PreTrainedModel,
+    seed: int,
+    device_map: dict[str, str] | None,
+) -> PreTrainedModel:
     # a learngene runs whatever attention its skeletons have
     attention = like.config._attn_implementation if isinstance(like.config, type(config)) else None
     with seeded(seed), quiet():
         model = model_class.from_pretrained(
             None,
             config=config,
-            state_dict=state,
+            state_dict=dict(state),
             dtype=like.dtype,
             attn_implementation=attention,
-            device_map=None,
+            device_map=device_map,
         )
     for name, parameter in model.named_parameters():  # a few classes fix the dtype of a parameter in their constructor
         if name in state and parameter.dtype != state[name].dtype:
@@ -56,7 +76,7 @@ def build_model(
     model.name_or_path = model.config._name_or_path = like.name_or_path or ""
     # by default transformers would save the model under the names of the tensors it was just given
     vars(model).pop("_weight_conversions", None)
-    return model if like.device.type == "cpu" else cast(PreTrainedModel, nn.Module.to(model, device=like.device))
+    return model
 
 
 def drawn(

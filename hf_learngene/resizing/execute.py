@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.logging import is_progress_bar_enabled
@@ -61,7 +61,7 @@ def execute(
         UnsupportedSourceError: the model is not what its config says.
         CalibrationError: a method needs examples, and there are none, or they do not fit the model.
     """
-    _check_fits(plan, model)
+    check_fits(plan, model)
     disable_progress = not is_progress_bar_enabled()
     current, fits, trained = _precise(plan, model), list[Fitted](), dict[str, Any]()
     for number, step in enumerate(plan.passes):
@@ -91,11 +91,12 @@ def execute(
         _check_range(current)
     if trained:
         current.config.learngene = {**current.config.learngene, "training": trained}
-    _report(plan, fits, tell)
+    report(plan, fits, tell)
     return current
 
 
-def _report(plan: Plan, fits: list[Fitted], tell: Callable[[str], Any] | None) -> None:
+def report(plan: Plan, fits: list[Fitted], tell: Callable[[str], Any] | None = None) -> None:
+    """Logs a plan and what its refits left, tells the latter, and warns of what starts anew."""
     if reports.isEnabledFor(logging.INFO):
         reports.info("\n%s", plan)
         if fits:
@@ -188,7 +189,7 @@ def _precise(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model).float()
 
 
-def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
+def check_fits(plan: Plan, model: PreTrainedModel) -> None:
     """Refuses a model that is not what its config says: a head replaced by hand, layers wrapped or pruned."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for tensor in plan.source.tensors.values():
@@ -207,8 +208,13 @@ def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
             "config's sizes to the model's (num_hidden_layers, if layers were added), merge adapters, or take out what was added."
         )
     for name, first in plan.source.ties.items():
-        if name in parameters and not torch.equal(parameters[name], parameters[first]):
+        # the very same tensor need not be read
+        if name in parameters and not _same(parameters[name], parameters[first]):
             raise UnsupportedSourceError(
                 f"The model is not what its config says: `{name}` and `{first}` are tied there and differ here. "
                 "Call model.tie_weights(), or set config.tie_word_embeddings=False."
             )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or torch.equal(one, other)

@@ -82,18 +82,31 @@ def load_resized(
 
     `tell` is given the table of what each step of a refit left; the other arguments are those of `plan_checkpoint`.
     """
-    plan, loading = plan_checkpoint(source, spec, model_class, choose_class)
-    check_trainable(plan)
-    with seeded(spec.seed):  # what the checkpoint lacks is drawn when it is loaded
-        model, missing = load_source(source, plan.model_class, plan.source_config, plan.source, loading)
-    check_source(model)
-    if missing:
-        plan = plan.without(missing)
-    commit = getattr(loading.get("revision"), "resolved", None)
-    name = os.fspath(source)
+    plan, loading, model = load_planned(source, spec, model_class, choose_class)
+    name, commit = os.fspath(source), commit_of(loading)
     resized = carry_out(plan, model, source=name, loading=loading, commit=commit, own=True, tell=tell)
     for name, value in spec.labels.items():
         setattr(resized.config, name, value)
     if model_class is not None and not isinstance(resized, model_class):
         resized.__class__ = model_class  # the mixin adds methods only, no state
     return resized
+
+
+def load_planned(
+    source: str | os.PathLike,
+    spec: ResizeSpec,
+    model_class: type[PreTrainedModel] | None = None,
+    choose_class: ChooseClass = class_of_checkpoint,
+) -> tuple[Plan, Mapping[str, Any], PreTrainedModel]:
+    """The plan for a checkpoint and the keywords that pin its state, as `plan_checkpoint` gives them, and the source itself."""
+    plan, loading = plan_checkpoint(source, spec, model_class, choose_class)
+    check_trainable(plan)
+    with seeded(spec.seed):  # what the checkpoint lacks is drawn when it is loaded
+        model, missing = load_source(source, plan.model_class, plan.source_config, plan.source, loading)
+    check_source(model)
+    return (plan.without(missing) if missing else plan), loading, model
+
+
+def commit_of(loading: Mapping[str, Any]) -> str | None:
+    """The state of the Hub that pinned keywords name."""
+    return getattr(loading.get("revision"), "resolved", None)

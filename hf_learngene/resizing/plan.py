@@ -1,9 +1,9 @@
-"""`plan`: what a resize would do, before any weight is read."""
+"""`Plan`: what a resize would do, before any weight is read."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
@@ -17,17 +17,21 @@ from hf_learngene.anatomy.sections import sections_of
 from hf_learngene.anatomy.stages import listed
 from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.spend import metered, spent
+from hf_learngene.errors import UnsupportedSourceError
 from hf_learngene.hub import provenance
-from hf_learngene.maps.task import ResizeTask
 from hf_learngene.methods import LearnedGrowth
 from hf_learngene.resizing.by_section import by_section, check_several
+from hf_learngene.resizing.costs import Cost, computation, cost_table, storage, time
+from hf_learngene.resizing.layer_lines import layer_lines
 from hf_learngene.resizing.origins import COMPUTED, TensorOrigin, origins
 from hf_learngene.resizing.passes import Pass, make_pass
+from hf_learngene.resizing.planned import check_planned
 from hf_learngene.resizing.proof import prove
 from hf_learngene.resizing.route import examples_origin, route_of, spends_by_error
 from hf_learngene.resizing.sizes import check_names, complete, config_at, describe, raw_sizes
 from hf_learngene.resizing.spec import GIVEN, SYNTHETIC, ResizeSpec
 from hf_learngene.resizing.table import origin_table
+from hf_learngene.tables import folded, html, paragraphs, render
 from hf_learngene.vocabulary.rows import Vocabulary, read_vocabulary
 
 
@@ -47,6 +51,7 @@ class Plan:
         meter: the budget that was asked for; None where none was.
         budget: the same while it is still to be spent, by the error that examples show; None where the sizes are settled.
         several: whether the class builds from several sections of its config, each with sizes of its own.
+        carry_out: what `apply` does; None for a plan that is a step of another.
     """
 
     spec: ResizeSpec = field(repr=False)
@@ -58,6 +63,7 @@ class Plan:
     meter: Meter | None = None
     budget: Meter | None = None
     several: bool = False
+    carry_out: Callable[[Plan, PreTrainedModel], PreTrainedModel] | None = field(default=None, repr=False)
 
     @property
     def target_config(self) -> PreTrainedConfig:
@@ -84,6 +90,57 @@ class Plan:
     @property
     def source_parameters(self) -> int:
         return self.source.num_parameters
+
+    @cached_property
+    def costs(self) -> list[Cost]:
+        """Parameters, bytes and, where they can be counted, FLOPs of source and result."""
+        return [
+            *storage(self.source, self.target, self.source_config),
+            *computation(self.source_config, self.target_config, self.model_class),
+        ]
+
+    @cached_property
+    def latency(self) -> Cost:
+        """The time of a forward pass of source and result on this CPU, measured when it is first asked for.
+
+        It is measured with random weights in float32, both in turns, and takes seconds; afterwards the plan shows it too.
+
+        Raises:
+            UnsupportedFamilyError: a family that runs on none of the inputs that are tried.
+
+        Example:
+            >>> from transformers import BertConfig
+            >>> from hf_learngene import plan
+            >>> bert = BertConfig(hidden_size=64, num_attention_heads=2, intermediate_size=128, num_hidden_layers=4)
+            >>> plan(bert, num_hidden_layers=1).latency.share < 1
+            True
+        """
+        return time(self.source_config, self.target_config, self.model_class)
+
+    def apply(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model that the plan describes, as `resize` makes it. The source is left as it is.
+
+        Args:
+            model (`PreTrainedModel`): of the class and with the config that was planned for.
+
+        Raises:
+            UnsupportedSourceError: a model of another class, or with another config; it names what differs.
+            LearngeneError: as `resize`.
+
+        Example:
+            >>> from transformers import BertConfig, BertModel
+            >>> from hf_learngene import plan
+            >>> config = BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2)
+            >>> made = plan(config, num_hidden_layers=4).apply(BertModel(config))
+            >>> made.config.num_hidden_layers
+            4
+        """
+        check_planned(self.source_config, self.model_class, model)
+        if self.carry_out is None:
+            raise UnsupportedSourceError(
+                "This plan is a part of another one. `hf_learngene.plan` makes plans to apply."
+            )
+        return self.carry_out(self, model)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -153,18 +210,37 @@ class Plan:
         return made if self.vocabulary is None else {**made, "kept_tokens": self.vocabulary.record()}
 
     def __str__(self) -> str:
-        share = self.num_parameters / self.source_parameters
-        lines = [
-            f"{self.model_class.__name__}, method {self.method}: {self.changes}",
-            *(["calibrated on made-up examples"] if self.examples == SYNTHETIC else []),
-            *(_learned(step) for step in self.passes if isinstance(step.method, LearnedGrowth)),
-            f"parameters {self.source_parameters:,} → {self.num_parameters:,} ({share:.1%})",
-            *(f"{self._named('', step)[:-1]} {line}".lstrip() for step in self.passes if (line := _layers(step))),
-        ]
-        if self.meter is not None and self.meter is not self.budget and self.meter.budget.quantity != "params":
-            amount, most = self.meter.exact(self.passes[-1].sizes), self.meter.told(self.meter.ceiling)
-            lines.insert(2, f"{self.meter.told(self.meter.source)} → {self.meter.told(amount)}, of {most} allowed")
-        return "\n".join(lines) + f"\n\n{origin_table(self.tensors)}"
+        costs = self.costs + ([self.latency] if "latency" in vars(self) else [])
+        lines = [*self._head(), *map(str, costs), *self._limit(), *self._layers()]
+        return "\n".join(lines) + f"\n\n{render(origin_table(self.tensors))}"
+
+    def _repr_html_(self) -> str:
+        costs = self.costs + ([self.latency] if "latency" in vars(self) else [])
+        below = "\n".join([*self._limit(), *self._layers()])
+        return "\n".join(
+            [
+                paragraphs("\n".join(self._head())),
+                html(cost_table(costs)),
+                *([paragraphs(below)] if below else []),
+                folded(f"{len(self.tensors):,} tensors", html(origin_table(self.tensors))),
+            ]
+        )
+
+    def _head(self) -> list[str]:
+        made_up = ["calibrated on made-up examples"] if self.examples == SYNTHETIC else []
+        learned = [_learned(step) for step in self.passes if isinstance(step.method, LearnedGrowth)]
+        return [f"{self.model_class.__name__}, method {self.method}: {self.changes}", *made_up, *learned]
+
+    def _limit(self) -> list[str]:
+        """The budget of a plan whose sizes follow from one that is not of parameters."""
+        meter = self.meter
+        if meter is None or meter is self.budget or meter.budget.quantity == "params":
+            return []
+        amount, most = meter.exact(self.passes[-1].sizes), meter.told(meter.ceiling)
+        return [f"{meter.told(meter.source)} → {meter.told(amount)}, of {most} allowed"]
+
+    def _layers(self) -> list[str]:
+        return [f"{self._named('', step)[:-1]} {line}".lstrip() for step in self.passes for line in layer_lines(step)]
 
 
 def _options(step: Pass) -> dict[str, Any]:
@@ -177,24 +253,6 @@ def _learned(step: Pass) -> str:
     """What is trained, in a line; the table shows what it starts as."""
     count = cast(LearnedGrowth, step.method).operator_parameters(step.task)
     return f"learned on train_dataset=: {count:,} parameters of maps, which start as"
-
-
-def _layers(step: Pass) -> str:
-    """Which layers are taken, in a line; empty where each stays in its place."""
-    if step.task.stage_maps:
-        maps = [_layers_of(step, task) for task in step.task.parts]
-        return f"layers by stage: {'; '.join(words or 'all' for words in maps)}" if any(maps) else ""
-    words = _layers_of(step, step.task)
-    return f"layers: {words}" if words else ""
-
-
-def _layers_of(step: Pass, task: ResizeTask) -> str:
-    layer_map = task.layer_map
-    if task.source.num_layers == len(layer_map) and layer_map.describe().startswith("first"):
-        return ""
-    if step.method.selects and task.selection is None and len(layer_map) < task.source.num_layers:
-        return f"{len(layer_map)} of {task.source.num_layers}, chosen when the weights are read"
-    return layer_map.describe()
 
 
 def make_plan(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from rich.markup import escape
 from rich.table import Table
 
+from hf_learngene.maps.layer_map import moved, spans
 from hf_learngene.pruning.refit import Fitted
 from hf_learngene.resizing.origins import TensorOrigin
 from hf_learngene.tables import render
@@ -17,41 +19,59 @@ def shape_text(shape: tuple[int, ...] | None) -> str:
     return "–" if shape is None else "×".join(map(str, shape)) or "1"
 
 
-def grouped(tensors: Iterable[TensorOrigin]) -> list[tuple[str, TensorOrigin, int]]:
-    """Tensors of all layers that share a origin, in one row: (name with the layer range, one of them, how many)."""
-    rows: dict[tuple, list[tuple[int | None, TensorOrigin]]] = {}
+class Group(NamedTuple):
+    """Tensors of several layers that come from the source in the same way.
+
+    Attributes:
+        name: their name with the layers, such as `layers.{0-5}.mlp.fc1.weight`.
+        one: one of them.
+        layers: which source layers they come from and which they become; nothing where each stays in its place.
+    """
+
+    name: str
+    one: TensorOrigin
+    layers: str
+
+
+def grouped(tensors: Iterable[TensorOrigin]) -> list[Group]:
+    """Tensors of all layers that share an origin, in one row."""
+    rows: dict[tuple, list[TensorOrigin]] = {}
     for tensor in tensors:
-        match = re.search(r"\.(\d+)\.", tensor.name)
-        template = f"{tensor.name[: match.start()]}.*.{tensor.name[match.end() :]}" if match else tensor.name
-        key = (template, tensor.shape, tensor.source_shape, tensor.origin)
-        rows.setdefault(key, []).append((int(match[1]) if match else None, tensor))
-    named = []
+        key = (tensor.template or tensor.name, tensor.shape, tensor.source_shape, tensor.origin)
+        rows.setdefault(key, []).append(tensor)
+    found = []
     for (template, *_), members in rows.items():
-        numbers = [n for n, _ in members if n is not None]
-        name = template.replace(".*.", f".{_ranges(numbers)}.") if numbers else template
-        named.append((name, members[0][1], len(members)))
-    return named
+        layers = [t.layer for t in members if t.layer is not None]
+        pairs = [(t.source_layer, t.layer) for t in members if t.source_layer is not None and t.layer is not None]
+        moves = moved(pairs) if any(a != b for a, b in pairs) else ""
+        found.append(Group(template.format(_ranges(layers)) if layers else template, members[0], moves))
+    return found
 
 
 def _ranges(numbers: list[int]) -> str:
-    """`{0-11}`, `{0,2,4}`."""
+    """`{0-11}`, `{0-2,4}`."""
     if len(numbers) == 1:
         return str(numbers[0])
-    if numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{{{numbers[0]}-{numbers[-1]}}}"
-    return "{" + ",".join(map(str, numbers)) + "}"
+    if len(numbers) == 2 and numbers[1] == numbers[0] + 1:
+        return f"{{{numbers[0]}-{numbers[1]}}}"
+    return "{" + spans(numbers, "-", ",") + "}"
 
 
-def origin_table(tensors: Iterable[TensorOrigin]) -> str:
+def origin_table(tensors: Iterable[TensorOrigin]) -> Table:
     """A row for each group of tensors that come from the source in the same way."""
+    groups = grouped(tensors)
+    moves = any(group.layers for group in groups)
     table = Table(show_edge=False, pad_edge=False, box=None)
     table.add_column("tensor", overflow="fold")
     for title in ("source", "target"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("origin", overflow="fold")
-    for name, tensor, _ in grouped(tensors):
-        table.add_row(name, shape_text(tensor.source_shape), shape_text(tensor.shape), tensor.origin)
-    return render(table)
+    if moves:
+        table.add_column("layers", overflow="fold")
+    for group in groups:
+        cells = [group.name, shape_text(group.one.source_shape), shape_text(group.one.shape), group.one.origin]
+        table.add_row(*map(escape, [*cells, *([group.layers] if moves else [])]))
+    return table
 
 
 def fit_table(fits: Sequence[Fitted]) -> str:

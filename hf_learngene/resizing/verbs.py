@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from typing import Any, TypeVar, cast
@@ -153,7 +154,7 @@ def plan(
         **sizes_and_options: sizes, options of the method, and Hub keywords (`revision`, `token`, `cache_dir`, ...).
 
     Returns:
-        `Plan` with `target_config`, `num_parameters` and `tensors`.
+        `Plan` with `target_config`, `num_parameters`, `costs` and `tensors`; `apply(model)` carries it out.
 
     Raises:
         LearngeneError: as `resize`.
@@ -177,7 +178,7 @@ def plan(
         loads=isinstance(source, (str, os.PathLike)),
     )
     if isinstance(source, (str, os.PathLike)):
-        return plan_checkpoint(source, spec, model_class)[0]
+        return _applicable(plan_checkpoint(source, spec, model_class)[0])
     if not isinstance(source, (PreTrainedConfig, PreTrainedModel)):
         raise UnsupportedSourceError(
             f"plan takes a Hub id, a folder, a config or a transformers model; this is a {type(source).__name__}."
@@ -190,7 +191,16 @@ def plan(
             f"{cls.__name__} is built from a {wanted.__name__}; this is a {type(config).__name__} (`{config.model_type}`)."
         )
     provenance.check(config)
-    return make_plan(config, cls, spec)
+    return _applicable(make_plan(config, cls, spec))
+
+
+def _applicable(made: Plan) -> Plan:
+    def apply(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
+        source = check_source(model)
+        provenance.check(source.config)
+        return carry_out(plan, source, source=source.config._name_or_path or None)
+
+    return dataclasses.replace(made, carry_out=apply)
 
 
 def allocate(

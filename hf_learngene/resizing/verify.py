@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from rich.markup import escape
+from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,6 +18,7 @@ from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.resizing.outputs import difference, outputs_of, random_inputs, vocabulary_of, width_of
+from hf_learngene.tables import html, paragraphs
 
 
 # relative to max(1, |logit|); what float32 rounding leaves over a dozen layers, and float64
@@ -43,12 +46,22 @@ class Report:
         return self.relative <= self.tolerance
 
     def __str__(self) -> str:
-        verdict = "the same function" if self.function_preserving else "another function"
         outputs = ", ".join(f"{name} {value:.1e}" for name, value in self.outputs.items())
+        return f"{self._verdict()}\ncompared: {outputs}"
+
+    def _repr_html_(self) -> str:
+        table = Table()
+        table.add_column("output")
+        table.add_column("max |Δ|", justify="right")
+        for name, value in self.outputs.items():
+            table.add_row(escape(name), f"{value:.1e}")
+        return f"{paragraphs(self._verdict())}\n{html(table)}"
+
+    def _verdict(self) -> str:
+        verdict = "the same function" if self.function_preserving else "another function"
         return (
             f"max |Δ| {self.max_abs_logit_difference:.2e} "
-            f"(relative {self.relative:.2e}, tolerance {self.tolerance:.0e}): {verdict}\n"
-            f"compared: {outputs}"
+            f"(relative {self.relative:.2e}, tolerance {self.tolerance:.0e}): {verdict}"
         )
 
 

@@ -155,7 +155,7 @@ def test_overwrite_replaces_the_folder_and_follows_a_link(vit, place):
 
 def test_a_folder_made_meanwhile_is_left_alone(vit, place, monkeypatch):
     model, _ = vit
-    monkeypatch.setattr(model, "save_pretrained", lambda folder: (place / "out").mkdir())
+    monkeypatch.setattr(model, "save_pretrained", lambda folder, **named: (place / "out").mkdir())
     with pytest.raises(OutputError, match="came into being"):
         save_resized(model, place / "out")
     assert os.listdir(place) == ["out"]

@@ -223,7 +223,7 @@ class TestHowSizesAreNamed:
         request = {"vision_config": {"hidden_size": 48}, "text_config": {"num_hidden_layers": 4}}
         made = plan(clip, **request)
         assert "text_config.num_hidden_layers 3 → 4, vision_config.hidden_size 24 → 48" in str(made)
-        assert "text_config layers: 1 inserted" in str(made)
+        assert "text_config layers: 0–2; new 3 (a copy of 2)" in str(made)
         grown = resize(clip, **request)
         assert grown.config.learngene["sizes"]["vision_config.hidden_size"] == 48
         assert [p["method"] for p in grown.config.learngene["passes"]] == ["lemon", "lemon"]

@@ -104,7 +104,9 @@ def test_the_plan_shows_lists():
     )
     assert "hidden_size [96, 192, 384, 768] → [64, 128, 256, 512]" in shown
     assert "num_hidden_layers [2, 2, 6, 2] → [1, 2, 4, 2]" in shown
-    assert "layers by stage: first 1; all; first 4; all" in shown
+    assert "stage 0: num_hidden_layers 2 → 1, hidden_size 96 → 64, num_attention_heads 3 → 2; layers 0\n" in shown
+    assert "stage 1: hidden_size 192 → 128, num_attention_heads 6 → 4\n" in shown
+    assert "stage 2: num_hidden_layers 6 → 4, hidden_size 384 → 256, num_attention_heads 12 → 8; layers 0–3\n" in shown
     assert "selected 256 of 384" in shown
 
 

@@ -26,7 +26,7 @@ def tokenizer(limit: int = 40) -> PreTrainedTokenizerFast:
 def interrupt(monkeypatch, model, error: BaseException) -> None:
     """Makes a model, or every model of a class, stop in the middle of being written."""
 
-    def save_pretrained(*given):
+    def save_pretrained(*given, **named):
         (Path(given[-1]) / "model.safetensors").write_bytes(b"half")
         raise error
 
