@@ -141,7 +141,7 @@ def _trying(page: Page, one: Visit) -> None:
     """Both models side by side."""
     gr.Markdown("### Try both")
     texts = isinstance(processor_of(one.source), PreTrainedTokenizerBase)
-    with gr.Row():
+    with gr.Row(elem_id="ask-inputs"):
         inputs: list[Any] = [
             gr.Textbox(label=label, interactive=True, elem_id=f"try-{i}")
             if texts
