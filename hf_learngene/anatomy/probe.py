@@ -35,6 +35,8 @@ def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: 
     with torch.device(device), _Unfilled():
         model: PreTrainedModel = model_class(own)
         model.train(False)
+    if len({p.dtype for p in model.parameters() if p.is_floating_point()}) > 1:
+        nn.Module.to(model, torch.float32)  # a backbone takes its own config's dtype, the head over it does not
     return model
 
 

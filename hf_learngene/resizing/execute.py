@@ -17,7 +17,7 @@ from hf_learngene.budget.search import Allocation, allocated
 from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.errors import RefitError, UnsupportedSourceError
 from hf_learngene.pruning.refit import Fitted
-from hf_learngene.resizing.build_model import build_model
+from hf_learngene.resizing.build_model import build_model, cast_to
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
 from hf_learngene.resizing.table import fit_table
@@ -83,9 +83,7 @@ def execute(
             seen(current, made)
         current = made
     if current.dtype != model.dtype:
-        current = cast(PreTrainedModel, nn.Module.to(current, dtype=model.dtype))
-        current.config.dtype = model.dtype
-        _check_range(current)
+        _check_range(cast_to(current, model.dtype))
     _report(plan, fits, tell)
     return current
 
@@ -175,7 +173,7 @@ def _precise(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
     """The model in float32 where it is to be refitted: half precision loses what the examples say."""
     if model.dtype not in (torch.bfloat16, torch.float16) or not any(step.method.refits for step in plan.passes):
         return model
-    return copy.deepcopy(model).float()
+    return cast_to(copy.deepcopy(model), torch.float32)
 
 
 def _check_fits(plan: Plan, model: PreTrainedModel) -> None:
