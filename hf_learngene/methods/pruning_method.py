@@ -99,6 +99,14 @@ class PruningMethod(Method):
                 f"method={self.name!r} ranks one residual stream, and a hierarchy has one in each stage. "
                 "method='weight_selection', 'front' and 'layers' shrink stage by stage."
             )
+        beside = next(
+            (t.template for t in source.templates.values() if t.kind == "norm" and t.dims[0].parts > 1), None
+        )
+        if beside is not None:
+            raise UnsupportedFamilyError(
+                f"method={self.name!r} ranks one residual stream, and `{source.model_type}` carries several side by side "
+                f"(`{beside}` normalises them together). method='weight_selection' shrinks it."
+            )
         if source.composed_layers:
             raise InvalidSizeError(
                 f"{self.name} looks at what goes on inside the layers, and in `{source.model_type}` "

@@ -40,7 +40,7 @@ def execute(
     examples: Batches | None = None,
     own: bool = False,
     tell: Callable[[str], Any] | None = None,
-    seen: Callable[[PreTrainedModel, PreTrainedModel], Any] | None = None,
+    seen: Callable[[Pass, PreTrainedModel, PreTrainedModel], Any] | None = None,
     follow: Callable[[Pass, PreTrainedModel], Any] | None = None,
 ) -> PreTrainedModel:
     """The model that a plan describes.
@@ -53,7 +53,7 @@ def execute(
         examples: calibration examples.
         own: whether the source may lend its memory to what is kept, since nobody else holds it.
         tell: is given the table of what each step of a refit left.
-        seen: is given source and result of each pass that refits.
+        seen: is given each pass that refits, its source and its result.
         follow: is given each pass as it is run, and its source.
 
     Raises:
@@ -80,7 +80,7 @@ def execute(
         transfer.carry_buffers(made)
         fits += step.method.refine(step.task, current, made, examples, disable_progress)
         if seen is not None and step.method.refits:
-            seen(current, made)
+            seen(step, current, made)
         current = made
     if current.dtype != model.dtype:
         _check_range(cast_to(current, model.dtype))
