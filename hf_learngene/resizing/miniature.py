@@ -11,8 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.config_fields import as_pair, native_name, nested_configs, section
-from hf_learngene.anatomy.sections import width_repeated
+from hf_learngene.anatomy.config_fields import as_pair, native_name, nested_configs, section, width_repeated
 from hf_learngene.anatomy.types import AXES
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import GEOMETRY, changes, own_axes
