@@ -169,12 +169,13 @@ def width_notes(resized: Mapping[str, list[Measured]]) -> str:
             if result.growths["any width"] == "multiples only":
                 norms.setdefault(shape_of(result.blocker), []).append(result.label)
         if norms:
-            lines.append(f"- `{kind}`: " + "; ".join(f"`{norm}`" for norm in norms))
+            lines.append(f"- `{kind}`: " + "; ".join(norm if " " in norm else f"`{norm}`" for norm in norms))
     text = (
         "## Why only whole multiples\n\nA width that is no multiple is exact where every norm reads a plain sum of what writes"
         " the residual stream: the new entries can then hold the mean of the others. It is not exact where a norm reads"
         " another norm's output (post-norm layers, a normalised embedding), an activation's (the transform before a masked-LM"
-        " decoder), or all queries. The first such norm of each family, `*` for a layer:\n\n"
+        " decoder), or all queries; nor between the stages of a hierarchy, nor where a plain pass does not reach what reads the"
+        " width. The first such norm of each family, or what stands for one, `*` for a layer:\n\n"
     )
     return text + "\n".join(lines)
 

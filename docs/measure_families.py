@@ -96,7 +96,7 @@ class Measured:
     shrinks: str = ""
     growths: dict[str, float | str] = field(default_factory=dict)
     epsilon: float = 0.0  # of norms that no config can change, up to which new layers are exact
-    blocker: str = ""  # the norm that makes only whole multiples exact
+    blocker: str = ""  # what makes only whole multiples exact: a norm, or another tensor, or a word for it
     beyond: str = ""  # what is unusual about its inputs or its config, if it is measured for that
     section: str = ""  # the part that is resized, of a class with several
 
@@ -180,7 +180,7 @@ def _measure(case: Case, found: Measured) -> None:
         raise ValueError(f"no tiny config: it still has {anatomy.num_parameters:,} parameters")
     found.placement = "post" if anatomy.post_norm else "pre"
     over_heads = [n for n in anatomy.norms if n.axis == HEADS]
-    found.blocker = next((n.name for n in (*anatomy.norms_that_need_multiples(), *over_heads)), "")
+    found.blocker = next((n.name for n in (*anatomy.norms_that_need_multiples(), *over_heads)), other_blocker(anatomy))
     source = model_of(case)
     closing = {n.name for n in anatomy.norms if n.closes_layer and not n.eps_follows_config}
     found.epsilon = max((eps for name, eps in epsilons(source).items() if name in closing), default=0.0)
@@ -188,6 +188,14 @@ def _measure(case: Case, found: Measured) -> None:
     outputs(source, inputs)  # what does not run as it is cannot be compared with anything
     found.shrinks = shrinks(source, anatomy)
     grow_all(case, source, anatomy, found, inputs)
+
+
+def other_blocker(anatomy: Anatomy) -> str:
+    """What makes only whole multiples exact where no norm does."""
+    if anatomy.num_stages:
+        return "between its stages"
+    grouped = (t.template for t in anatomy.templates.values() if t.groups > 1)
+    return next((name.replace("{}", "*") for name in (*(t.template for t in anatomy.unseen), *grouped)), "")
 
 
 def model_of(case: Case, dtype: torch.dtype = torch.float64) -> Any:

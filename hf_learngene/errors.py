@@ -74,6 +74,10 @@ class RefitError(CalibrationError):
     """A refit that leaves the model further from its source, on its own examples, than plain selection does."""
 
 
+class NoGainError(RefitError):
+    """A calibrated shrink that is further from its source, on examples held back from it, than weight selection."""
+
+
 class SyntheticExamplesError(CalibrationError):
     """Calibration examples that cannot be made up. It names the column, and says how to give examples.
 

@@ -15,7 +15,8 @@ from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.config_fields import native_name
 from hf_learngene.anatomy.registry import declaration_of
 from hf_learngene.anatomy.stages import stage_fields
-from hf_learngene.anatomy.types import AXES, HEADS, HIDDEN, Anatomy
+from hf_learngene.anatomy.types import AXES, HEADS, HIDDEN
+from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import UnsupportedFamilyError, UnsupportedSourceError
 
 

@@ -41,6 +41,8 @@ LINKED_TO_HIDDEN = (
     "entity_emb_size",
     "output_hidden_size",
 )
+# How fields are called that may repeat the width of another part.
+_REPEATS = ("hidden_size", "projection_size", "projection_dim", "project_dim")
 # Lists of layer indices. In those of a kind, the layers that are named are built another way (global attention instead of
 # windows); in those of outputs, something reads what the named layers hand on.
 LAYER_KINDS = (
@@ -128,6 +130,32 @@ def other_integers(config: PreTrainedConfig) -> list[str]:
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_OTHER:
             fields.append(name)
     return fields
+
+
+def width_repeated(config: PreTrainedConfig, section_of: str) -> tuple[str, ...]:
+    """Fields outside a section that are called a hidden or projected size and equal its width, each with the path to it.
+
+    The width of another encoder is none of them: it is that encoder's own.
+
+    Example:
+        >>> from transformers import BlipConfig, DepthAnythingConfig
+        >>> width_repeated(BlipConfig(), "vision_config"), width_repeated(DepthAnythingConfig(), "backbone_config")
+        (('text_config.encoder_hidden_size', 'text_config.projection_dim'), ('reassemble_hidden_size',))
+    """
+    if not section_of:
+        return ()
+    part = section(config, section_of)
+    width = getattr(part, native_name(part, "hidden_size") or "", None)
+    found = []
+    for place, other in {"": config, **nested_configs(config)}.items():
+        own = native_name(other, "hidden_size") if native_name(other, "num_hidden_layers") else None
+        found += [
+            f"{place}.{name}".lstrip(".")
+            for name, value in vars(other).items()
+            if place != section_of and name.endswith(_REPEATS) and name != own and value == width
+            and not isinstance(value, bool)
+        ]  # fmt: skip
+    return tuple(found)
 
 
 def changed(

@@ -19,7 +19,8 @@ from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.stage_axes import StageProber, stage_dims
 from hf_learngene.anatomy.stages import StageBlocks, StageField, in_stages, stage_values, width_fields
 from hf_learngene.anatomy.trace import is_norm
-from hf_learngene.anatomy.types import FIXED, Anatomy, Dim, TensorInfo
+from hf_learngene.anatomy.types import FIXED, Dim, TensorInfo
+from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
 
 

@@ -33,7 +33,8 @@ from hf_learngene.anatomy.sections import followers_of, only_section
 from hf_learngene.anatomy.small import few_tokens
 from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.anatomy.trace import Trace, is_norm
-from hf_learngene.anatomy.types import FIXED, HEAD_DIM, Anatomy, Dim, NormInfo, TensorInfo
+from hf_learngene.anatomy.types import FIXED, HEAD_DIM, Dim, NormInfo, TensorInfo
+from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
 from hf_learngene.state import exclusive
 

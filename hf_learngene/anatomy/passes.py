@@ -13,7 +13,8 @@ from hf_learngene.anatomy.config_fields import changed, native_name, section
 from hf_learngene.anatomy.inputs import example_inputs, main_input
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.trace import Trace, record
-from hf_learngene.anatomy.types import PATCHES, RELATIVE, Anatomy
+from hf_learngene.anatomy.types import PATCHES, RELATIVE
+from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.state import exclusive
 

@@ -35,6 +35,8 @@ def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: 
     with torch.device(device), _Unfilled():
         model: PreTrainedModel = model_class(own)
         model.train(False)
+    if len({p.dtype for p in model.parameters() if p.is_floating_point()}) > 1:
+        nn.Module.to(model, torch.float32)  # a backbone takes its own config's dtype, the head over it does not
     return model
 
 
@@ -117,16 +119,21 @@ class Prober:
         self.followers = followers
         self.model_class, self.config, self.section_of = model_class, config, section_of
         self.part = section(config, section_of)
-        self.fields = known_sizes(self.part)
+        self.fields = self.fields_to_probe()
         self.model = model
         self.shapes = shapes(self.model)
         self.read = self.fields_read()
         self.effects: dict[str, list[dict[str, Effect]]] = {n: [{} for _ in s] for n, s in self.shapes.items()}
-        self.linked = tuple(
-            n
-            for n in LINKED_TO_HIDDEN
-            if getattr(self.part, n, None) == getattr(self.part, self.fields["hidden_size"])
-        )
+        self.linked = self.fields_of_the_width()
+
+    def fields_to_probe(self) -> dict[str, str]:
+        """Canonical size name -> the config's own name of the field that says it."""
+        return known_sizes(self.part)
+
+    def fields_of_the_width(self) -> tuple[str, ...]:
+        """Fields that repeat the width, and follow it."""
+        width = getattr(self.part, self.fields["hidden_size"])
+        return tuple(n for n in LINKED_TO_HIDDEN if getattr(self.part, n, None) == width)
 
     def run(self) -> None:
         value = {c: getattr(self.part, n) for c, n in self.fields.items()}

@@ -17,16 +17,16 @@ from hf_learngene.anatomy.config_fields import (
     nested_configs,
     section,
     section_name,
+    width_repeated,
 )
 from hf_learngene.anatomy.passes import plain_pass, round_trip
 from hf_learngene.anatomy.probe import build, shapes
+from hf_learngene.anatomy.small import thin
 from hf_learngene.errors import UnsupportedFamilyError
 
 
 _CACHE: OrderedDict[tuple[Any, ...], tuple[str, ...]] = OrderedDict()
 _CACHE_SIZE = 64
-# How fields are called that may repeat the width of another part.
-_REPEATS = ("hidden_size", "projection_size", "projection_dim", "project_dim")
 # Fields that say how wide or deep a part is: where another value of one changes a tensor, the class builds from that config.
 _TELLING = ("hidden_size", "num_hidden_layers", "embed_dim", "hidden_sizes", "depths")
 
@@ -133,32 +133,6 @@ def _builds_from(config: PreTrainedConfig, model_class: type[PreTrainedModel], n
 # ---- fields elsewhere that repeat the width of a section
 
 
-def width_repeated(config: PreTrainedConfig, section_of: str) -> tuple[str, ...]:
-    """Fields outside a section that are called a hidden or projected size and equal its width, each with the path to it.
-
-    The width of another encoder is none of them: it is that encoder's own.
-
-    Example:
-        >>> from transformers import BlipConfig, DepthAnythingConfig
-        >>> width_repeated(BlipConfig(), "vision_config"), width_repeated(DepthAnythingConfig(), "backbone_config")
-        (('text_config.encoder_hidden_size', 'text_config.projection_dim'), ('reassemble_hidden_size',))
-    """
-    if not section_of:
-        return ()
-    part = section(config, section_of)
-    width = getattr(part, native_name(part, "hidden_size") or "", None)
-    found = []
-    for place, other in {"": config, **nested_configs(config)}.items():
-        own = native_name(other, "hidden_size") if native_name(other, "num_hidden_layers") else None
-        found += [
-            f"{place}.{name}".lstrip(".")
-            for name, value in vars(other).items()
-            if place != section_of and name.endswith(_REPEATS) and name != own and value == width
-            and not isinstance(value, bool)
-        ]  # fmt: skip
-    return tuple(found)
-
-
 def followers_of(model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str) -> tuple[str, ...]:
     """Those fields outside a section that have to follow its width: without them, a wider model does not run, or not as saved.
 
@@ -170,6 +144,7 @@ def followers_of(model_class: type[PreTrainedModel], config: PreTrainedConfig, s
     candidates = width_repeated(config, section_of)
     if not candidates:
         return ()
+    config = _smallest_that_runs(model_class, config, section_of)
     part = section(config, section_of)
     native = str(native_name(part, "hidden_size"))
     width = getattr(part, native)
@@ -196,9 +171,21 @@ def followers_of(model_class: type[PreTrainedModel], config: PreTrainedConfig, s
     return needed if runs(needed) else candidates
 
 
+def _smallest_that_runs(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, section_of: str
+) -> PreTrainedConfig:
+    """A small copy of a config with which the class runs; the config itself where it does not: some tie sizes to each other."""
+    small = thin(config, section_of)
+    try:
+        plain_pass(build(model_class, small), small, set(), [small])
+    except Exception:  # any class of error may come from a family's own code
+        return config
+    return small
+
+
 def _at(config: PreTrainedConfig, path: str) -> Any:
     place, _, name = path.rpartition(".")
     return getattr(section(config, place), name)
 
 
-__all__ = ["example", "followers_of", "only_section", "sections_of", "told", "width_repeated"]
+__all__ = ["example", "followers_of", "only_section", "sections_of", "told"]

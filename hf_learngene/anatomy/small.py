@@ -7,7 +7,15 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_learngene.anatomy.config_fields import LINKED_TO_HIDDEN, as_pair, changed, native_name, section
+from hf_learngene.anatomy.config_fields import (
+    LINKED_TO_HIDDEN,
+    as_pair,
+    changed,
+    native_name,
+    nested_configs,
+    section,
+    width_repeated,
+)
 from hf_learngene.anatomy.inputs import FRAMES, IMAGES
 
 
@@ -17,6 +25,8 @@ _SPARE = 8  # tokens behind the last special one
 
 def narrow(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig | None:
     """The config with small heads, and with no more tokens than the special ones need; None where it is small already.
+
+    Fields elsewhere that repeat its width follow it, and other sections have few tokens too.
 
     Args:
         config (`PreTrainedConfig`): the config. It is not changed.
@@ -42,9 +52,32 @@ def narrow(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig | None
     small |= {n: _HEAD for n in ("head_dim", "attention_head_size") if _is(part, n, hidden // heads)}
     if isinstance(width := value.get("intermediate_size"), int):
         small[names["intermediate_size"]] = max(1, width * _HEAD * heads // hidden)
-    if isinstance(rows := value.get("vocab_size"), int):
-        small[names["vocab_size"]] = min(rows, 1 + max(_token_ids(config, part), default=0) + _SPARE)
-    return changed(config, section_of, {n: v for n, v in small.items() if n is not None})
+    outside: dict[str, Any] = dict.fromkeys(width_repeated(config, section_of), _HEAD * heads)
+    for place, other in {"": config, **nested_configs(config)}.items():
+        native = native_name(other, "vocab_size")
+        if native in vars(other) and isinstance(rows := getattr(other, str(native)), int):
+            outside[f"{place}.{native}".lstrip(".")] = min(
+                rows, 1 + max(_token_ids(config, other), default=0) + _SPARE
+            )
+    return changed(config, section_of, {n: v for n, v in small.items() if n is not None}, outside=outside)
+
+
+def thin(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig:
+    """The narrow config, or where it is small already itself, with one layer in every other section.
+
+    Args:
+        config (`PreTrainedConfig`): the config. It is not changed.
+        section_of (`str`): name of the nested config that holds the sizes.
+
+    Example:
+        >>> from transformers import CLIPConfig
+        >>> small = thin(CLIPConfig(), "vision_config")
+        >>> small.vision_config.hidden_size, small.text_config.num_hidden_layers
+        (192, 1)
+    """
+    depths = {name: native_name(other, "num_hidden_layers") for name, other in nested_configs(config).items()}
+    outside = {f"{name}.{depth}": 1 for name, depth in depths.items() if depth is not None and name != section_of}
+    return changed(narrow(config, section_of) or config, section_of, {}, outside=outside)
 
 
 def few_tokens(config: PreTrainedConfig, section_of: str, factor: int) -> PreTrainedConfig | None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.axes import CONVOLUTIONS, UNKNOWN, is_feature, layer_of, owner_of, sides_of
 from hf_learngene.anatomy.config_fields import known_sizes, other_integers, section
-from hf_learngene.anatomy.probe import Effect, Prober, shapes
+from hf_learngene.anatomy.probe import Effect, Prober
 from hf_learngene.anatomy.roles import Flow
 from hf_learngene.anatomy.rules import role_of
 from hf_learngene.anatomy.stages import OF_STAGES, StageField, staged
@@ -33,25 +33,25 @@ class StageProber(Prober):
         model: PreTrainedModel,
         stage_fields: Mapping[str, StageField],
     ) -> None:
-        self.model_class, self.config, self.section_of = model_class, config, section_of
-        self.followers, self.read = (), None
-        self.part = section(config, section_of)
-        own = {field.native for field in stage_fields.values()}
-        self.fields = {n: f for n, f in known_sizes(self.part).items() if f not in own and n not in OF_STAGES}
         self.stage_fields = stage_fields
-        self.stages = len(getattr(self.part, stage_fields["num_hidden_layers"].native))
-        self.model = model
-        self.shapes = shapes(model)
-        self.effects = {n: [{} for _ in s] for n, s in self.shapes.items()}
-        self.widths = self._sizes(_WIDTH)
-        self.heads = self._sizes(_HEADS)
-        # fields that repeat the last stage's width (Swin's, for encoder-decoder models around it; CLAP's projection reads it)
-        repeated = [n for n in (_WIDTH,) if getattr(self.part, n, None) == self.widths[-1]]
-        self.linked = tuple(n for n in repeated if n not in own)
+        self.own = {field.native for field in stage_fields.values()}
+        part = section(config, section_of)
+        self.stages = len(getattr(part, stage_fields["num_hidden_layers"].native))
+        self.widths, self.heads = (self._sizes(part, size) for size in (_WIDTH, _HEADS))
+        super().__init__(model_class, config, section_of, model)
 
-    def _sizes(self, size: str) -> tuple[int, ...]:
+    def _sizes(self, part: PreTrainedConfig, size: str) -> tuple[int, ...]:
         field = self.stage_fields.get(size)
-        return field.read(getattr(self.part, field.native), self.stages) if field is not None else ()
+        return field.read(getattr(part, field.native), self.stages) if field is not None else ()
+
+    def fields_to_probe(self) -> dict[str, str]:
+        """The fields that say one size for all stages."""
+        return {n: f for n, f in known_sizes(self.part).items() if f not in self.own and n not in OF_STAGES}
+
+    def fields_of_the_width(self) -> tuple[str, ...]:
+        """Fields that repeat the last stage's (Swin's, for encoder-decoder models around it; CLAP's projection reads it)."""
+        repeats = getattr(self.part, _WIDTH, None) == self.widths[-1] and _WIDTH not in self.own
+        return (_WIDTH,) if repeats else ()
 
     def run(self) -> None:
         for size, field in self.stage_fields.items():
@@ -72,9 +72,8 @@ class StageProber(Prober):
             if name in self.fields:
                 self.try_field(name, 8, {self.fields[name]: getattr(self.part, self.fields[name]) + 8})
         self.try_field("num_labels", 3, {"num_labels": (self.config.num_labels or 0) + 3})
-        own = {field.native for field in self.stage_fields.values()}
         for name in other_integers(self.part):
-            if name not in own:
+            if name not in self.own:
                 step = getattr(self.part, name)
                 self.try_field(name, step, {name: 2 * step})
 

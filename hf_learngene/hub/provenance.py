@@ -166,6 +166,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "history": lambda value: isinstance(value, list),
     "kept_tokens": _is_kept,
     "calibration": lambda value: value is None or _is_fields(value),
+    "fallback": lambda value: value is None or _is_fields(value),
     "distillation": lambda value: value is None or _is_fields(value),
     "training": lambda value: value is None or _is_fields(value),
     "weights": lambda value: value is None or (isinstance(value, dict) and all(map(_is_digest, value.values()))),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hf_learngene.maps.ops import Context, Op
+from hf_learngene.anatomy import TensorInfo
+from hf_learngene.maps.ops import Context, Op, Take
+from hf_learngene.maps.task import ResizeTask, WidthChange
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,27 @@ class TakeGrouped(Op):
         return tensor[self.index.clamp_min(0)].gather(1, places) * share.reshape(*share.shape, *rest)
 
 
+def takes(
+    tensor: TensorInfo,
+    task: ResizeTask,
+    index: Callable[[WidthChange], tuple[Tensor, str]],
+    op: Callable[[WidthChange], Op] | None = None,
+) -> list[Op]:
+    """Ops that pick entries of every width of a tensor that changes: of a grouped convolution one, for both its widths at once.
+
+    Args:
+        tensor (`TensorInfo`): the target tensor.
+        task (`ResizeTask`): the resize.
+        index (`Callable`): (target size,) source entry of each target entry of a width, -1 for a new one, and a label.
+        op (`Callable`, *optional*): what picks them in any other tensor, where it is more than `Take`.
+    """
+    changes = task.width_changes(tensor)
+    if changes and tensor.groups > 1:
+        entries, label = index(changes[0])
+        return [TakeGrouped(entries, tensor.groups, label)]
+    return [op(c) if op is not None else Take(task.blocks(tensor, c.dim), *index(c)) for c in changes]
+
+
 @dataclass(frozen=True)
 class Lengthen(Op):
     """Brings the length that goes with a weight's direction (weight normalisation) along with what is done to the direction.
@@ -68,4 +92,4 @@ class Lengthen(Op):
         return made
 
 
-__all__ = ["Lengthen", "TakeGrouped"]
+__all__ = ["Lengthen", "TakeGrouped", "takes"]

@@ -14,7 +14,7 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps import LayerMap, Op, Split, Take
-from hf_learngene.maps.convolutions import TakeGrouped
+from hf_learngene.maps.convolutions import takes
 from hf_learngene.maps.task import WIDTHS, ResizeTask, WidthChange, changes, shown, source_axes
 from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.from_above import FromAbove, name_above
@@ -92,19 +92,19 @@ class Bert2BERT(Method):
         layer = task.layer_map[tensor.layer].index if tensor.layer is not None else None
         norm = task.source.norm_of.get(tensor.template)
         halved = norm is not None and norm.name in task.source.tied_readers
-        steps: list[Op] = []
-        for change in changed:
-            dim, _, side, old, new = change
-            index = self._copies(change, layer, task)
-            label = f"copied {old} → {new}"
-            if tensor.groups > 1:
-                return [TakeGrouped(index, tensor.groups, label)]
-            blocks = task.blocks(tensor, dim)
+
+        def index(change: WidthChange) -> tuple[Tensor, str]:
+            return self._copies(change, layer, task), f"copied {change.old} → {change.new}"
+
+        def copy(change: WidthChange) -> Op:
             # the tied decoder sums over the copies of what its norm gives
-            steps.append((Split if side == "in" or halved else Take)(blocks, index, label))
+            return (Split if change.side == "in" or halved else Take)(task.blocks(tensor, change.dim), *index(change))
+
+        steps = takes(tensor, task, index, copy)
         written = [c for c in changed if c.side == "out"]
         above = name_above(tensor, layer, task)
-        if self.expansion == "aki" and written and above and tensor.kind in ("linear", "bias", "conv"):
+        plain = tensor.groups == 1 and tensor.kind in ("linear", "bias", "conv")
+        if self.expansion == "aki" and written and above and plain:
             dim, old = written[0].dim, written[0].old
             return [FromAbove(tuple(steps), above, task.blocks(tensor, dim), old, steps[0].label)]
         return steps

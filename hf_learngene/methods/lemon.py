@@ -21,7 +21,7 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import Fill, LayerMap, Op, Scale, Split, Take
-from hf_learngene.maps.convolutions import TakeGrouped
+from hf_learngene.maps.convolutions import takes
 from hf_learngene.maps.gradients import GradientOps, first_copies, gradient
 from hf_learngene.maps.linear import LinearOp, linear
 from hf_learngene.maps.ops import Blocks, Context
@@ -149,15 +149,14 @@ class Growth:
     def ops(self, tensor: TensorInfo) -> list[Op]:
         layer = self.task.layer_map[tensor.layer] if tensor.layer is not None else None
         inserted = layer is not None and layer.inserted
-        steps: list[Op] = []
-        changes = self.task.width_changes(tensor)
-        if changes and tensor.groups > 1:
-            _, axis, _, old, new = changes[0]
-            steps.append(TakeGrouped(self.index(axis, old, new), tensor.groups, _label(old, new)))
-        else:
-            steps += [self.widen(tensor, change, inserted) for change in changes]
-            if inserted and self.new_units == "aki":
-                steps = self.from_above(tensor, changes, steps)
+        steps = takes(
+            tensor,
+            self.task,
+            lambda c: (self.index(c.axis, c.old, c.new), _label(c.old, c.new)),
+            lambda c: self.widen(tensor, c, inserted),
+        )
+        if inserted and self.new_units == "aki" and tensor.groups == 1:
+            steps = self.from_above(tensor, self.task.width_changes(tensor), steps)
         steps += self.rescale(tensor)
         if tensor.layer is not None:
             steps += self.deepen(tensor, inserted)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
@@ -14,7 +15,7 @@ from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.shares import agree, shared
 from hf_learngene.errors import CalibrationError, DirectionError, InvalidSizeError, UnsupportedFamilyError
 from hf_learngene.maps import LayerMap, Op, Take
-from hf_learngene.maps.convolutions import TakeGrouped
+from hf_learngene.maps.convolutions import takes
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import Keep, Selection
 from hf_learngene.maps.task import WIDTHS, ResizeTask, WidthChange, changes, in_stream, shown, source_axes
@@ -98,6 +99,14 @@ class PruningMethod(Method):
                 f"method={self.name!r} ranks one residual stream, and a hierarchy has one in each stage. "
                 "method='weight_selection', 'front' and 'layers' shrink stage by stage."
             )
+        beside = next(
+            (t.template for t in source.templates.values() if t.kind == "norm" and t.dims[0].parts > 1), None
+        )
+        if beside is not None:
+            raise UnsupportedFamilyError(
+                f"method={self.name!r} ranks one residual stream, and `{source.model_type}` carries several side by side "
+                f"(`{beside}` normalises them together). method='weight_selection' shrinks it."
+            )
         if source.composed_layers:
             raise InvalidSizeError(
                 f"{self.name} looks at what goes on inside the layers, and in `{source.model_type}` "
@@ -123,16 +132,14 @@ class PruningMethod(Method):
         return LayerMap.spread(source.num_layers, depth)
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        changes = task.width_changes(tensor)
-        if changes and tensor.groups > 1:
-            return [self.keep_groups(tensor, changes[0], task)]
-        return [self.keep(tensor, change, task) for change in changes]
-
-    def keep_groups(self, tensor: TensorInfo, change: WidthChange, task: ResizeTask) -> Op:
-        """The op that keeps what was selected of the residual stream of a grouped convolution, or evenly spaced channels."""
         kept = task.selection.coordinates if task.selection is not None else None
-        index = uniform_indices(change.old, change.new) if kept is None else kept
-        return TakeGrouped(index, tensor.groups, f"selected {change.new} of {change.old}")
+
+        def channels(change: WidthChange) -> tuple[Tensor, str]:
+            """What was selected of the residual stream, or evenly spaced channels."""
+            index = uniform_indices(change.old, change.new) if kept is None else kept
+            return index, f"selected {change.new} of {change.old}"
+
+        return takes(tensor, task, channels, lambda change: self.keep(tensor, change, task))
 
     def keep(self, tensor: TensorInfo, change: WidthChange, task: ResizeTask) -> Op:
         """The op that keeps what was selected of one dimension, or evenly spaced entries where nothing was."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.errors import DirectionError, UnknownOptionError
-from hf_learngene.maps import LayerMap, Op, Take
-from hf_learngene.maps.convolutions import TakeGrouped
+from hf_learngene.maps import LayerMap, Op
+from hf_learngene.maps.convolutions import takes
 from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, flat_heads, shown, source_axes
 from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.registry import register_method
@@ -81,10 +81,4 @@ class Tile(Method):
         return True
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        steps: list[Op] = []
-        for dim, _, _, old, new in task.width_changes(tensor):
-            index, label = tiled(old, new, self.tiling), f"tiled {old} → {new}"
-            if tensor.groups > 1:
-                return [TakeGrouped(index, tensor.groups, label)]
-            steps.append(Take(task.blocks(tensor, dim), index, label))
-        return steps
+        return takes(tensor, task, lambda c: (tiled(c.old, c.new, self.tiling), f"tiled {c.old} → {c.new}"))

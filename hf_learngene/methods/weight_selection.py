@@ -13,10 +13,10 @@ from torch import Tensor
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import HEAD_COUNT, HEAD_DIM, HEADS, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
-from hf_learngene.maps import LayerMap, Op, Take
-from hf_learngene.maps.convolutions import TakeGrouped
+from hf_learngene.maps import LayerMap, Op
+from hf_learngene.maps.convolutions import takes
 from hf_learngene.maps.ops import uniform_indices
-from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, flat_heads, shown, source_axes
+from hf_learngene.maps.task import WIDTHS, ResizeTask, WidthChange, changes, flat_heads, shown, source_axes
 from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.registry import register_method
 
@@ -84,16 +84,15 @@ class WeightSelection(Method):
         )
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        steps: list[Op] = []
-        for dim, axis, _, old, new in task.width_changes(tensor):
-            if tensor.groups > 1:
-                index = self._index(old, new, axis, tensor, dim, task.seed)
-                return [TakeGrouped(index, tensor.groups, f"selected {new} of {old}")]
+        def index(change: WidthChange) -> tuple[Tensor, str]:
+            dim, axis, _, old, new = change
             if axis in (HEADS, KV_HEADS, HEAD_COUNT, HEAD_DIM) and self.head_selection == "headwise":
-                index = self._headwise(axis, tensor, task)
+                picked = self._headwise(axis, tensor, task)
             else:
-                index = self._index(old, new, f"{axis}", tensor, dim, task.seed)
-            steps.append(Take(task.blocks(tensor, dim), index, f"selected {new} of {old}"))
+                picked = self._index(old, new, axis, tensor, dim, task.seed)
+            return picked, f"selected {new} of {old}"
+
+        steps = takes(tensor, task, index)
         if self.head_selection == "headwise" and not any(
             change.axis == HEADS for change in task.width_changes(tensor)
         ):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -110,7 +111,8 @@ def agreement(
             shares.add(kind, wanted, found)
         if not decided:
             scored = pooling is None and _logits(theirs) is not None and _logits(theirs).shape[1:] == (1,)
-            pairs.append((_vectors(theirs, batch, pooling), _vectors(ours, batch, pooling)))
+            name = _embeddings(theirs, ours)
+            pairs.append((_vectors(theirs, batch, pooling, name), _vectors(ours, batch, pooling, name)))
     if shares.kind is not None:
         return Agreement(shares.kind, shares.same / shares.count, shares.count)
     wanted, found = (torch.cat(vectors) for vectors in zip(*pairs, strict=True))
@@ -119,6 +121,47 @@ def agreement(
     if pooling is None and wanted.shape == found.shape:
         return Agreement(COSINE, float((unit_length(wanted) * unit_length(found)).sum(1).mean()), len(wanted))
     return Agreement(RANKS, rank_correlation(cosines_of_pairs(wanted), cosines_of_pairs(found)), len(wanted))
+
+
+def distance(
+    source: PreTrainedModel, target: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]]
+) -> float | None:
+    """How far a model is from its source on the same examples; two models made of one source compare by it.
+
+    Args:
+        source: what to be near to.
+        target: the smaller model.
+        batches: examples that it was not fitted on.
+
+    Returns:
+        Squared distance of the first outputs as a share of the source's squares, infinite where the target overflows. Where
+        outputs are of two widths, one less the rank correlation of the cosines of pairs. None where the two read other inputs.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> config = BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1, vocab_size=20)
+        >>> model = BertModel(config)
+        >>> distance(model, model, [{"input_ids": torch.tensor([[5, 6, 7]])}])
+        0.0
+    """
+    if not _read_the_same(source, target):
+        return None
+    if source.config.num_labels != target.config.num_labels:
+        source, target = (cast(PreTrainedModel, model.base_model) for model in (source, target))
+    lost, squares, pairs = 0.0, 0.0, list[tuple[Tensor, Tensor]]()
+    for batch in batches:
+        theirs, ours = run(source, batch), run(target, batch)
+        wanted, found = (rows_of(_first(outputs), tokens_shown(batch)).double() for outputs in (theirs, ours))
+        if wanted.shape == found.shape:
+            lost += float((found - wanted).pow(2).sum())
+            squares += float(wanted.pow(2).sum())
+        else:
+            name = _embeddings(theirs, ours)
+            pairs.append((_vectors(theirs, batch, None, name), _vectors(ours, batch, None, name)))
+    if pairs:
+        one, other = (cosines_of_pairs(torch.cat(vectors)) for vectors in zip(*pairs, strict=True))
+        return 1.0 - rank_correlation(one, other)
+    return lost / max(squares, 1e-30) if math.isfinite(lost) else math.inf
 
 
 @dataclass
@@ -196,14 +239,25 @@ def _without(scores: Tensor, shown: Tensor | None) -> Tensor:
     return scores if shown is None else scores.masked_fill(~shown.to(scores.device), torch.finfo(scores.dtype).min)
 
 
-def _vectors(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], pooling: str | None) -> Tensor:
+def _embeddings(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """Which embeddings of images and texts to compare: of two towers, those of the one that was resized."""
+    both = [n for n in _EMBEDDINGS if theirs.get(n) is not None and ours.get(n) is not None]
+    return next((n for n in both if not torch.equal(theirs[n], ours[n])), both[0] if both else None)
+
+
+def _first(outputs: Mapping[str, Any]) -> Tensor:
+    """The first output but the loss."""
+    return next(v for k, v in outputs.items() if isinstance(v, Tensor) and k != "loss")
+
+
+def _vectors(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], pooling: str | None, name: str | None) -> Tensor:
     """One vector for each example, float64 on the CPU."""
-    given = next((outputs[name] for name in _EMBEDDINGS if outputs.get(name) is not None), None)
+    given = outputs[name] if name is not None else None
     if given is None:
         given = outputs.get("last_hidden_state")
     if given is None:
-        given = next(v for k, v in outputs.items() if isinstance(v, Tensor) and k != "loss")
+        given = _first(outputs)
     return pooled(given, tokens_shown(batch), pooling or "mean")
 
 
-__all__ = ["Agreement", "agreement"]
+__all__ = ["Agreement", "agreement", "distance"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.config_fields import changed
+from hf_learngene.anatomy.config_fields import changed, nested_configs
 from hf_learngene.state import quiet, seeded
 
 
@@ -76,6 +76,14 @@ def _assembled(
     model.name_or_path = model.config._name_or_path = like.name_or_path or ""
     # by default transformers would save the model under the names of the tensors it was just given
     vars(model).pop("_weight_conversions", None)
+    return model
+
+
+def cast_to(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model itself, in another dtype; its config and those inside of it say so, for a backbone is built as its own says."""
+    nn.Module.to(model, dtype=dtype)
+    for config in (model.config, *nested_configs(model.config).values()):
+        config.dtype = dtype
     return model
 
 

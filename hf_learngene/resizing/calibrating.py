@@ -17,12 +17,20 @@ from hf_learngene.calibration.processing import resolved_processor
 from hf_learngene.calibration.record import record_of, told
 from hf_learngene.calibration.shares import shared
 from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, synthetic_examples
-from hf_learngene.errors import RefitError
+from hf_learngene.errors import (
+    CalibrationError,
+    InvalidSizeError,
+    LearngeneError,
+    NoGainError,
+    UnsupportedFamilyError,
+    first_line,
+)
 from hf_learngene.hub import provenance
 from hf_learngene.hub.sentence import read_modules
 from hf_learngene.pruning.agreement import Agreement, agreement
 from hf_learngene.pruning.estimate import seconds_needed
 from hf_learngene.resizing.execute import execute, spend_budget
+from hf_learngene.resizing.guard import check_gain
 from hf_learngene.resizing.learning import check_trainable
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
@@ -75,12 +83,12 @@ def carry_out(
                 plan = spend_budget(plan, model, examples)[0]
             fitted, held = held_back(examples)
             record = record_of(examples)
-            if any(step.method.refits for step in plan.passes):
-                _announce(model, fitted, examples)
 
         modules = read_modules(source, loading) if source is not None and loading is not None else None
 
-        def seen(before: PreTrainedModel, after: PreTrainedModel) -> None:
+        def seen(step: Pass, before: PreTrainedModel, after: PreTrainedModel) -> None:
+            if fitted is not None and plan.spec.method is None:
+                check_gain(step, before, after, held or fitted)
             if held is None:
                 return
             if _starts_anew(plan, model):
@@ -90,6 +98,8 @@ def carry_out(
                 agreed[:] = [found]
 
         try:
+            if examples is not None and fitted is not None and any(step.method.refits for step in plan.passes):
+                _announce(model, fitted, examples)
             made = execute(
                 plan,
                 model,
@@ -101,14 +111,16 @@ def carry_out(
                 seen=seen,
                 follow=follow,
             )
-        except RefitError as error:
-            if plan.spec.method is not None or not plan.spec.chooses_examples:
+        except (CalibrationError, InvalidSizeError, UnsupportedFamilyError) as error:
+            if not _gives_way(plan, error):
                 raise
-            logger.warning(
-                "Shrinking by weight selection, which needs training: made-up examples do not do here. %s", error
-            )
+            logger.warning("Shrinking by weight selection, which needs training. %s", error)
             record, plan = {}, _without_examples(plan)
             made = execute(plan, model, source=source, commit=commit, own=own)
+            made.config.learngene = {
+                **made.config.learngene,
+                "fallback": {"from": "calibrated", "why": first_line(error)},
+            }
         if record:
             if agreed:
                 record["agreement"] = dataclasses.asdict(agreed[0])
@@ -117,6 +129,12 @@ def carry_out(
                 logger.warning(told(record, str(agreed[0]) if agreed else ""))
     provenance.seal(made)
     return made
+
+
+def _gives_way(plan: Plan, error: LearngeneError) -> bool:
+    """Whether what `auto` chose is left by it: on examples that it made up itself, and on given ones where nothing is gained."""
+    chosen = plan.spec.method is None and plan.examples is not None
+    return chosen and (plan.spec.chooses_examples or isinstance(error, NoGainError))
 
 
 def _announce(model: PreTrainedModel, fitted: Batches, examples: Examples) -> None:

@@ -17,7 +17,7 @@ from hf_learngene.budget.search import Allocation, allocated
 from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.errors import RefitError, UnsupportedSourceError
 from hf_learngene.pruning.refit import Fitted
-from hf_learngene.resizing.build_model import build_model
+from hf_learngene.resizing.build_model import build_model, cast_to
 from hf_learngene.resizing.learning import learned
 from hf_learngene.resizing.passes import Pass
 from hf_learngene.resizing.plan import Plan, make_plan
@@ -41,7 +41,7 @@ def execute(
     examples: Batches | None = None,
     own: bool = False,
     tell: Callable[[str], Any] | None = None,
-    seen: Callable[[PreTrainedModel, PreTrainedModel], Any] | None = None,
+    seen: Callable[[Pass, PreTrainedModel, PreTrainedModel], Any] | None = None,
     follow: Callable[[Pass, PreTrainedModel], Any] | None = None,
 ) -> PreTrainedModel:
     """The model that a plan describes.
@@ -54,7 +54,7 @@ def execute(
         examples: calibration examples.
         own: whether the source may lend its memory to what is kept, since nobody else holds it.
         tell: is given the table of what each step of a refit left.
-        seen: is given source and result of each pass that refits.
+        seen: is given each pass that refits, its source and its result.
         follow: is given each pass as it is run, and its source.
 
     Raises:
@@ -83,12 +83,10 @@ def execute(
             trained = learned(step, plan.spec, current, made)
         fits += step.method.refine(step.task, current, made, examples, disable_progress)
         if seen is not None and step.method.refits:
-            seen(current, made)
+            seen(step, current, made)
         current = made
     if current.dtype != model.dtype:
-        current = cast(PreTrainedModel, nn.Module.to(current, dtype=model.dtype))
-        current.config.dtype = model.dtype
-        _check_range(current)
+        _check_range(cast_to(current, model.dtype))
     if trained:
         current.config.learngene = {**current.config.learngene, "training": trained}
     report(plan, fits, tell)
@@ -186,7 +184,7 @@ def _precise(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
     """The model in float32 where it is to be refitted or trained: half precision loses what the examples say."""
     if model.dtype not in (torch.bfloat16, torch.float16) or not any(map(_writes, plan.passes)):
         return model
-    return copy.deepcopy(model).float()
+    return cast_to(copy.deepcopy(model), torch.float32)
 
 
 def check_fits(plan: Plan, model: PreTrainedModel) -> None:

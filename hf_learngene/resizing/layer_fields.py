@@ -38,7 +38,7 @@ def follow_layers(part: PreTrainedConfig, old_part: PreTrainedConfig, anatomy: A
     for name in LAYER_KINDS:
         members = _indices(old_part, name)
         if members:
-            kind = {i % depth for i in members}
+            kind = {i % depth for i in members if -depth <= i < depth}  # an index of no layer says nothing
             setattr(part, name, _like(getattr(old_part, name), (t for t, o in enumerate(origins) if o in kind)))
     for name in LAYER_OUTPUTS:
         members = _indices(old_part, name)

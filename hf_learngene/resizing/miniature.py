@@ -11,8 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.config_fields import as_pair, native_name, nested_configs, section
-from hf_learngene.anatomy.sections import width_repeated
+from hf_learngene.anatomy.config_fields import as_pair, native_name, nested_configs, section, width_repeated
 from hf_learngene.anatomy.types import AXES
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import GEOMETRY, changes, own_axes
@@ -146,9 +145,13 @@ def _sizes(step: Pass, config: PreTrainedConfig, depth: int, image: bool) -> tup
 
 
 def _scaled_axes(source: Anatomy, config: PreTrainedConfig) -> dict[str, int]:
-    """A family's own widths, which keep their proportion to the width."""
+    """A family's own widths, which keep their proportion to the width.
+
+    What nothing writes, and the forward pass makes by counting (LayoutLMv3's bins of distances), is as many as it is.
+    """
     part = section(config, source.section)
-    found = {name: getattr(part, source.fields.get(name, name), None) for name in own_axes(source)}
+    made = {d.axis for t in source.templates.values() for d in t.dims if d.side not in ("in", "-")}
+    found = {name: getattr(part, source.fields.get(name, name), None) for name in own_axes(source) & made}
     return {name: value for name, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
 
 

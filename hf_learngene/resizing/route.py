@@ -19,8 +19,9 @@ from hf_learngene.errors import (
     UnknownOptionError,
 )
 from hf_learngene.maps.task import GEOMETRY, WIDTHS, changes, flat_heads, source_axes
-from hf_learngene.methods import METHODS, Calibrated, Lemon, Method, WeightSelection
+from hf_learngene.methods import METHODS, Calibrated, Lemon, Method
 from hf_learngene.methods.geometry import Geometry
+from hf_learngene.resizing.guard import WITHOUT_EXAMPLES
 from hf_learngene.resizing.spec import SYNTHETIC, ResizeSpec
 from hf_learngene.vocabulary.rows import KeptTokens, Vocabulary
 
@@ -148,8 +149,6 @@ def _shrinking(
     spec: ResizeSpec, source: Anatomy, sizes: Mapping[str, Any], *, calibrated: bool, shrinks: bool
 ) -> Method:
     """What `auto` shrinks with: what it chose by itself, it also leaves by itself where that cannot be done."""
-    # the first layers, the default of the method by itself, are measured far worse than evenly spread ones (docs/choosing.md)
-    without = WeightSelection(layer_selection="uniform")
     if not calibrated:
         if shrinks and spec.examples == SYNTHETIC:
             logger.warning(
@@ -157,13 +156,13 @@ def _shrinking(
                 "(calibration=), and the result works before any.",
                 source.model_type,
             )
-        return without
+        return WITHOUT_EXAMPLES
     if spec.chooses_examples or source.num_stages:
         try:
             Calibrated().check_stages(source, sizes)
         except LearngeneError as error:
             logger.warning("Shrinking by weight selection, which needs training: %s", error)
-            return without
+            return WITHOUT_EXAMPLES
     return Calibrated()
 
 

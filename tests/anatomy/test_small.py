@@ -8,6 +8,8 @@ from transformers import (
     IBertModel,
     RemBertConfig,
     RemBertModel,
+    Siglip2Config,
+    Siglip2Model,
     TimesformerConfig,
     TimesformerModel,
     VideoMAEConfig,
@@ -110,3 +112,29 @@ def test_a_model_that_looks_at_values_is_run_narrow_and_has_the_same_flow(fresh,
 def test_a_config_that_is_small_already_stays():
     assert narrow(tiny_config("bert"), "") is None
     assert anatomy_of(tiny_config("vit", "pixel_values"), ViTModel).sizes["hidden_size"] == 24
+
+
+def test_what_follows_a_width_elsewhere_is_found_on_a_small_config(fresh, monkeypatch):
+    """SigLIP 2 looks at values, so it runs on the CPU: whole, its two encoders at twice the width took seconds."""
+    built = []
+    build = passes.build
+
+    def noted(kind, own, device="meta"):
+        if device == "cpu":
+            built.append((own.vision_config.hidden_size, own.text_config.vocab_size))
+        return build(kind, own, device)
+
+    monkeypatch.setattr(passes, "build", noted)
+    vision = {"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
+    text = {
+        **vision,
+        "vocab_size": 5000,
+        "hidden_size": 128,
+        "projection_size": 128,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = Siglip2Config(vision_config=vision, text_config=text)
+    assert anatomy_of(config, Siglip2Model, "vision_config").followers == ("text_config.projection_size",)
+    assert max(width for width, _ in built) == 2 * 64
+    assert max(rows for _, rows in built) < 100

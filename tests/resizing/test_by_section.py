@@ -312,3 +312,18 @@ class TestWhatIsRefused:
     def test_a_learngene_of_two_towers(self, clip, kind):
         with pytest.raises(UnsupportedFamilyError, match=r"several parts.*vision_config"):
             AutoLearngene.from_ancestry(clip, learngene_type=kind)
+
+
+def test_a_backbone_of_another_dtype_than_its_head_is_planned():
+    """A backbone is built in its own config's dtype, which a model that was cast leaves behind."""
+    model = parted_model("VitPoseForPoseEstimation", torch.float32)
+    model.config.backbone_config.dtype = torch.float64
+    made = plan(model, num_hidden_layers=6)
+    assert made.target_config.backbone_config.num_hidden_layers == 6
+
+
+def test_a_sorted_core_leaves_no_dtype_behind():
+    model = parted_model("VitPoseForPoseEstimation", torch.float32)
+    learngene = AutoLearngene.from_ancestry(model, learngene_type="condensed", calibration_size=72)
+    made = learngene.initialize(num_hidden_layers=model.config.backbone_config.num_hidden_layers + 1)
+    assert made.config.backbone_config.dtype == made.dtype == torch.float32

@@ -107,3 +107,13 @@ def test_a_negative_stage_counts_from_the_end():
     config = tiny_config("dinov2", "pixel_values", num_hidden_layers=4, out_indices=[-3, -1])
     made = plan(config, model_class=transformers.Dinov2Backbone, method="layers", layer_map=[1, 3]).target_config
     assert list(made.out_indices) == [1, 2]
+
+
+def test_an_index_of_no_layer_names_none_of_a_smaller_model():
+    """Sam3's default names layers that a shallow one has not; counted from the start again, they made its windows global."""
+    cls = transformers.Sam3ViTModel
+    config = tiny_config("sam3_vit_model", "pixel_values", global_attn_indexes=[1, 7])
+    made = plan(config, model_class=cls, method="layers", layer_map=[0, 2]).target_config
+    assert list(made.global_attn_indexes) == []
+    kept = plan(config, model_class=cls, method="layers", layer_map=[1, 2]).target_config
+    assert list(kept.global_attn_indexes) == [0]

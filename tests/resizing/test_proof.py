@@ -263,6 +263,13 @@ def test_a_miniature_that_cannot_be_run_proves_nothing(monkeypatch):
         proof.prove(step)
 
 
+def test_what_a_forward_pass_counts_is_no_width_to_be_cut():
+    """LayoutLMv3 divides by its bins of distances: cut in proportion to the width, there would be one."""
+    config = transformers.LayoutLMv3Config()
+    made = plan(config, model_class=transformers.LayoutLMv3Model, num_hidden_layers=14, intermediate_size=4096)
+    assert made.target_config.num_hidden_layers == 14
+
+
 def test_where_a_config_comes_from_does_not_count(monkeypatch):
     config = tiny_config("bert")
     plan(config, model_class=BertModel, hidden_size=48)

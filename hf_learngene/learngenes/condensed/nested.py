@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo, anatomy_of
@@ -29,7 +29,7 @@ from hf_learngene.methods.pruning_method import PruningMethod
 from hf_learngene.pruning.order import leaving
 from hf_learngene.pruning.rotations import narrowed, nested_map
 from hf_learngene.pruning.targets import AxisTargets
-from hf_learngene.resizing.build_model import build_model
+from hf_learngene.resizing.build_model import build_model, cast_to
 from hf_learngene.resizing.passes import Pass, make_pass
 from hf_learngene.resizing.verify import verify
 from hf_learngene.resizing.weights import Transfer
@@ -242,7 +242,7 @@ def in_nested_order(model: PreTrainedModel, examples: Batches) -> tuple[PreTrain
     """
     order = leaving(model, examples)
     looked = {n: t.double() if t.is_floating_point() else t for n, t in few(examples, model, CHECKED)[0].items()}
-    whole = cast(PreTrainedModel, nn.Module.to(copy.deepcopy(model), dtype=torch.float64))
+    whole = cast_to(copy.deepcopy(model), torch.float64)
     unturned = dataclasses.replace(order.selection, coordinates=None, rotation=None, pooled=None)
     for selection in (order.selection, unturned, dataclasses.replace(unturned, heads={}, inside={})):
         made = _sorted(whole, selection)
@@ -250,10 +250,8 @@ def in_nested_order(model: PreTrainedModel, examples: Batches) -> tuple[PreTrain
             directions, entries = selection.rotation is not None, selection.coordinates is not None
             stream = DIRECTIONS if directions else ENTRIES if entries else None
             half = model.dtype in (torch.float16, torch.bfloat16)  # rounded once more, it would not be without loss
-            return cast(PreTrainedModel, nn.Module.to(made, dtype=torch.float32 if half else model.dtype)), {
-                "layers": list(order.layers),
-                "stream": stream,
-            }
+            sorted_model = cast_to(made, torch.float32 if half else model.dtype)
+            return sorted_model, {"layers": list(order.layers), "stream": stream}
     raise UnsupportedFamilyError(
         f"A `{model.config.model_type}` computes something else once its ffn units are sorted: give nested=False."
     )
