@@ -24,8 +24,9 @@ from hf_learngene.calibration.held_back import rows_in
 from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
-from hf_learngene.pruning.activations import Runner, output_of
+from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.moments import Moments
+from hf_learngene.pruning.running import output_of
 from hf_learngene.pruning.targets import heads_can_shrink, writer
 from hf_learngene.state import without_autocast
 

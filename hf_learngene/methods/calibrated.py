@@ -22,6 +22,7 @@ from hf_learngene.methods.registry import register_method
 from hf_learngene.pruning.layers import joined_layers, kept_layers
 from hf_learngene.pruning.merging import merges_layers
 from hf_learngene.pruning.select import CalibratedSelection
+from hf_learngene.pruning.stage_select import select_stages
 from hf_learngene.pruning.stream import rotates_between_norms, rotates_residual_stream
 from hf_learngene.pruning.targets import check_head_size
 
@@ -43,6 +44,7 @@ class Calibrated(PruningMethod):
     name: ClassVar[str] = "calibrated"
     summary: ClassVar[str] = "chosen and refitted on unlabelled examples (calibration=)"
     needs_examples: ClassVar[bool] = True
+    within_stages: ClassVar[bool] = True
 
     ridge: float = 1e-3
 
@@ -60,9 +62,8 @@ class Calibrated(PruningMethod):
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         super().check(source, sizes)
-        group = source.sizes["num_attention_heads"] // (
-            source.sizes.get("num_key_value_heads") or source.sizes["num_attention_heads"]
-        )
+        heads = source.sizes.get("num_attention_heads", 1)
+        group = heads // (source.sizes.get("num_key_value_heads") or heads)
         check_head_size(source, group, source.sizes.get("head_dim", 1), sizes.get("head_dim", 1))
         parted = next((n for n in source.linked if sizes.get(n, sizes["hidden_size"]) != sizes["hidden_size"]), None)
         if parted is not None:
@@ -77,6 +78,9 @@ class Calibrated(PruningMethod):
     ) -> Selection:
         """What is kept: layers by what the model's output loses without them, the rest by what cannot be made up for."""
         merged: dict[int, tuple[int, ...]] = {}
+        if task.stage_maps:
+            with shared(self.required(examples)) as mine:
+                return decided(select_stages(model, task, mine, self.ridge, disable_progress))
         with shared(self.required(examples)) as mine:
             if prunes_layers(task):
                 depth = task.target.num_layers
@@ -117,7 +121,9 @@ class Calibrated(PruningMethod):
 
     @staticmethod
     def _rotates(task: ResizeTask) -> bool:
-        """Whether the residual stream is rotated; before examples are looked at, whether it may be."""
+        """Whether the residual stream is rotated; before examples are looked at, whether it may be. No stage's is."""
+        if task.source.stage is not None:
+            return False
         if task.selection is not None:
             return task.selection.rotation is not None
         return rotates_residual_stream(task.source) or rotates_between_norms(task.source)

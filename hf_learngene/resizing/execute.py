@@ -53,7 +53,7 @@ def execute(
         examples: calibration examples.
         own: whether the source may lend its memory to what is kept, since nobody else holds it.
         tell: is given the table of what each step of a refit left.
-        seen: is given source and result of each pass that refits.
+        seen: is given source and result of each pass that refits, or of it and the passes that shrink behind it.
         follow: is given each pass as it is run, and its source.
 
     Raises:
@@ -63,6 +63,7 @@ def execute(
     _check_fits(plan, model)
     disable_progress = not is_progress_bar_enabled()
     current, fits = _precise(plan, model), list[Fitted]()
+    refitted: PreTrainedModel | None = None  # the source of a pass that refits, until the result is compared with it
     for number, step in enumerate(plan.passes):
         selection = step.method.select(step.task, current, examples, disable_progress)
         if selection is not None:
@@ -79,8 +80,12 @@ def execute(
         )
         transfer.carry_buffers(made)
         fits += step.method.refine(step.task, current, made, examples, disable_progress)
-        if seen is not None and step.method.refits:
-            seen(current, made)
+        refitted = current if step.method.refits else refitted
+        # a hierarchy's widths may be cut behind what was calibrated: only then it shows what is left
+        cut_later = any(p.method.shrinks and not p.method.refits for p in plan.passes[number + 1 :])
+        if seen is not None and refitted is not None and not cut_later:
+            seen(refitted, made)
+            refitted = None
         current = made
     if current.dtype != model.dtype:
         current = cast(PreTrainedModel, nn.Module.to(current, dtype=model.dtype))

@@ -168,7 +168,7 @@ class Plan:
 def _options(step: Pass) -> dict[str, Any]:
     """The options of a pass's method, and the layers that it chose by weights or examples."""
     selection = step.task.selection
-    return step.method.options() | ({} if selection is None else {"layers": list(selection.layers)})
+    return step.method.options() | ({} if selection is None else {"layers": selection.kept_layers})
 
 
 def _layers(step: Pass) -> str:
