@@ -35,7 +35,8 @@ class Calibrated(PruningMethod):
     It needs `calibration=`: a few hundred unlabelled examples. The residual stream is rotated to its principal directions
     (SliceGPT, arXiv 2401.15024), in post-norm models with their norms refitted; where that loses more, entries of it are picked.
     Heads and ffn units are pruned by what the others cannot make up for (optimal brain surgeon); then every matrix is solved by
-    least squares against the source.
+    least squares against the source. In a hierarchy (Swin, ConvNeXt) each stage is chosen in by itself: entries of its residual
+    stream are picked, and blocks that alternate leave in pairs.
 
     Args:
         ridge (`float`, *optional*, defaults to 0.001): how strongly weights stay as they are where the examples say little.

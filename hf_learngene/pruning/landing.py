@@ -29,7 +29,7 @@ class Landing:
         layer: name of the layer.
         turned: order of the dimensions that brings the layer's output to the module's; empty where both have one.
         channel: dimension of the channels in the module's output.
-        scale: the factor of each channel (LayerScale), (width,) float64.
+        scale: the factor of each channel (LayerScale), (width,) float64; 0 where one shuts its channel off.
     """
 
     writer: str
@@ -92,7 +92,7 @@ def _fits(moved: Tensor, noise: Tensor, turned: tuple[int, ...], channel: int) -
     scale = (x * y).sum(0) / (x * x).sum(0).clamp_min(1e-30)
     size = float(y.pow(2).sum())
     off = float((y - x * scale).pow(2).sum())
-    return scale if size > 0 and off <= NEAR * size and bool((scale.abs() > 0).all()) else None
+    return scale if size > 0 and off <= NEAR * size else None
 
 
 def rows_along(values: Tensor, channel: int) -> Tensor:
@@ -100,6 +100,7 @@ def rows_along(values: Tensor, channel: int) -> Tensor:
     return values.movedim(channel, -1).reshape(-1, values.shape[channel])
 
 
+@torch.no_grad()
 def channel_of_norm(module: nn.Module, given: Tensor, handed: Tensor, centred: bool) -> int | None:
     """The dimension that a norm runs along, from what it was given and what it handed on; None where it is none of one.
 

@@ -77,8 +77,15 @@ class _Stage:
     def cache_prefix(self, layers: int, batches: Iterable[Mapping[str, Tensor]]) -> None:
         self.runner.cache_prefix(self.past + layers, batches)
 
-    def capture(self, *args: Any, ahead: int | None = None, **kwargs: Any) -> Activations:
-        return self.runner.capture(*args, ahead=None if ahead is None else self.past + ahead, **kwargs)
+    def capture(
+        self,
+        number: int,
+        batch: Mapping[str, Tensor],
+        inputs: Iterable[str] = (),
+        outputs: Iterable[str] = (),
+        ahead: int | None = None,
+    ) -> Activations:
+        return self.runner.capture(number, batch, inputs, outputs, None if ahead is None else self.past + ahead)
 
 
 class _InStage(CalibratedSelection):

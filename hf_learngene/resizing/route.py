@@ -208,7 +208,8 @@ def spends_by_error(spec: ResizeSpec, budget: Meter, source: Anatomy, wanted: Ma
     Raises:
         InvalidSizeError: a budget below all that is searched.
     """
-    grows = any(new > old for old, new in changes(source, wanted, _RANK).values())
+    names = (n for n in source.sizes if n.partition(".")[0] in _RANK)
+    grows = any(new > old for old, new in changes(source, wanted, names).values())
     refits = spec.method is None or spec.method.refits
     if spec.chooses_examples or not budget.shrinks or grows or not refits:
         return False

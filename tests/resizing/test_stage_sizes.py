@@ -200,8 +200,8 @@ def test_without_examples_auto_shrinks_by_weight_selection():
     assert methods(resize(source, depths=[1, 1, 1, 1], calibration=None)) == ["weight_selection"]
 
 
-@pytest.mark.parametrize("budget", ["params", "flops", "latency"])
-def test_budgets_refuse_a_hierarchy(budget):
+@pytest.mark.parametrize("budget", ["flops", "latency"])
+def test_budgets_other_than_of_parameters_refuse_a_hierarchy(budget):
     with pytest.raises(
         UnsupportedFamilyError, match=rf"{budget}= spends .* of 4 stages.*take them: depths=, embed_dim="
     ):
