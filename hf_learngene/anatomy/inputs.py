@@ -22,6 +22,7 @@ FRAMES = ("num_frames", "frames_per_clip")
 IMAGES = ("image_size", "crop_size")
 _MERGED = ("spatial_merge_size", "merge_size", "merge_kernel_size")
 _FRAMES_OF_A_PATCH = ("temporal_patch_size", "patch_temporal")
+USUAL_SIDE = 224  # of images, where a config says none
 _ANY_SIZE = 64  # of a hierarchy that takes images of any size: two patches a side are left after strides of 32
 _FEATURES = ("feature_projection_input_dim", "num_mel_bins")
 
@@ -40,6 +41,19 @@ def main_input(model_class: type[PreTrainedModel]) -> str:
     taken = list(inspect.signature(model_class.forward).parameters)[1:]
     named = str(model_class.main_input_name)
     return named if named in taken else next((n for n in taken if n in _KINDS), named)
+
+
+def image_sides(part: PreTrainedConfig) -> tuple[int, int]:
+    """Height and width of the images that a model reads; of a hierarchy that takes any, the usual 224.
+
+    Raises:
+        AttributeError: the config says none.
+    """
+    size = getattr(part, "image_size", None)
+    if size is None and stage_fields(part):
+        return USUAL_SIDE, USUAL_SIDE
+    height, width = as_pair(part.image_size)
+    return height, width
 
 
 def reads_choices(model_class: type[PreTrainedModel]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LABELS, POSITIONS, VOCAB
+from hf_learngene.budget.stage_count import stage_count
 
 
 Amounts = dict[tuple[bool, tuple[str, ...]], int]
@@ -33,6 +34,8 @@ def parameter_count(anatomy: Anatomy) -> Callable[[Mapping[str, float]], int]:
         >>> count({}), count({"num_hidden_layers": 6}), count({"intermediate_size": 1536})
         (109482240, 66955008, 81152256)
     """
+    if anatomy.num_stages:
+        return stage_count(anatomy)
     totals: Amounts = {}
     for tensor in anatomy.tensors.values():
         key = tensor.layer is not None, tuple(sorted(d.axis for d in tensor.dims))

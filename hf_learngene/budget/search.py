@@ -19,13 +19,15 @@ from hf_learngene.anatomy.types import FFN
 from hf_learngene.budget.allocation import Allocation, Sizes, Trial
 from hf_learngene.budget.count import parameter_count
 from hf_learngene.budget.meter import Meter
+from hf_learngene.budget.stage_fit import last_rank, searched_sizes
 from hf_learngene.calibration.examples import BatchesOf, Examples, rows_of, tokens_shown
 from hf_learngene.calibration.held_back import rows_in
 from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
-from hf_learngene.pruning.activations import Runner, output_of
+from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.moments import Moments
+from hf_learngene.pruning.running import output_of
 from hf_learngene.pruning.targets import heads_can_shrink, writer
 from hf_learngene.state import without_autocast
 
@@ -75,7 +77,8 @@ def allocated(
     fitting, held = _Fitting(model, anatomy, examples, rest), examples.part(places)
     wanted = [output_of(model, batch) for batch in held.batches()]
 
-    counted = {n: v for n, v in fixed.items() if n not in (*WIDTHS, "mlp_ratio", "num_hidden_layers")}
+    pruned = (*WIDTHS, "mlp_ratio", "num_hidden_layers")
+    counted = {n: v for n, v in fixed.items() if n.partition(".")[0] not in pruned}
 
     refused: list[RefitError] = []
 
@@ -208,6 +211,8 @@ def _axes(anatomy: Anatomy, fixed: Mapping[str, int]) -> dict[str, list[int]]:
     their size open.
     """
     sizes = anatomy.sizes
+    if anatomy.num_stages:
+        return {name: _down(size, step) for name, (size, step) in searched_sizes(anatomy).items()}
     width, head = sizes["hidden_size"], sizes.get("head_dim", 1)
     own_heads = anatomy.head_dim_honoured and not anatomy.rotary
     step = max(1, width // STEPS) if own_heads else head
@@ -249,6 +254,8 @@ def _full(anatomy: Anatomy, sizes: Mapping[str, int]) -> Sizes:
     """Sizes with the heads that follow the width, or the head size where they do not."""
     head = anatomy.sizes.get("head_dim", 1)
     full = dict(sizes)
+    if anatomy.num_stages:
+        return full
     if "num_attention_heads" not in full and "num_attention_heads" in anatomy.sizes:
         full["num_attention_heads"] = max(1, full["hidden_size"] // head)
     if anatomy.head_dim_honoured:
@@ -258,6 +265,8 @@ def _full(anatomy: Anatomy, sizes: Mapping[str, int]) -> Sizes:
 
 def _rank(anatomy: Anatomy, sizes: Mapping[str, int]) -> int:
     """The rank of the largest least-squares problem in pruning to these sizes: at least so many tokens are needed."""
+    if anatomy.num_stages:
+        return last_rank(anatomy, sizes)
     units = next((d.size // d.parts for t in anatomy.tensors.values() for d in t.dims if d.axis == FFN), 0)
     head = anatomy.sizes.get("head_dim", 1)
 
@@ -297,7 +306,7 @@ class _Fitting:
         Raises:
             CalibrationError: all of them hold fewer.
         """
-        info = writer(self.anatomy, 0, "ffn_out")
+        info = writer(self.anatomy.parts[-1], 0, "ffn_out")
         every = len(self.numbers)
         for count in range(1, every + 1):
             chosen = [self.numbers[i] for i in uniform_indices(every, count).tolist()]

@@ -13,6 +13,7 @@ from hf_learngene.budget.fit import fit
 from hf_learngene.budget.flops import flop_count, flops
 from hf_learngene.budget.latency import MARGIN, fitted, stopwatch
 from hf_learngene.budget.meter import Budget, Meter
+from hf_learngene.budget.stage_fit import fit_stages
 from hf_learngene.errors import InvalidSizeError
 
 
@@ -93,7 +94,8 @@ def spent(meter: Meter, source: Anatomy, given: Sizes, whole: Callable[[Sizes], 
     Raises:
         InvalidSizeError: no size is that small, or that large.
     """
-    return {**fit(source, meter, given, whole), **given}
+    found = fit_stages if source.num_stages else fit
+    return {**found(source, meter, given, whole), **given}
 
 
 def _probes(source: Anatomy) -> list[dict[str, Any]]:

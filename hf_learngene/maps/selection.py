@@ -6,8 +6,10 @@ to the same entries by `take`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,9 +73,10 @@ class Selection:
         group: how many query heads of the source share a key and a value.
         inside: the maps of each layer's heads to a smaller head size, where they are projected.
         entries: which entries of each kept head are kept, (heads, new head size), where they are picked.
+        stages: of a hierarchy, what is kept of each stage; all else is then empty.
     """
 
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] = ()
     coordinates: Tensor | None = None
     rotation: Tensor | None = None
     pooled: Tensor | None = None
@@ -85,6 +88,18 @@ class Selection:
     entries: Mapping[int, Tensor] = field(default_factory=dict)
     gains: bool = False
     merged: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    stages: tuple[Selection, ...] = ()
+
+    def of_stage(self, stage: int | None) -> Selection:
+        """What is kept of one stage, which knows of the others; itself without stages."""
+        if stage is None or not self.stages:
+            return self
+        return dataclasses.replace(self.stages[stage], stages=self.stages)
+
+    @property
+    def kept_layers(self) -> list[Any]:
+        """The source layer of each target layer; of a hierarchy a list for each stage."""
+        return [list(stage.layers) for stage in self.stages] or list(self.layers)
 
     def together(self, layer: int | None) -> tuple[int | None, ...]:
         """The layers that are one layer of the target, by the first of them."""
@@ -137,6 +152,8 @@ class Selection:
                 the heads.
             in_stream: as in `index`.
         """
+        if dim.stage is not None:  # the width of another stage, which a patch merging reads
+            return self.of_stage(dim.stage).take(values, dataclasses.replace(dim, stage=None), None, role, in_stream)
         if dim.axis == HIDDEN and in_stream and self.rotation is not None:
             return self.residual(values)
         index = self.index(dim.axis, layer, in_stream)

@@ -99,6 +99,7 @@ class ResizeTask:
                 target=self.target.of_stage(stage),
                 layer_map=layer_map,
                 stage_maps=(),
+                selection=self.selection.of_stage(stage) if self.selection is not None else None,
             )
             for stage, layer_map in enumerate(self.stage_maps)
         )
@@ -106,6 +107,10 @@ class ResizeTask:
     def of(self, tensor: TensorInfo) -> ResizeTask:
         """The task of the stage that a tensor belongs to."""
         return self if tensor.stage is None or not self.stage_maps else self.parts[tensor.stage]
+
+    def with_layers(self, layer_map: LayerMap) -> ResizeTask:
+        """The same task, where these layers of the source are kept."""
+        return dataclasses.replace(self, layer_map=layer_map)
 
     # ---- what changes
 
@@ -147,7 +152,7 @@ class ResizeTask:
         """
         heads, shared = [], []
         for anatomy in (self.source, self.target):
-            heads.append(anatomy.sizes["num_attention_heads"])
+            heads.append(anatomy.sizes.get("num_attention_heads", 1))
             shared.append(anatomy.sizes.get("num_key_value_heads") or heads[-1])
         old, new = heads[0] // shared[0], heads[1] // shared[1]
         if new > old:

@@ -22,6 +22,7 @@ from hf_learngene.methods.registry import register_method
 from hf_learngene.pruning.layers import joined_layers, kept_layers
 from hf_learngene.pruning.merging import merges_layers
 from hf_learngene.pruning.select import CalibratedSelection
+from hf_learngene.pruning.stage_select import select_stages
 from hf_learngene.pruning.stream import rotates_between_norms, rotates_residual_stream
 from hf_learngene.pruning.targets import check_head_size
 
@@ -34,7 +35,8 @@ class Calibrated(PruningMethod):
     It needs `calibration=`: a few hundred unlabelled examples. The residual stream is rotated to its principal directions
     (SliceGPT, arXiv 2401.15024), in post-norm models with their norms refitted; where that loses more, entries of it are picked.
     Heads and ffn units are pruned by what the others cannot make up for (optimal brain surgeon); then every matrix is solved by
-    least squares against the source.
+    least squares against the source. In a hierarchy (Swin, ConvNeXt) each stage is chosen in by itself: entries of its residual
+    stream are picked, and blocks that alternate leave in pairs.
 
     Args:
         ridge (`float`, *optional*, defaults to 0.001): how strongly weights stay as they are where the examples say little.
@@ -43,6 +45,7 @@ class Calibrated(PruningMethod):
     name: ClassVar[str] = "calibrated"
     summary: ClassVar[str] = "chosen and refitted on unlabelled examples (calibration=)"
     needs_examples: ClassVar[bool] = True
+    within_stages: ClassVar[bool] = True
 
     ridge: float = 1e-3
 
@@ -60,9 +63,8 @@ class Calibrated(PruningMethod):
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         super().check(source, sizes)
-        group = source.sizes["num_attention_heads"] // (
-            source.sizes.get("num_key_value_heads") or source.sizes["num_attention_heads"]
-        )
+        heads = source.sizes.get("num_attention_heads", 1)
+        group = heads // (source.sizes.get("num_key_value_heads") or heads)
         check_head_size(source, group, source.sizes.get("head_dim", 1), sizes.get("head_dim", 1))
         parted = next((n for n in source.linked if sizes.get(n, sizes["hidden_size"]) != sizes["hidden_size"]), None)
         if parted is not None:
@@ -77,6 +79,9 @@ class Calibrated(PruningMethod):
     ) -> Selection:
         """What is kept: layers by what the model's output loses without them, the rest by what cannot be made up for."""
         merged: dict[int, tuple[int, ...]] = {}
+        if task.stage_maps:
+            with shared(self.required(examples)) as mine:
+                return decided(select_stages(model, task, mine, self.ridge, disable_progress))
         with shared(self.required(examples)) as mine:
             if prunes_layers(task):
                 depth = task.target.num_layers
@@ -117,7 +122,9 @@ class Calibrated(PruningMethod):
 
     @staticmethod
     def _rotates(task: ResizeTask) -> bool:
-        """Whether the residual stream is rotated; before examples are looked at, whether it may be."""
+        """Whether the residual stream is rotated; before examples are looked at, whether it may be. No stage's is."""
+        if task.source.stage is not None:
+            return False
         if task.selection is not None:
             return task.selection.rotation is not None
         return rotates_residual_stream(task.source) or rotates_between_norms(task.source)

@@ -23,6 +23,7 @@ from hf_learngene.methods.base import Method
 from hf_learngene.pruning.criteria import Scores
 from hf_learngene.pruning.moments import RIDGE
 from hf_learngene.pruning.refit import Fitted, Refit
+from hf_learngene.pruning.stage_refit import StageRefit
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PruningMethod(Method):
 
     shrinks: ClassVar[bool] = True
     selects: ClassVar[bool] = True
+    within_stages: ClassVar[bool] = False  # of a hierarchy
 
     def score(
         self, model: PreTrainedModel, anatomy: Anatomy, examples: Batches, disable_progress: bool = False
@@ -83,7 +85,8 @@ class PruningMethod(Method):
         if not self.refits or examples is None or task.selection is None:
             return []
         with shared(examples) as mine:
-            refit = Refit(source, task.source, target, task.target, task.selection, mine, self.refit_ridge)
+            kind = StageRefit if task.stage_maps else Refit
+            refit = kind(source, task.source, target, task.target, task.selection, mine, self.refit_ridge)
             fitted = refit.run(disable_progress=disable_progress)
             agree(target)
         return fitted
@@ -94,10 +97,10 @@ class PruningMethod(Method):
         return RIDGE
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
-        if source.stage is not None:
+        if source.stage is not None and not self.within_stages:
             raise UnsupportedFamilyError(
                 f"method={self.name!r} ranks one residual stream, and a hierarchy has one in each stage. "
-                "method='weight_selection', 'front' and 'layers' shrink stage by stage."
+                "method='calibrated' shrinks stage by stage, and without examples 'weight_selection', 'front' and 'layers'."
             )
         beside = next(
             (t.template for t in source.templates.values() if t.kind == "norm" and t.dims[0].parts > 1), None
@@ -129,7 +132,7 @@ class PruningMethod(Method):
             )
 
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
-        return LayerMap.spread(source.num_layers, depth)
+        return LayerMap.spread(source.num_layers, depth, source.period)
 
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
         kept = task.selection.coordinates if task.selection is not None else None
@@ -143,7 +146,9 @@ class PruningMethod(Method):
 
     def keep(self, tensor: TensorInfo, change: WidthChange, task: ResizeTask) -> Op:
         """The op that keeps what was selected of one dimension, or evenly spaced entries where nothing was."""
-        label, selection = f"selected {change.new} of {change.old}", task.selection
+        label, selection, dim = f"selected {change.new} of {change.old}", task.selection, tensor.dims[change.dim]
+        if selection is not None and dim.stage is not None:  # the width of another stage, which a patch merging reads
+            selection, dim = selection.of_stage(dim.stage), dataclasses.replace(dim, stage=None)
         place = task.target.layer_of(tensor)
         layer = task.layer_map[place].index if place is not None else None
         inside = in_stream(tensor, change.side)
@@ -151,7 +156,7 @@ class PruningMethod(Method):
         if selection is None or (selection.index(change.axis, layer, inside) is None and not projected):
             return Take(task.blocks(tensor, change.dim), uniform_indices(change.old, change.new), label)
         role = "o" if change.side == "in" else tensor.role
-        return Keep(selection, change.dim, tensor.dims[change.dim], layer, role, inside, label)
+        return Keep(selection, change.dim, dim, layer, role, inside, label)
 
 
 def prunes_layers(task: ResizeTask) -> bool:
@@ -161,7 +166,7 @@ def prunes_layers(task: ResizeTask) -> bool:
 
 def with_layers(task: ResizeTask, layers: tuple[int, ...]) -> ResizeTask:
     """The same task, keeping these layers of the source."""
-    return dataclasses.replace(task, layer_map=LayerMap.pick(layers))
+    return task.with_layers(LayerMap.pick(layers))
 
 
 __all__ = ["PruningMethod", "prunes_layers", "with_layers"]

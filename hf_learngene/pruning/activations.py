@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import accumulate
 from typing import Any, Self, cast
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.calibration.examples import rows_of, tokens_shown
 from hf_learngene.calibration.store import Store, tensors_in
-from hf_learngene.errors import CalibrationError, LearngeneError
-from hf_learngene.state import in_eval_mode, seeded
+from hf_learngene.pruning.running import run
 
 
-SEEDED = 1024  # numbers of a batch that say what is drawn for it
 ROOM = 2 << 30  # bytes for the activations of one layer
-# how a model refuses inputs: shapes that do not fit, an index out of range, a check of its own
-_REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 class _Enough(Exception):
@@ -68,6 +62,9 @@ class Runner:
     they are large) and stand in for them: going through all layers costs a few passes, however deep the model, and memory does
     not grow with the examples. A runner is a context manager; what it keeps goes when it is closed.
 
+    The layers of a hierarchy are counted through all of its stages; of a stage that is done, what its last layer gave is kept,
+    for the patch merging behind it is run on.
+
     Args:
         model (`PreTrainedModel`): the model; it is left as it is.
         anatomy (`Anatomy`): the model's anatomy.
@@ -77,8 +74,10 @@ class Runner:
         self.model, self._modules = model, list(model.modules())
         # something that reads an early layer later on would get what stands in for it
         backbone = any(isinstance(module, BackboneMixin) for module in self._modules)
-        plain = len(anatomy.containers) == 1 and not anatomy.layers_read_from_outside and not backbone
-        self.container = anatomy.containers[0] if plain else None
+        plain = not backbone and (anatomy.num_stages or not anatomy.layers_read_from_outside)
+        stages = stages_of_layers(anatomy) if plain else []
+        self.layers = [name for stage in stages for name in stage]  # their modules; none where all is run each time
+        self._ends = [end for stage, end in zip(stages, accumulate(map(len, stages)), strict=True) for _ in stage]
         self.done = 0  # layers whose outputs are kept
         self.early = self._beside_the_way()
         self._remembered: set[tuple[str, str]] = set()
@@ -100,15 +99,17 @@ class Runner:
 
     def _beside_the_way(self) -> list[str]:
         """Names of modules with weights beside the path to the layers: embeddings, but closing norms and heads too."""
-        if self.container is None:
+        if not self.layers:
             return []
-        way = self.container.split(".")
+        way = self.layers[0].split(".")[:-1]
         found = []
         for depth in range(len(way)):
             parent = ".".join(way[:depth])
             for name, child in self.model.get_submodule(parent).named_children():
-                if name != way[depth] and any(True for _ in child.parameters()):
-                    found.append(f"{parent}.{name}" if parent else name)
+                whole = f"{parent}.{name}" if parent else name
+                leads = any(layer.startswith(f"{whole}.") for layer in self.layers)
+                if not leads and any(True for _ in child.parameters()):
+                    found.append(whole)
         return found
 
     def capture(
@@ -129,14 +130,14 @@ class Runner:
             ahead: layers whose output is kept on the way, so that the `cache_prefix` of so many finds it.
         """
         found = Activations()
-        ahead = ahead if self.container is not None and ahead is not None and ahead > self.done else None
+        ahead = ahead if self.layers and ahead is not None and ahead > self.done else None
         wanted_in, wanted_out = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
         wanted = {("in", n) for n in wanted_in} | {("out", n) for n in wanted_out}
         if wanted and wanted <= self._remembered:
             found.inputs = {n: self._store.lent(f"in_{n}_{number}") for n in wanted_in}
             found.outputs = {n: self._store.lent(f"out_{n}_{number}") for n in wanted_out}
             return found
-        single = self.container is not None
+        single = bool(self.layers)
         copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # by id: the tensor, its version, the copy
 
         def copied(tensor: Tensor) -> Tensor:
@@ -218,14 +219,15 @@ class Runner:
 
     def cache_prefix(self, layers: int, batches: Iterable[Mapping[str, Tensor]]) -> None:
         """Runs the first `layers` layers as they are now, and keeps their outputs."""
-        if self.container is None or layers <= self.done:
+        if not self.layers or layers <= self.done:
             return
         count = 0
         for count, batch in enumerate(batches, start=1):
             if count - 1 not in self._ahead.get(layers, ()):
                 with self._keeping(count - 1, layers, _stop), self._shortened(count - 1), suppress(_Enough):
                     run(self.model, batch, self._modules)
-        for name in [_prefix(n, b) for n in {self.done, *self._ahead} - {layers} for b in range(count)]:
+        past = {self.done, *self._ahead} - {layers, *self._ends}
+        for name in [_prefix(n, b) for n in past for b in range(count)]:
             self._store.drop(name)
         for module, number in self._given:
             self._store.drop(f"{module}_{number}")
@@ -237,8 +239,8 @@ class Runner:
 
         What has changed of the layer does not come before them.
         """
-        if self.container is not None:
-            self._settled |= {n for n in names if n.startswith(f"{self.container}.{self.done}.")}
+        if self.done < len(self.layers):
+            self._settled |= {n for n in names if n.startswith(f"{self.layers[self.done]}.")}
 
     @contextmanager
     def _keeping(self, number: int, layers: int, told: Callable[[], None]) -> Iterator[None]:
@@ -254,7 +256,13 @@ class Runner:
             told()
 
         with ExitStack() as stack:
-            last = self.model.get_submodule(f"{self.container}.{layers - 1}")
+            for end in {e for e in self._ends if self.done < e < layers}:
+
+                def ended(module: nn.Module, args: Any, result: Any, end: int = end) -> None:
+                    self._store.put(_prefix(end, number), result)
+
+                stack.callback(self.model.get_submodule(self.layers[end - 1]).register_forward_hook(ended).remove)
+            last = self.model.get_submodule(self.layers[layers - 1])
             stack.callback(last.register_forward_hook(hook).remove)
             for name in self.early if not self.done else ():
 
@@ -268,10 +276,11 @@ class Runner:
     def _shortened(self, number: int) -> Iterator[None]:
         """The model with its finished layers and settled modules replaced by what they gave for this batch."""
         given: dict[str, Any] = {}
-        if self.container is not None and self.done:
-            value = self._store.get(_prefix(self.done, number))
+        if self.done:
+            ends = [min(end, self.done) for end in self._ends[: self.done]]
+            values = {end: self._store.get(_prefix(end, number)) for end in set(ends)}
             early = self._store.lent(f"early_{number}")  # nothing of it is read but its shape
-            given = {f"{self.container}.{index}": value for index in range(self.done)} | early
+            given = {name: values[end] for name, end in zip(self.layers, ends, strict=False)} | early
         calls: dict[str, int] = {}
         with ExitStack() as stack:
             for name in self._settled:
@@ -294,6 +303,13 @@ class Runner:
                 self._done_as[name].hand_on(value)
             stack.enter_context(replaced(self.model, {name: self._done_as[name] for name in given}))
             yield
+
+
+def stages_of_layers(anatomy: Anatomy) -> list[list[str]]:
+    """Names of the layers of each stage, in order; of a model without stages in one list. None where a layer is no one module."""
+    if any(len(part.containers) != 1 for part in anatomy.parts):
+        return []
+    return [[f"{part.containers[0]}.{index}" for index in range(part.num_layers)] for part in anatomy.parts]
 
 
 @contextmanager
@@ -328,69 +344,4 @@ def _prefix(layers: int, batch: int) -> str:
     return f"prefix_{layers}_{batch}"
 
 
-def execution_order(model: PreTrainedModel, batch: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
-    """Module names in the order of their first calls; those that are not called are left out."""
-    order: list[str] = []
-    with ExitStack() as stack:
-        for name in names:
-
-            def hook(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                if name not in order:
-                    order.append(name)
-
-            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-        run(model, batch)
-    return order
-
-
-def run(model: PreTrainedModel, batch: Mapping[str, Tensor], modules: Iterable[nn.Module] | None = None) -> Any:
-    """The model's outputs for a batch, in eval mode; what it draws at random (ViT-MAE's patches) is the same for equal batches.
-
-    Args:
-        model: what runs.
-        batch: its inputs.
-        modules: all of the model's, where they are known.
-
-    Raises:
-        CalibrationError: the model cannot take the batch.
-    """
-    device = next(model.parameters()).device
-    moved = {k: v.to(device, model.dtype if v.is_floating_point() else None) for k, v in batch.items()}
-    with torch.no_grad(), in_eval_mode(model.modules() if modules is None else modules), seeded(_seed(batch), device):
-        try:
-            return model(**moved)
-        except (LearngeneError, torch.OutOfMemoryError):
-            raise
-        except _REFUSALS as error:
-            shapes = ", ".join(f"{k} {tuple(v.shape[1:])}" for k, v in batch.items())
-            said = str(error).strip().splitlines()
-            raise CalibrationError(
-                f"{type(model).__name__} cannot take calibration examples of these shapes: {shapes}. It says: "
-                f"{said[0] if said else type(error).__name__}. Bring them to what it reads with its own image processor or "
-                "tokenizer (processing_class=)."
-            ) from error
-
-
-def _seed(batch: Mapping[str, Tensor]) -> int:
-    """A number that a batch has in every process, wherever it comes among that process's batches."""
-    first = next(iter(batch.values())).flatten()[:SEEDED].cpu()
-    return zlib.crc32(first.contiguous().view(torch.uint8).numpy().tobytes())
-
-
-def output_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """The first output of a model but its loss, (tokens, outputs) or (examples, outputs), padding left out, float64."""
-    outputs = run(model, batch)
-    first = next(v for k, v in outputs.items() if isinstance(v, Tensor) and k != "loss")
-    return rows_of(first, tokens_shown(batch)).double()
-
-
-__all__ = [
-    "Activations",
-    "Done",
-    "Runner",
-    "execution_order",
-    "output_of",
-    "replaced",
-    "run",
-]
+__all__ = ["Activations", "Done", "Runner", "replaced", "stages_of_layers"]

@@ -17,7 +17,7 @@ from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import together
 from hf_learngene.calibration.processing import processor_for
 from hf_learngene.calibration.synthetic.masked_lm import is_masked_lm
-from hf_learngene.pruning.activations import run
+from hf_learngene.pruning.running import run
 from hf_learngene.pruning.similarity import cosines_of_pairs, pooled, rank_correlation, unit_length
 
 

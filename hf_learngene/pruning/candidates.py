@@ -14,7 +14,7 @@ from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import ENOUGH, few
 from hf_learngene.calibration.shares import total
 from hf_learngene.calibration.store import tensors_in
-from hf_learngene.pruning.activations import run
+from hf_learngene.pruning.running import run
 
 
 EXAMPLES = 32  # that are looked at, at most

@@ -13,7 +13,7 @@ from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.held_back import cut, rows_in
 from hf_learngene.calibration.stacking import count_tokens
-from hf_learngene.pruning.activations import run
+from hf_learngene.pruning.running import run
 
 
 PASSES = 8  # of the source over the examples that a shrink takes as long as: benchmarks/results/cost.md

@@ -31,7 +31,9 @@ def kept_layers(
 ) -> tuple[int, ...]:
     """Which layers stay: those without which the model's output changes most, measured one by one.
 
-    The cheapest leave in a few rounds, each measured anew on the model without those that left before.
+    The cheapest leave in a few rounds, each measured anew on the model without those that left before. In a stage of a
+    hierarchy neighbours of two kinds (plain and shifted windows) leave together, so that each layer that stays keeps its turn;
+    of an odd number the last layer leaves first. A first layer of another kind stays.
 
     Args:
         model: the source.
@@ -57,22 +59,28 @@ def leaving_layers(
     """The layers that leave until `depth` are left, in this order, in so many rounds; see `kept_layers`."""
     alive, left = list(range(anatomy.num_layers)), list[int]()
     leaving = len(alive) - depth
+    tokens = (
+        TOKENS if anatomy.stage is None else None
+    )  # those of a later stage are far fewer than the patches of an image
     progress = tqdm(total=leaving, desc="choosing layers", disable=disable_progress)
     with (
         progress as bar,
-        Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, LEAVING, TOKENS)) as suffixes,
+        Suffixes(model, anatomy, _few(examples, model, anatomy.num_layers, LEAVING, tokens)) as suffixes,
     ):
         wanted = suffixes.leave()
         while len(alive) > depth:
-            costs = [_cost(suffixes, layer, wanted) for layer in alive]
+            groups = _that_may_leave(alive, anatomy, len(alive) - depth)
+            costs = [_cost(suffixes, group, wanted) for group in groups] if len(groups) > 1 else [0.0]
             portion = min(len(alive) - depth, -(-leaving // rounds))
-            order = sorted(range(len(alive)), key=lambda i: costs[i])
-            out = [alive[i] for i in order[:portion]]
+            out = list[int]()
+            for place in sorted(range(len(groups)), key=costs.__getitem__):
+                if len(out) < portion and not set(groups[place]) & set(out):
+                    out += groups[place]
             alive = [i for i in alive if i not in out]
             left += out
             if len(alive) > depth:
                 suffixes.leave(*out)
-            bar.update(portion)
+            bar.update(len(out))
     return decided(tuple(left))
 
 
@@ -99,7 +107,7 @@ def joined_layers(
         nothing = NOTHING * _over_processes(sum(float(w.pow(2).sum()) for w in wanted))
         while True:
             shown = tqdm(alive, desc="choosing layers", disable=disable_progress)
-            costs = [_cost(suffixes, layer, wanted) for layer in shown]
+            costs = [_cost(suffixes, (layer,), wanted) for layer in shown]
             least = min(range(len(alive)), key=costs.__getitem__)
             if len(alive) == depth or costs[least] > nothing:
                 break
@@ -108,8 +116,17 @@ def joined_layers(
     return {alive[first]: tuple(alive[i] for i in layers) for first, layers in groups.items()}
 
 
-def _cost(suffixes: Suffixes, layer: int, wanted: Sequence[Tensor]) -> float:
-    distances = (float((f - w).pow(2).sum()) for f, w in zip(suffixes.without(layer), wanted, strict=True))
+def _that_may_leave(alive: Sequence[int], anatomy: Anatomy, leaving: int) -> list[tuple[int, ...]]:
+    """Layers that may leave at once: as many neighbours as alternate, and of what that does not divide the last ones."""
+    rest = leaving % anatomy.period
+    if rest:
+        return [tuple(alive[-rest:])]
+    starts = range(anatomy.lead, len(alive) - anatomy.period + 1)
+    return [tuple(alive[i : i + anatomy.period]) for i in starts]
+
+
+def _cost(suffixes: Suffixes, layers: Sequence[int], wanted: Sequence[Tensor]) -> float:
+    distances = (float((f - w).pow(2).sum()) for f, w in zip(suffixes.without(*layers), wanted, strict=True))
     return _over_processes(sum(distances))
 
 
@@ -117,7 +134,9 @@ def _over_processes(value: float) -> float:
     return float(total(torch.tensor(value, dtype=torch.float64)))
 
 
-def _few(examples: Batches, model: PreTrainedModel, depth: int, most: int, tokens: int) -> list[dict[str, Tensor]]:
+def _few(
+    examples: Batches, model: PreTrainedModel, depth: int, most: int, tokens: int | None
+) -> list[dict[str, Tensor]]:
     """A few examples, spread over all: data sets are often sorted by their labels.
 
     Each of the layers is left out by itself: with fewer examples in deeper models, or of many tokens each, the cost stays a

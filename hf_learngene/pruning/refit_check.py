@@ -14,8 +14,9 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import ENOUGH, few
 from hf_learngene.calibration.shares import total
-from hf_learngene.pruning.activations import Runner, output_of
+from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.correspondence import Correspondence
+from hf_learngene.pruning.running import output_of
 from hf_learngene.pruning.sites import RefitSite
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,19 +64,16 @@ class CalibratedSelection:
         inside: dict[int, HeadMaps] = {}
         if wanted.units or wanted.heads or wanted.head_size or self.merged:
             self._shown = self._candidates() if self.merged else {}
-            runner = Runner(self.model, self.anatomy)
-            try:
+            with self._runner() as runner:
                 layers = [0] if self.anatomy.shared_layers else sorted(set(self.layers))
                 stages: list[list[NormInfo]] = [[] for _ in layers]
-                if wanted.width is not None and layers[0] == 0:
-                    products = NormProducts(self.model, self.anatomy)
+                products = self._norm_products() if wanted.width is not None and layers[0] == 0 else None
+                if products is not None:
                     stages = self._stages(products.norms, layers)
                 for place, layer in enumerate(tqdm(layers, desc="choosing", disable=disable_progress), start=1):
                     runner.cache_prefix(layer, self.examples.batches())
                     following = layers[place] if place < len(layers) else None
                     self._layer(layer, runner, units, heads, inside, following, products, stages[place - 1])
-            finally:
-                runner.close()
         if wanted.width is not None:
             stream = self._stream(wanted.width, products, disable_progress)
             pooled = stream.coordinates
@@ -98,6 +96,14 @@ class CalibratedSelection:
         )
 
     # ---- how each is chosen
+
+    def _runner(self) -> Any:
+        """What runs the model, a context manager."""
+        return Runner(self.model, self.anatomy)
+
+    def _norm_products(self) -> NormProducts | None:
+        """What the norms are given, to be summed up on the way."""
+        return NormProducts(self.model, self.anatomy)
 
     def _stream(self, width: int, products: NormProducts | None, disable_progress: bool) -> StreamMap:
         stream = ResidualStream(self.model, self.anatomy, self.examples, self.ridge)

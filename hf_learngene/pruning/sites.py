@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.calibration.held_back import cut, rows_in
-from hf_learngene.pruning.activations import execution_order
+from hf_learngene.pruning.running import execution_order
 
 
 @dataclass(frozen=True)

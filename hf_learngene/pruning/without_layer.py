@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.store import Store, tensors_in
-from hf_learngene.pruning.activations import Done, Runner, output_of, replaced
+from hf_learngene.pruning.activations import Done, Runner, replaced
+from hf_learngene.pruning.running import output_of
 
 
 class Suffixes:
@@ -31,7 +32,7 @@ class Suffixes:
         self.model, self.batches, self.depth = model, batches, anatomy.num_layers
         self.container = anatomy.containers[0]
         with Runner(model, anatomy) as runner:
-            self.early, self.apart = runner.early, runner.container is not None
+            self.early, self.apart = runner.early, bool(runner.layers)
         self.norms = {n.layer: n.name for n in anatomy.norms if n.closes_layer and n.layer is not None}
         self.gone: frozenset[int] = frozenset()
         self._started = False
@@ -50,11 +51,12 @@ class Suffixes:
         self._started = True
         return found
 
-    def without(self, layer: int) -> Iterator[Tensor]:
-        """The outputs without one more layer, batch by batch."""
+    def without(self, *layers: int) -> Iterator[Tensor]:
+        """The outputs without one more layer, or without several, batch by batch."""
+        layer = min(layers)
         for number, batch in enumerate(self.batches):
             if not self.apart:  # something reads layers from outside: all of them are run
-                with self._passing([*self.gone, layer]):
+                with self._passing([*self.gone, *layers]):
                     yield output_of(self.model, batch)
                 continue
             kept = self._store.get(str(number))
@@ -62,7 +64,7 @@ class Suffixes:
             value = _handed_on(next(tensors_in(entry)), entry, self._norm(layer))
             given = {f"{self.container}.{i}": value for i in range(layer + 1)} | kept["early"]
             done = {name: Done(self.model.get_submodule(name), value) for name, value in given.items()}
-            later = self._left(kept, [i for i in self.gone if i > layer])
+            later = self._left(kept, [i for i in (*self.gone, *layers) if i > layer])
             with replaced(self.model, done | later):
                 yield output_of(self.model, batch)
 

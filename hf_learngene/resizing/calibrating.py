@@ -86,9 +86,9 @@ def carry_out(
 
         modules = read_modules(source, loading) if source is not None and loading is not None else None
 
-        def seen(step: Pass, before: PreTrainedModel, after: PreTrainedModel) -> None:
+        def seen(first: Pass, last: Pass, before: PreTrainedModel, after: PreTrainedModel) -> None:
             if fitted is not None and plan.spec.method is None:
-                check_gain(step, before, after, held or fitted)
+                check_gain(first, last.sizes, before, after, held or fitted)
             if held is None:
                 return
             if _starts_anew(plan, model):

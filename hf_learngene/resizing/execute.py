@@ -41,7 +41,7 @@ def execute(
     examples: Batches | None = None,
     own: bool = False,
     tell: Callable[[str], Any] | None = None,
-    seen: Callable[[Pass, PreTrainedModel, PreTrainedModel], Any] | None = None,
+    seen: Callable[[Pass, Pass, PreTrainedModel, PreTrainedModel], Any] | None = None,
     follow: Callable[[Pass, PreTrainedModel], Any] | None = None,
 ) -> PreTrainedModel:
     """The model that a plan describes.
@@ -54,7 +54,8 @@ def execute(
         examples: calibration examples.
         own: whether the source may lend its memory to what is kept, since nobody else holds it.
         tell: is given the table of what each step of a refit left.
-        seen: is given each pass that refits, its source and its result.
+        seen: is given a pass that refits, the last of those that cut its result further (mostly itself), the source of the one
+            and the result of the other.
         follow: is given each pass as it is run, and its source.
 
     Raises:
@@ -64,6 +65,9 @@ def execute(
     check_fits(plan, model)
     disable_progress = not is_progress_bar_enabled()
     current, fits, trained = _precise(plan, model), list[Fitted](), dict[str, Any]()
+    refitted: tuple[Pass, PreTrainedModel] | None = (
+        None  # a pass that refits and its source, until its result is compared
+    )
     for number, step in enumerate(plan.passes):
         selection = step.method.select(step.task, current, examples, disable_progress)
         if selection is not None:
@@ -82,8 +86,12 @@ def execute(
         if step.method.learns:
             trained = learned(step, plan.spec, current, made)
         fits += step.method.refine(step.task, current, made, examples, disable_progress)
-        if seen is not None and step.method.refits:
-            seen(step, current, made)
+        refitted = (step, current) if step.method.refits else refitted
+        # a hierarchy's widths may be cut behind what was calibrated: only then it shows what is left
+        cut_later = any(p.method.shrinks and not p.method.refits for p in plan.passes[number + 1 :])
+        if seen is not None and refitted is not None and not cut_later:
+            seen(refitted[0], step, refitted[1], made)
+            refitted = None
         current = made
     if current.dtype != model.dtype:
         _check_range(cast_to(current, model.dtype))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from transformers import PreTrainedModel
 
 from hf_learngene.calibration.examples import Batches
@@ -21,13 +24,16 @@ MOST = 32  # examples: a handful of passes of two small models
 WITHOUT_EXAMPLES = WeightSelection(layer_selection="uniform")
 
 
-def check_gain(step: Pass, source: PreTrainedModel, made: PreTrainedModel, examples: Batches) -> None:
+def check_gain(
+    step: Pass, sizes: Mapping[str, Any], source: PreTrainedModel, made: PreTrainedModel, examples: Batches
+) -> None:
     """Refuses a calibrated shrink that is further from its source than the same shrink by weight selection.
 
     Args:
-        step: the pass that made it.
+        step: the pass that refitted it.
+        sizes: those of what was made in the end.
         source: the model that it started from.
-        made: the model that it made.
+        made: what was made.
         examples: those that were held back from the fit; of fewer than 8, nothing is said.
 
     Raises:
@@ -37,7 +43,7 @@ def check_gain(step: Pass, source: PreTrainedModel, made: PreTrainedModel, examp
     if sum(map(rows_in, some)) < FEWEST:
         return
     found = distance(source, made, some)
-    other = distance(source, _selected(step, source), some)
+    other = distance(source, _selected(step, sizes, source), some)
     if found is not None and other is not None and not found <= other:
         raise NoGainError(
             f"On {sum(map(rows_in, some))} held-back examples, what {step.method.name!r} makes is further from the source "
@@ -45,13 +51,13 @@ def check_gain(step: Pass, source: PreTrainedModel, made: PreTrainedModel, examp
         )
 
 
-def _selected(step: Pass, source: PreTrainedModel) -> PreTrainedModel:
+def _selected(step: Pass, sizes: Mapping[str, Any], source: PreTrainedModel) -> PreTrainedModel:
     """The same shrink by weight selection."""
     plain = make_pass(
         WITHOUT_EXAMPLES,
         step.source_config,
         step.model_class,
-        step.sizes,
+        sizes,
         seed=step.task.seed,
         missing=step.task.missing,
         section_of=step.section,

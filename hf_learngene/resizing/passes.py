@@ -68,7 +68,7 @@ class Pass:
             seed=self.task.seed,
             missing=self.task.missing,
             vocabulary=self.vocabulary,
-            layers=LayerMap.pick(selection.layers),
+            layers=tuple(map(LayerMap.pick, selection.kept_layers if selection.stages else [selection.layers])),
             section_of=self.section,
         )
         return dataclasses.replace(made, task=dataclasses.replace(made.task, selection=selection))
@@ -93,7 +93,7 @@ def make_pass(
     seed: int = 0,
     missing: frozenset[str] = frozenset(),
     vocabulary: Vocabulary | None = None,
-    layers: LayerMap | None = None,
+    layers: tuple[LayerMap, ...] | None = None,
     source: Anatomy | None = None,
     build: Callable[[PreTrainedConfig], PreTrainedModel] | None = None,
     section_of: str | None = None,
@@ -108,7 +108,7 @@ def make_pass(
         seed: for every random number.
         missing: source tensors that the checkpoint did not hold.
         vocabulary: which tokens are kept.
-        layers: where each target layer comes from, if it is not the method's own rule.
+        layers: where each target layer comes from, stage by stage in a hierarchy, if it is not the method's own rule.
         source: the source's anatomy; default: what probing finds.
         build: makes the target, where it is run on the spot: nothing is tried then.
         section_of: the nested config whose sizes change, of a class that builds from several.
@@ -120,7 +120,7 @@ def make_pass(
     method.check_stages(source, sizes)
     if not source.num_stages:
         check_parts_of_the_width(source, sizes)
-    maps = (layers,) if layers is not None else method.depth_maps(source, sizes)
+    maps = layers if layers is not None else method.depth_maps(source, sizes)
     part = section(config, source.section)
     edits: dict[str, Any] = {}
     for own, its_sizes in zip(source.parts, _by_part(source, sizes), strict=True):

@@ -246,7 +246,7 @@ class Plan:
 def _options(step: Pass) -> dict[str, Any]:
     """The options of a pass's method, and the layers that it chose by weights or examples."""
     selection = step.task.selection
-    return step.method.options() | ({} if selection is None else {"layers": list(selection.layers)})
+    return step.method.options() | ({} if selection is None else {"layers": selection.kept_layers})
 
 
 def _learned(step: Pass) -> str:
@@ -336,7 +336,7 @@ def _part(
     if vocabulary is not None:
         asked = sizes = {**sizes, "vocab_size": vocabulary.agreed(sizes.get("vocab_size"))}
     whole, at = partial(complete, source, config), partial(config_at, config, source)
-    if spec.budget is not None:
+    if spec.budget is not None and spec.budget.quantity != "params":
         refuse_stages(source, f"{spec.budget.quantity}= spends a budget on one width and one depth")
     meter = None if spec.budget is None else metered(spec.budget, source, config, model_class, sizes, whole, at)
     waits = meter is not None and origin is not None and spends_by_error(spec, meter, source, sizes)

@@ -31,6 +31,7 @@ logger = logging.get_logger(__name__)
 Route = list[tuple[Method, dict[str, Any]]]
 
 _RANK = (*WIDTHS, "num_hidden_layers", "mlp_ratio")
+_OF_WIDTH = ("hidden_size", "num_attention_heads", "head_dim")
 _COUNTED_IN_EXAMPLES = tuple(name for name in GEOMETRY if name != "num_labels")
 
 
@@ -133,8 +134,8 @@ def _auto(spec: ResizeSpec, source: Anatomy, sizes: Mapping[str, Any], examples:
             f"`{source.model_type}` can have: the heads must fill the width. Resize in two calls, with sizes of your choice."
         )
     wanted = bool(shrinks or waits or not spec.chooses_examples)
-    shrinking = _shrinking(spec, source, middle, calibrated=examples and wanted, shrinks=bool(shrinks))
-    return [(shrinking, middle), (Lemon(), dict(sizes))] if grows else [(shrinking, middle)]
+    route = _shrinking(spec, source, middle, calibrated=examples and wanted, shrinks=bool(shrinks))
+    return [*route, (Lemon(), dict(sizes))] if grows else route
 
 
 def _by_stage(source: Anatomy, sizes: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -145,9 +146,7 @@ def _by_stage(source: Anatomy, sizes: Mapping[str, Any]) -> tuple[list[str], lis
     return [n for n, (was, now) in alone.items() if now > was], [n for n, (was, now) in alone.items() if now < was]
 
 
-def _shrinking(
-    spec: ResizeSpec, source: Anatomy, sizes: Mapping[str, Any], *, calibrated: bool, shrinks: bool
-) -> Method:
+def _shrinking(spec: ResizeSpec, source: Anatomy, sizes: dict[str, Any], *, calibrated: bool, shrinks: bool) -> Route:
     """What `auto` shrinks with: what it chose by itself, it also leaves by itself where that cannot be done."""
     if not calibrated:
         if shrinks and spec.examples == SYNTHETIC:
@@ -156,14 +155,36 @@ def _shrinking(
                 "(calibration=), and the result works before any.",
                 source.model_type,
             )
-        return WITHOUT_EXAMPLES
+        return [(WITHOUT_EXAMPLES, sizes)]
     if spec.chooses_examples or source.num_stages:
         try:
             Calibrated().check_stages(source, sizes)
         except LearngeneError as error:
+            first = _without_widths(source, sizes)
+            if first is not None:
+                logger.warning(
+                    "Calibrating depth and ffn, and shrinking the widths by weight selection, which needs training: %s",
+                    error,
+                )
+                return [(Calibrated(), first), (WITHOUT_EXAMPLES, sizes)]
             logger.warning("Shrinking by weight selection, which needs training: %s", error)
-            return WITHOUT_EXAMPLES
-    return Calibrated()
+            return [(WITHOUT_EXAMPLES, sizes)]
+    return [(Calibrated(), sizes)]
+
+
+def _without_widths(source: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The sizes of a hierarchy with the source's widths and heads, where `calibrated` can make those and they are smaller."""
+    if not source.num_stages:
+        return None
+    kept = {n: v for n, v in source.sizes.items() if n.partition(".")[0] in _OF_WIDTH}
+    first = {**sizes, **kept}
+    if first == source.sizes:
+        return None
+    try:
+        Calibrated().check_stages(source, first)
+    except LearngeneError:
+        return None
+    return first
 
 
 def _examples_first(route: Route, source: Anatomy, vocabulary: Vocabulary | None) -> Route:
@@ -186,7 +207,8 @@ def spends_by_error(spec: ResizeSpec, budget: Meter, source: Anatomy, wanted: Ma
     Raises:
         InvalidSizeError: a budget below all that is searched.
     """
-    grows = any(new > old for old, new in changes(source, wanted, _RANK).values())
+    names = (n for n in source.sizes if n.partition(".")[0] in _RANK)
+    grows = any(new > old for old, new in changes(source, wanted, names).values())
     refits = spec.method is None or spec.method.refits
     if spec.chooses_examples or not budget.shrinks or grows or not refits:
         return False

@@ -316,6 +316,8 @@ def config_at(config: PreTrainedConfig, anatomy: Anatomy, wanted: Mapping[str, A
         InvalidSizeError: sizes that do not divide, or that the config refuses.
     """
     sizes = complete(anatomy, config, wanted)
+    if anatomy.num_stages:
+        return target_config(config, anatomy, sizes, LayerMap(()), {})
     depth = sizes["num_hidden_layers"]
     spread = LayerMap.spread if depth <= anatomy.num_layers else LayerMap.insert
     return target_config(config, anatomy, sizes, spread(anatomy.num_layers, depth), {})

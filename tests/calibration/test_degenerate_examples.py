@@ -22,9 +22,9 @@ from transformers import (
 from hf_learngene import errors, resize
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.pruning import refit
-from hf_learngene.pruning.activations import output_of
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.refit_check import acceptable
+from hf_learngene.pruning.running import output_of
 
 
 COUNT = 96

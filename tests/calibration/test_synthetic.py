@@ -28,7 +28,7 @@ from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, 
 from hf_learngene.calibration.synthetic.count import WORK
 from hf_learngene.calibration.synthetic.images import dead_leaves, pink_noise
 from hf_learngene.calibration.synthetic.vocabulary import of_tokenizer
-from hf_learngene.pruning.activations import run
+from hf_learngene.pruning.running import run
 from testing import trained_tokenizers
 from testing.families import TEXT, VARIANTS, VISION, case_id, model_class, tiny_config, tiny_model
 

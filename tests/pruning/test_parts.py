@@ -11,10 +11,11 @@ from hf_learngene import resize
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.methods import Calibrated
-from hf_learngene.pruning.activations import Runner, execution_order
+from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.optimal_brain_surgeon import kept_units
 from hf_learngene.pruning.rotations import head_maps, stream_map, value_map, without_ones
+from hf_learngene.pruning.running import execution_order
 from hf_learngene.resizing.table import fit_table
 from testing.examples import examples_for
 from testing.families import exact_deberta, tiny_model

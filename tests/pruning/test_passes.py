@@ -16,7 +16,8 @@ from hf_learngene.anatomy import anatomy_of
 from hf_learngene.calibration import store
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.store import Store
-from hf_learngene.pruning.activations import Runner, run
+from hf_learngene.pruning.activations import Runner
+from hf_learngene.pruning.running import run
 from hf_learngene.state import evaluating
 
 

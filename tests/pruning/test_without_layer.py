@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.calibration.examples import Examples
-from hf_learngene.pruning.activations import output_of
+from hf_learngene.pruning.running import output_of
 from hf_learngene.pruning.without_layer import Suffixes
 from testing.examples import examples_for
 from testing.families import tiny_model

@@ -13,7 +13,7 @@ from hf_learngene import AutoLearngene, AutoModelForImageClassification, plan, r
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
 from hf_learngene.resizing.weights import Transfer
 from testing.families import inputs_for
-from testing.hierarchies import furthest, tiny_hierarchy
+from testing.hierarchies import furthest, images_for, tiny_hierarchy
 from testing.saving import same_weights
 
 
@@ -158,21 +158,52 @@ def test_what_was_resized_is_resized_again(tmp_path):
 # ---- auto, and what is made for one width
 
 
-def test_auto_grows_by_lemon_shrinks_by_weight_selection_and_mixes(caplog):
+def methods(model):
+    return [p["method"] for p in model.config.learngene["passes"]]
+
+
+def test_auto_grows_by_lemon_shrinks_by_calibrated_and_mixes(caplog):
     source = tiny_hierarchy("swin", dtype=torch.float32)
-    grown = resize(source, embed_dim=16)
-    assert [p["method"] for p in grown.config.learngene["passes"]] == ["lemon"]
+    given = {"calibration": images_for(source, 72), "calibration_top_up": False}
+    assert methods(resize(source, embed_dim=16)) == ["lemon"]
     with caplog.at_level(logging.WARNING):
-        small = resize(source, depths=[1, 1, 1, 1], calibration=[{"pixel_values": torch.zeros(3, 64, 64)}] * 4)
-        mixed = resize(source, depths=[1, 1, 3, 4], embed_dim=16)
-    assert "Shrinking by weight selection, which needs training: Stage 0 of `swin`" in caplog.text
-    assert [p["method"] for p in small.config.learngene["passes"]] == ["weight_selection"]
-    assert [p["method"] for p in mixed.config.learngene["passes"]] == ["weight_selection", "lemon"]
+        small = resize(source, depths=[1, 1, 1, 1], mlp_ratio=2, **given)
+        mixed = resize(source, depths=[1, 1, 3, 4], embed_dim=16, **given)
+    assert "weight selection" not in caplog.text
+    assert methods(small) == ["calibrated"]
+    assert methods(mixed) == ["calibrated", "lemon"]
     assert (list(mixed.config.depths), mixed.config.embed_dim) == ([1, 1, 3, 4], 16)
 
 
-@pytest.mark.parametrize("budget", ["params", "flops", "latency"])
-def test_budgets_refuse_a_hierarchy(budget):
+def test_auto_selects_the_widths_that_cannot_be_calibrated_and_says_so_once(caplog):
+    source = tiny_hierarchy("swinv2", dtype=torch.float32)
+    given = {"calibration": images_for(source, 72), "calibration_top_up": False}
+    with caplog.at_level(logging.WARNING):
+        small = resize(source, embed_dim=4, num_heads=[1, 2, 2, 4], depths=[1, 1, 2, 1], **given)
+    assert methods(small) == ["calibrated", "weight_selection"]
+    said = [r.getMessage() for r in caplog.records if "weight selection" in r.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("Calibrating depth and ffn, and shrinking the widths by weight selection")
+    calibrated = resize(source, method="calibrated", depths=[1, 1, 2, 1], **given)
+    selection = {"method": "weight_selection", "layer_selection": "uniform"}
+    wanted = resize(calibrated, embed_dim=4, num_heads=[1, 2, 2, 4], **selection)
+    assert same_weights(small, wanted)
+    record = small.config.learngene["calibration"]["agreement"]
+    inputs = torch.stack([e["pixel_values"] for e in given["calibration"]])
+    with torch.no_grad():
+        same = (small(inputs).logits.argmax(1) == source(inputs).logits.argmax(1)).double().mean()
+    assert abs(record["value"] - float(same)) < 0.35, (
+        "not that of what was calibrated, whose widths were cut behind it"
+    )
+
+
+def test_without_examples_auto_shrinks_by_weight_selection():
+    source = tiny_hierarchy("swin", dtype=torch.float32)
+    assert methods(resize(source, depths=[1, 1, 1, 1], calibration=None)) == ["weight_selection"]
+
+
+@pytest.mark.parametrize("budget", ["flops", "latency"])
+def test_budgets_other_than_of_parameters_refuse_a_hierarchy(budget):
     with pytest.raises(
         UnsupportedFamilyError, match=rf"{budget}= spends .* of 4 stages.*take them: depths=, embed_dim="
     ):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.resizing.outputs import difference, in_float64, outputs_of
-from testing.families import HIERARCHIES, tiny_model
+from testing.families import HIERARCHIES, inputs_for, tiny_model
 
 
 CASES = [(kind, {}, name) for kind, names in HIERARCHIES.items() for name in names]
@@ -55,6 +55,35 @@ def smaller(model: PreTrainedModel) -> dict[str, Any]:
     if "num_attention_heads" in fields:
         asked[fields["num_attention_heads"].native] = [1] * len(depths(model))
     return asked | {"num_hidden_layers": [max(1, d - 1) for d in depths(model)]}
+
+
+def structured(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+    """The model with weights that have something to be chosen: outputs of different size, norms and biases that are not plain."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                size = torch.exp(draw(parameter[:, :1].flatten(1)[:, :1])).reshape(-1, *[1] * (parameter.dim() - 1))
+                parameter.copy_(draw(parameter) / parameter[0].numel() ** 0.5 * size)
+            elif any(n in name for n in ("scale", "gamma")):
+                parameter.copy_(0.5 + draw(parameter).abs())
+            else:
+                parameter.copy_((name.endswith("weight")) + 0.2 * draw(parameter))
+    return model.eval()
+
+
+def images_for(model: PreTrainedModel, count: int, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    """Random smooth images of the model's size and dtype: neighbouring places are alike, as in photographs."""
+    generator = torch.Generator().manual_seed(seed)
+    side = inputs_for(model)["pixel_values"].shape[-1]
+    coarse = torch.randn(count, 3, 8, 8, generator=generator, dtype=model.dtype)
+    fine = torch.randn(count, 3, side, side, generator=generator, dtype=model.dtype)
+    images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic") + 0.2 * fine
+    return [{"pixel_values": image} for image in images]
 
 
 def furthest(source: PreTrainedModel, other: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> float:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair, native_name, section, section_name
 from hf_learngene.anatomy.inputs import main_input
+from hf_learngene.anatomy.stages import StageField, stage_fields
+from hf_learngene.calibration.stacking import count_tokens
 from hf_learngene.calibration.synthetic.masked_lm import LONGEST_WRITTEN, mask_of
 from hf_learngene.calibration.synthetic.pixels import image_processor, read_size, size_for
 from hf_learngene.calibration.synthetic.texts import LONGEST, lengths
@@ -17,6 +21,7 @@ from hf_learngene.calibration.synthetic.texts import LONGEST, lengths
 LEAST_PER_RANK, MOST_PER_RANK = 6, 24  # tokens for each input of the widest matrix
 WORK = 6e11  # tokens x parameters of the layers up to which more are made than the least: some 40 seconds on two cores
 FEWEST, MOST = 32, 2048
+FIRST_STRIDE = 4  # of a hierarchy whose config names several; each stage behind the first has half the places a side
 _FRAMING = 2  # tokens around a text, near enough for a mean
 
 
@@ -47,6 +52,8 @@ def examples_needed(
     cls: Any = model_class or (AutoModel._model_mapping[type(config)] if model is config else type(model))
     main = main_input(cls)
     part = section(config, section_name(config, main))
+    if main == "pixel_values" and (fields := stage_fields(part)):
+        return _for_stages(model, part, fields, processing_class, given_tokens)
     if main == "pixel_values":
         processor = image_processor(processing_class)
         size = read_size(part, processor) if isinstance(model, PreTrainedConfig) else size_for(model, processing_class)
@@ -64,6 +71,40 @@ def examples_needed(
     parameters = (_size(part, "num_hidden_layers") or 1) * (4 * width * width + 2 * width * ffn)
     wanted = max(least, min(MOST_PER_RANK * max(width, ffn), WORK / parameters))
     return min(MOST, max(0 if given_tokens else FEWEST, math.ceil((wanted - given_tokens) / tokens)))
+
+
+def _for_stages(
+    model: PreTrainedModel | PreTrainedConfig,
+    part: PreTrainedConfig,
+    fields: Mapping[str, StageField],
+    processing_class: Any,
+    given_tokens: int,
+) -> int:
+    """The number for a hierarchy: enough for the widest matrix of every stage. The later a stage, the fewer its tokens."""
+    config = model if isinstance(model, PreTrainedConfig) else model.config
+    processor = image_processor(processing_class)
+    size = read_size(part, processor) if isinstance(model, PreTrainedConfig) else size_for(model, processing_class)
+    values = {
+        name: field.read(getattr(part, field.native), _stages_of(part, fields)) for name, field in fields.items()
+    }
+    least = work = 0.0
+    patch = getattr(part, "patch_size", None)
+    for stage, (width, depth) in enumerate(zip(values["hidden_size"], values["num_hidden_layers"], strict=True)):
+        side = as_pair(patch or FIRST_STRIDE)[0] * 2**stage
+        tokens = math.ceil(size[0] / side) * math.ceil(size[1] / side)
+        ratio = values["mlp_ratio"][stage] if "mlp_ratio" in values else _size(part, "mlp_ratio") or 4
+        least = max(least, LEAST_PER_RANK * ratio * width / tokens)
+        work += tokens * depth * (4 * width * width + 2 * ratio * width * width)
+    wanted = max(least, min(2 * least, WORK / work))
+    blank = torch.zeros(1, int(getattr(part, "num_channels", None) or 3), *size)
+    given = given_tokens / count_tokens({"pixel_values": blank}, "pixel_values", config)
+    if given >= least:
+        return 0
+    return min(MOST, max(0 if given_tokens else FEWEST, math.ceil(wanted - given)))
+
+
+def _stages_of(part: PreTrainedConfig, fields: Mapping[str, StageField]) -> int:
+    return len(getattr(part, fields["num_hidden_layers"].native))
 
 
 def _size(part: PreTrainedConfig, name: str) -> float | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.config_fields import as_pair, section, section_name
-from hf_learngene.anatomy.inputs import frames_of, main_input, reads_choices, reads_image_beside_text
+from hf_learngene.anatomy.config_fields import section, section_name
+from hf_learngene.anatomy.inputs import frames_of, image_sides, main_input, reads_choices, reads_image_beside_text
 from hf_learngene.errors import SyntheticExamplesError, first_line
 
 
@@ -60,7 +60,7 @@ def why_not(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Syn
     if frames_of(part):
         return SyntheticExamplesError(main, f"{name} reads videos, and only single images are made up")
     try:
-        as_pair(part.image_size)
+        image_sides(part)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         return SyntheticExamplesError(
             main, f"the config of {name} does not say how large its images are ({first_line(error)})"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy.config_fields import as_pair, section, section_name
+from hf_learngene.anatomy.config_fields import section, section_name
+from hf_learngene.anatomy.inputs import image_sides
 from hf_learngene.calibration.synthetic.images import image_of
 from hf_learngene.calibration.trial import check_image_size
 from hf_learngene.errors import CalibrationError, SyntheticExamplesError, first_line
@@ -67,7 +68,7 @@ def read_size(part: PreTrainedConfig, processor: Any) -> tuple[int, int]:
             return int(pair[0]), int(pair[1])
         if edge := _entry(size, "shortest_edge") or _entry(size, "longest_edge"):
             return int(edge), int(edge)
-    height, width = as_pair(part.image_size)
+    height, width = image_sides(part)
     return height, width
 
 
@@ -79,7 +80,7 @@ def size_for(model: PreTrainedModel, processing_class: Any) -> tuple[int, int]:
     try:
         check_image_size(model, {"pixel_values": blank})
     except CalibrationError:
-        height, width = as_pair(part.image_size)
+        height, width = image_sides(part)
         return height, width
     return size
 
