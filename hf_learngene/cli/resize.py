@@ -109,8 +109,7 @@ def plan_command(
 @app.command(
     "resize",
     help=example_help(
-        "Save a model of another size. A larger one computes the same; a smaller one works before training.",
-        "resize google-bert/bert-base-uncased bert-24 --num-hidden-layers 24",
+        "Save a model of another size: a larger one computes the same, a smaller one works untrained.",
         "resize my-vit vit-quarter --hidden-size 192 --calibration images/",
     ),
 )

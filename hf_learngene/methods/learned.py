@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.errors import DirectionError, InvalidSizeError
+from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps.learned import GrowthOperator, mixes_of
 from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, shown, source_axes
 from hf_learngene.methods.lemon import Lemon
@@ -28,6 +28,14 @@ class LearnedGrowth(Lemon):
     lossless: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     operator_class: ClassVar[type[GrowthOperator]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.new_units != "copies":
+            raise UnknownOptionError(
+                f"method={self.name!r} learns maps that read one layer at a time, so new_units is 'copies'; it was "
+                f"{self.new_units!r}. method='lemon' takes new units from the layer above, without learning."
+            )
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))

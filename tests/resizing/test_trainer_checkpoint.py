@@ -239,7 +239,7 @@ def test_a_folder_that_exists_and_one_that_does_not(source, tmp_path):
 
 
 def test_what_breaks_off_leaves_nothing(source, tmp_path, monkeypatch):
-    from hf_learngene.training import trainer_checkpoint
+    from hf_learngene.resizing import trainer_checkpoint
 
     monkeypatch.setattr(trainer_checkpoint.torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OutputError):
