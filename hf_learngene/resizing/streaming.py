@@ -25,11 +25,11 @@ from hf_learngene.state import without_autocast
 
 
 def needs_no_model(plan: Plan) -> bool:
-    """Whether all that a plan does is said by its recipes: nothing is run, refitted or measured on examples."""
+    """Whether all that a plan does is said by its recipes: nothing is run, refitted, trained or measured on examples."""
     return (
         plan.examples is None
         and plan.budget is None
-        and not any(step.method.needs_examples or step.method.refits for step in plan.passes)
+        and not any(step.method.needs_examples or step.method.refits or step.method.learns for step in plan.passes)
     )
 
 

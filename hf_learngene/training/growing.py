@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils.logging import is_progress_bar_enabled
 
+from hf_learngene.calibration.synthetic.masked_lm import is_masked_lm
 from hf_learngene.errors import TrainingDataError, UnknownOptionError, first_line, nearest
 from hf_learngene.maps.learned import GrowthOperator
 from hf_learngene.state import evaluating, undisturbed
@@ -239,7 +240,7 @@ def growth_data(given: Any, model: PreTrainedModel, processing_class: Any = None
             f"{' without examples' if hasattr(given, '__len__') else ''}."
         )
     first = given[0]
-    masked = "MaskedLM" in type(model).__name__
+    masked = is_masked_lm(type(model))
     if not isinstance(first, Mapping) or model.main_input_name not in first:
         if processing_class is None:
             raise TrainingDataError(
