@@ -27,17 +27,18 @@ from learngene_task import DATA, HERE  # noqa: E402
 
 
 STEPS = 3000
-LEARNED = ("ligo", "mango")
 OPERATOR_STEPS = 100
-# name of the row -> what `resize` is given
+# name of the row -> what `resize` is given; an operator's peak rate is 1e-3 by default
 METHODS: dict[str, dict[str, Any]] = {
     "scratch": {},
     "stack": {"method": "stack"},
     "Net2Net (bert2bert, fpi)": {"method": "bert2bert", "expansion": "fpi"},
     "bert2bert (aki)": {"method": "bert2bert"},
     "lemon": {"method": "lemon"},
-    "ligo": {"method": "ligo"},
-    "mango": {"method": "mango"},
+    "ligo": {"method": "ligo", "training": {}},
+    "mango": {"method": "mango", "training": {}},
+    "ligo, rate 3e-3": {"method": "ligo", "training": {"learning_rate": 3e-3}},
+    "mango, rate 3e-3": {"method": "mango", "training": {"learning_rate": 3e-3}},
 }
 PAPERS = (
     "Published, at the papers' own scale and schedules: LEMON 56.7 % (ViT) and 33.2 % (BERT); Mango 76 % (DeiT-S to B) and "
@@ -55,8 +56,9 @@ def grown(task: Any, job: dict[str, Any]) -> tuple[Any, float]:
     if job["method"] == "scratch":
         return task.model(job["seed"] + 100, **sizes), 0.0
     source = source_of(task, job["seed"])
-    if job["method"] in LEARNED:
-        given["training"] = {"max_steps": OPERATOR_STEPS, "per_device_train_batch_size": BATCH, "use_cpu": True}
+    if "training" in given:
+        steps = {"max_steps": OPERATOR_STEPS, "per_device_train_batch_size": BATCH, "use_cpu": True}
+        given["training"] = steps | given["training"]
         given["train_dataset"] = task.rows(job["seed"] + 500, BATCH * OPERATOR_STEPS)
     began = time.process_time()
     model = resize(source, seed=job["seed"], **given, **sizes)
