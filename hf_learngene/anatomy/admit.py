@@ -90,6 +90,19 @@ def refuse_stages(anatomy: Anatomy, why: str) -> None:
         )
 
 
+def refuse_kinds(anatomy: Anatomy, why: str) -> None:
+    """Refuses layers of several kinds where something makes one layer of several.
+
+    Raises:
+        UnsupportedFamilyError: names a tensor that they have at different lengths.
+    """
+    if not anatomy.num_stages and (name := anatomy.of_several_shapes):
+        raise UnsupportedFamilyError(
+            f"{why}, and `{anatomy.model_type}` has layers of several kinds: `{name}` is longer in some than in others. "
+            "method='lemon' grows it without loss, 'weight_selection' and 'calibrated' shrink it."
+        )
+
+
 def _decodes(part: PreTrainedConfig, model_class: type[PreTrainedModel]) -> bool:
     """Whether a class of an encoder-decoder family has the decoder: `T5EncoderModel` has none, whatever its config says.
 

@@ -13,7 +13,7 @@ from hf_learngene.anatomy.config_fields import changed, native_name, section
 from hf_learngene.anatomy.inputs import example_inputs, main_input
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.trace import Trace, record
-from hf_learngene.anatomy.types import PATCHES, RELATIVE
+from hf_learngene.anatomy.types import DISTANCES, PATCHES, RELATIVE, SIDE
 from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.state import exclusive
@@ -180,6 +180,12 @@ def _check_grid(anatomy: Anatomy, known: Anatomy, trace: Trace) -> None:
         raise InvalidSizeError(
             f"The source, a `{known.model_type}`, does not read its own table over {_times(known.grid)} patches as that grid, so "
             "what stands where in it is not known. Keep image_size and patch_size."
+        )
+    apart = next((t for t in known.templates.values() if any(d.axis in (DISTANCES, SIDE) for d in t.dims)), None)
+    if apart is not None:
+        raise InvalidSizeError(
+            f"`{apart.template}` {apart.shape} of `{known.model_type}` stands for {_times(known.grid)} patches, line by line; "
+            f"what it would be at {_times(anatomy.grid)} is not known. Keep image_size and patch_size, or change both alike."
         )
     side = min(anatomy.grid)
     if not reads_grid(anatomy.grid, trace, anatomy):

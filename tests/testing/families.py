@@ -100,6 +100,8 @@ EXTRA: dict[str, dict[str, Any]] = {
     "voxtral_realtime_encoder": {"num_mel_bins": 12, "head_dim": 8},
     "layoutlmv3": {"layer_norm_eps": 1e-12, "coordinate_size": 4, "shape_size": 4, "max_2d_position_embeddings": 32,
                    "input_size": 8},
+    **dict.fromkeys(("sam_vision_model", "sam_hq_vision_model"), {"output_channels": 16, "window_size": 2,
+                                                                  "global_attn_indexes": [1]}),
     "lilt": {"max_2d_position_embeddings": 32},
     "roc_bert": {"pronunciation_embed_dim": 8, "shape_embed_dim": 8, "pronunciation_vocab_size": 20, "shape_vocab_size": 20},
     "nemotron_asr_streaming_encoder": {"num_mel_bins": 16, "subsampling_conv_channels": 8, "num_key_value_heads": 3},
