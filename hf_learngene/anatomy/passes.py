@@ -42,13 +42,16 @@ def plain_pass(
         Exception: what the last pass raised, where none succeeds.
     """
     failure: Exception | None = None
-    for candidate, own, tokens in _candidates(model, config, on_cpu):
-        device = str(next(candidate.parameters()).device)
-        try:
-            return record(candidate, example_inputs(candidate, own, device, tokens), layers)
-        except Exception as error:  # any class of error may come from a family's own code
-            failure = error
-    raise failure or RuntimeError("no pass was tried")
+    try:
+        for candidate, own, tokens in _candidates(model, config, on_cpu):
+            device = str(next(candidate.parameters()).device)
+            try:
+                return record(candidate, example_inputs(candidate, own, device, tokens), layers)
+            except Exception as error:  # any class of error may come from a family's own code
+                failure = error
+        raise failure or RuntimeError("no pass was tried")
+    finally:
+        del failure  # its frames hold this one and all callers', and with them every model there
 
 
 def _candidates(
