@@ -64,7 +64,8 @@ SHORT = (
 # Base encoders beside those of the tests: of images, sounds and texts in models of several parts, or without a head in the
 # mappings. Some cast to float32 inside, so the tests, which lift no casts, say nothing of them in float64.
 ENCODERS = (
-    "audioflamingo3_encoder", "canine", "chinese_clip_vision_model", "cohere_compass_vision", "cosmos3_edge_vision", "dinov3_vit",
+    "audioflamingo3_encoder", "blip_text_model", "canine", "chinese_clip_vision_model", "cohere_compass_vision",
+    "cosmos3_edge_vision", "dinov3_vit",
     "exaone4_5_vision", "glm4v_moe_vision", "glm4v_vision", "glm_image_vision", "glm_ocr_vision", "lfm3_vl_vision",
     "mlcd_vision_model", "moss_transcribe_diarize_audio", "muse_glimmer_vision", "muse_spark_vision",
     "nemotron3_5_transcribe_asr_audio", "nemotron3_diarization_audio", "nemotron_asr_streaming_encoder", "parakeet_encoder",

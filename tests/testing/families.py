@@ -100,6 +100,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "voxtral_realtime_encoder": {"num_mel_bins": 12, "head_dim": 8},
     "layoutlmv3": {"layer_norm_eps": 1e-12, "coordinate_size": 4, "shape_size": 4, "max_2d_position_embeddings": 32,
                    "input_size": 8},
+    "blip_text_model": {"encoder_hidden_size": 16, "layer_norm_eps": 1e-12},
     **dict.fromkeys(("sam_vision_model", "sam_hq_vision_model"), {"output_channels": 16, "window_size": 2,
                                                                   "global_attn_indexes": [1]}),
     "lilt": {"max_2d_position_embeddings": 32},
