@@ -69,7 +69,8 @@ ENCODERS = (
     "mlcd_vision_model", "moss_transcribe_diarize_audio", "muse_glimmer_vision", "muse_spark_vision",
     "nemotron3_5_transcribe_asr_audio", "nemotron3_diarization_audio", "nemotron_asr_streaming_encoder", "parakeet_encoder",
     "pixio", "pixtral", "qianfan_ocr_vision", "qwen2_5_vl_vision", "qwen2_audio_encoder", "qwen3_5_moe_vision", "qwen3_5_vision",
-    "qwen3_vl_moe_vision", "qwen3_vl_vision", "qwen4_exp_vision", "sam3_vit_model", "siglip2_vision_model", "splinter",
+    "qwen3_vl_moe_vision", "qwen3_vl_vision", "qwen4_exp_vision", "sam3_vit_model", "sam_hq_vision_model", "sam_vision_model",
+    "siglip2_vision_model", "splinter",
     "tipsv2_vision_model", "video_llama_3_vision", "visual_bert", "vitdet", "voxtral_encoder", "voxtral_realtime_encoder", "xlm",
 )  # fmt: skip
 
@@ -127,6 +128,7 @@ def cases() -> list[Case]:
     found: dict[str, Case] = {}
     mapped = [(kind, {}, name) for kind, names in mapping_families().items() for name in names]
     encoders = [(kind, {}, str(MODEL_MAPPING_NAMES[kind])) for kind in ENCODERS if kind in MODEL_MAPPING_NAMES]
+    encoders.append(("blip_text_model", {}, "BlipTextModel"))  # in no mapping
     for kind, extra, name in [*mapped, *listed(), *HIERARCHIES, *encoders]:
         found.setdefault(f"{label_of(name, extra)}{kind}", Case(kind, extra, name))
     parts = [Case(parted_config(name).model_type, {}, name, None, section) for name, section in PARTS]

@@ -54,7 +54,7 @@ def admit_config(config: PreTrainedConfig, part: PreTrainedConfig, model_class: 
             f"The `{kind}` inside {model_class.__name__} is the decoder that writes its texts, and stays as it is. {ALLOWED}"
         )
     named = model_class.__name__.endswith("ForCausalLM")
-    decodes = part is config and (getattr(part, "is_decoder", False) or named)
+    decodes = part is config and (getattr(part, "is_decoder", False) and not _encodes_by_default(model_class) or named)
     if decodes or (causal and not config.is_encoder_decoder):  # the encoder of such a family is one (Whisper)
         raise UnsupportedFamilyError(f"`{kind}` as {model_class.__name__} is a decoder-only model. {ALLOWED}")
     if stage_fields(part):
@@ -88,6 +88,25 @@ def refuse_stages(anatomy: Anatomy, why: str) -> None:
             f"{why}, and `{anatomy.model_type}` is a hierarchy of {anatomy.num_stages} stages with sizes of their own. "
             f"resize and plan take them: {natives}."
         )
+
+
+def refuse_kinds(anatomy: Anatomy, why: str) -> None:
+    """Refuses layers of several kinds where something makes one layer of several.
+
+    Raises:
+        UnsupportedFamilyError: names a tensor that they have at different lengths.
+    """
+    if not anatomy.num_stages and (name := anatomy.of_several_shapes):
+        raise UnsupportedFamilyError(
+            f"{why}, and `{anatomy.model_type}` has layers of several kinds: `{name}` is longer in some than in others. "
+            "method='lemon' grows it without loss, 'weight_selection' and 'calibrated' shrink it."
+        )
+
+
+def _encodes_by_default(model_class: type[PreTrainedModel]) -> bool:
+    """Whether a class reads both ways unless a call says otherwise: its config's `is_decoder` adds cross-attention (BLIP's)."""
+    asked = signature(model_class.forward).parameters.get("is_decoder")
+    return asked is not None and asked.default is False
 
 
 def _decodes(part: PreTrainedConfig, model_class: type[PreTrainedModel]) -> bool:

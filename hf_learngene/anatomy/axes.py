@@ -12,6 +12,7 @@ from hf_learngene.anatomy.config_fields import as_pair
 from hf_learngene.anatomy.probe import Effect, Prober
 from hf_learngene.anatomy.trace import is_norm
 from hf_learngene.anatomy.types import (
+    DISTANCES,
     FFN,
     FIXED,
     GROUP,
@@ -26,6 +27,7 @@ from hf_learngene.anatomy.types import (
     POSITIONS,
     RELATIVE,
     RELATIVE_LINE,
+    SIDE,
     VOCAB,
     Dim,
 )
@@ -33,8 +35,8 @@ from hf_learngene.anatomy.types import (
 
 UNKNOWN = "unknown"
 NAMED_AXES = {
-    FFN, FIXED, GROUP, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE,
-    RELATIVE_LINE, VOCAB, UNKNOWN,
+    DISTANCES, FFN, FIXED, GROUP, HEAD_COUNT, HEAD_DIM, HEADS, HIDDEN, KERNEL, KV_HEADS, LABELS, PATCHES, POSITIONS, RELATIVE,
+    RELATIVE_LINE, SIDE, VOCAB, UNKNOWN,
 }  # fmt: skip
 _WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -66,6 +68,8 @@ def axes_of(
         effect = {n: Effect(e.delta // blocks, e.step) for n, e in effect.items()} if blocks > 1 else effect
         size = int(size) // blocks
         axis, parts, prefix = _axis(size, effect, prober, spatial=isinstance(module, CONVOLUTIONS) and i >= 2)
+        if i == 0 and sides[0] != "-" and sides[-1] != "in" and _is_line(parameter, size, effect):
+            axis, parts, prefix = _Counted(DISTANCES)
         if i == 1 and isinstance(module, CONVOLUTIONS) and _reads_a_group(size, effect, module.groups, prober):
             axis = GROUP
         if axis == POSITIONS and isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -87,6 +91,12 @@ def owner_of(name: str) -> str:
     return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
 
 
+def _is_line(parameter: nn.Parameter, size: int, effect: Mapping[str, Effect]) -> bool:
+    """Whether the rows of a table count the distances along a side of n, both ways: 2n - 1, and 4n - 1 along twice the side."""
+    sides = len(effect) == 1 and not effect.keys() & {*_WIDTHS, "head_dim", "max_position_embeddings", "vocab_size"}
+    return sides and parameter.dim() == 2 and all(e.delta == size + 1 for e in effect.values())
+
+
 def _reads_a_group(size: int, effect: dict[str, Effect], groups: int, prober: Prober) -> bool:
     """Whether a dimension counts the channels of one group, of a convolution that has as many groups at any width."""
     width = effect.get("hidden_size")
@@ -96,7 +106,19 @@ def _reads_a_group(size: int, effect: dict[str, Effect], groups: int, prober: Pr
 
 def is_feature(axis: str) -> bool:
     """Whether an axis counts entries of a vector, not tokens, labels or taps."""
-    return axis not in (VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED, HEAD_COUNT, RELATIVE_LINE)
+    return axis not in (
+        VOCAB,
+        POSITIONS,
+        PATCHES,
+        RELATIVE,
+        KERNEL,
+        LABELS,
+        FIXED,
+        HEAD_COUNT,
+        RELATIVE_LINE,
+        DISTANCES,
+        SIDE,
+    )
 
 
 def sides_of(module: nn.Module, parameter: nn.Parameter, product: str) -> list[str]:
@@ -204,4 +226,6 @@ def _grid_axis(size: int, effect: dict[str, Effect], prober: Prober) -> _Counted
     prefix = size - (2 * rows - 1) * (2 * columns - 1)
     if prefix >= 0 and bigger == (2 * twice[0] - 1) * (2 * twice[1] - 1) + prefix:
         return _Counted(RELATIVE, 1, prefix)
+    if size in (rows, columns) and bigger == 2 * size:
+        return _Counted(SIDE)
     return _Counted(UNKNOWN)

@@ -19,7 +19,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "num_attention_heads": ("num_attention_heads", "n_heads", "num_heads", "encoder_attention_heads"),
     "num_key_value_heads": ("num_key_value_heads",),
     "head_dim": ("head_dim", "attention_head_size"),
-    "intermediate_size": ("intermediate_size", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "d_ff"),
+    "intermediate_size": ("intermediate_size", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "d_ff", "mlp_dim"),
     "mlp_ratio": ("mlp_ratio",),
     "vocab_size": ("vocab_size",),
     "max_position_embeddings": ("max_position_embeddings",),

@@ -33,7 +33,7 @@ from hf_learngene.anatomy.sections import followers_of, only_section
 from hf_learngene.anatomy.small import few_tokens
 from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.anatomy.trace import Trace, is_norm
-from hf_learngene.anatomy.types import FIXED, HEAD_DIM, Dim, NormInfo, TensorInfo
+from hf_learngene.anatomy.types import DISTANCES, FIXED, HEAD_DIM, Dim, NormInfo, TensorInfo
 from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
 from hf_learngene.state import exclusive
@@ -312,7 +312,10 @@ def _like(
 
 def _all_sizes(known: Anatomy, part: PreTrainedConfig, config: PreTrainedConfig) -> dict[str, int]:
     # a head size may be given where the known one followed from its width
-    sizes = _sizes(part, {**known_sizes(part), **known.fields})
+    names = {**known_sizes(part), **known.fields}
+    if "intermediate_size" in known.fields and "mlp_ratio" not in known.fields:
+        names.pop("mlp_ratio", None)
+    sizes = _sizes(part, names)
     return {
         **sizes,
         "num_hidden_layers": getattr(part, _native_depth(part)),
@@ -353,6 +356,9 @@ def _spread(
     for name, parameter, layer, template in placed(full, containers):
         info = known[template]
         if any(d.layers for d in info.dims):
+            info = dataclasses.replace(info, dims=_sized(info, parameter, deeper))
+        lines = any(d.axis == DISTANCES for d in info.dims)
+        if lines:
             info = dataclasses.replace(info, dims=_sized(info, parameter, deeper))
         if tuple(parameter.shape) != info.shape:
             raise UnsupportedFamilyError(

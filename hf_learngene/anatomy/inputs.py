@@ -74,6 +74,19 @@ def reads_image_beside_text(config: PreTrainedConfig, model_class: type[PreTrain
     return {"input_ids", "pixel_values"} <= taken.keys() and sized and hasattr(texts, "vocab_size")
 
 
+def reads_states(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> bool:
+    """Whether a model of texts has a cross-attention to the states of another encoder, which its caller gives (BLIP's texts).
+
+    Example:
+        >>> from transformers import BertConfig, BertModel, BlipTextConfig, BlipTextModel
+        >>> reads_states(BlipTextConfig(), BlipTextModel), reads_states(BertConfig(), BertModel)
+        (True, False)
+    """
+    crosses = getattr(config, "is_decoder", False) and isinstance(getattr(config, "encoder_hidden_size", None), int)
+    taken = inspect.signature(model_class.forward).parameters
+    return crosses and main_input(model_class) == "input_ids" and "encoder_hidden_states" in taken
+
+
 def token_rows(model: PreTrainedModel) -> int | None:
     """How many tokens a model has rows for; None where it reads none, or nobody says it.
 
@@ -148,6 +161,8 @@ def _made(model_class: type[PreTrainedModel], config: PreTrainedConfig, tokens: 
     if reads_image_beside_text(config, model_class):
         for kind in {"pixel_values", "input_ids"} - {main}:
             found |= _KINDS[kind](section(config, section_name(config, kind)), tokens, taken) or {}
+    if reads_states(config, model_class):  # without them, nothing reaches the cross-attention
+        found["encoder_hidden_states"] = torch.zeros(1, tokens, part.encoder_hidden_size)
     decoder = nested_configs(config).get("decoder")
     if decoder is not None and "decoder_input_ids" in taken:
         found["decoder_input_ids"] = _text(decoder, tokens, {})["input_ids"]
@@ -254,5 +269,6 @@ __all__ = [
     "main_input",
     "reads_choices",
     "reads_image_beside_text",
+    "reads_states",
     "token_rows",
 ]

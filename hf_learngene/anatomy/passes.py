@@ -13,7 +13,7 @@ from hf_learngene.anatomy.config_fields import changed, native_name, section
 from hf_learngene.anatomy.inputs import example_inputs, main_input
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.trace import Trace, record
-from hf_learngene.anatomy.types import PATCHES, RELATIVE
+from hf_learngene.anatomy.types import DISTANCES, PATCHES, RELATIVE, SIDE
 from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.state import exclusive
@@ -42,13 +42,16 @@ def plain_pass(
         Exception: what the last pass raised, where none succeeds.
     """
     failure: Exception | None = None
-    for candidate, own, tokens in _candidates(model, config, on_cpu):
-        device = str(next(candidate.parameters()).device)
-        try:
-            return record(candidate, example_inputs(candidate, own, device, tokens), layers)
-        except Exception as error:  # any class of error may come from a family's own code
-            failure = error
-    raise failure or RuntimeError("no pass was tried")
+    try:
+        for candidate, own, tokens in _candidates(model, config, on_cpu):
+            device = str(next(candidate.parameters()).device)
+            try:
+                return record(candidate, example_inputs(candidate, own, device, tokens), layers)
+            except Exception as error:  # any class of error may come from a family's own code
+                failure = error
+        raise failure or RuntimeError("no pass was tried")
+    finally:
+        del failure  # its frames hold this one and all callers', and with them every model there
 
 
 def _candidates(
@@ -180,6 +183,12 @@ def _check_grid(anatomy: Anatomy, known: Anatomy, trace: Trace) -> None:
         raise InvalidSizeError(
             f"The source, a `{known.model_type}`, does not read its own table over {_times(known.grid)} patches as that grid, so "
             "what stands where in it is not known. Keep image_size and patch_size."
+        )
+    apart = next((t for t in known.templates.values() if any(d.axis in (DISTANCES, SIDE) for d in t.dims)), None)
+    if apart is not None:
+        raise InvalidSizeError(
+            f"`{apart.template}` {apart.shape} of `{known.model_type}` stands for {_times(known.grid)} patches, line by line; "
+            f"what it would be at {_times(anatomy.grid)} is not known. Keep image_size and patch_size, or change both alike."
         )
     side = min(anatomy.grid)
     if not reads_grid(anatomy.grid, trace, anatomy):

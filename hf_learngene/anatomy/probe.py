@@ -158,6 +158,10 @@ class Prober:
                 self.try_field(name, step, {self.fields[name]: value[name] + step})
         if ratio := getattr(self.part, "mlp_ratio", None):  # a fraction too, which is no size
             self.try_field("mlp_ratio", ratio, {"mlp_ratio": 2 * ratio})
+            if self.follows("intermediate_size") and not self.follows("mlp_ratio"):
+                self.fields.pop(
+                    "mlp_ratio", None
+                )  # what the width was made from where none was given (SAM) says nothing more
         self.probe_images(value)
         self.try_field("num_labels", 3, {"num_labels": (self.config.num_labels or 0) + 3})
         for name in other_integers(self.part):
@@ -212,6 +216,10 @@ class Prober:
                     if new != old:
                         effects[name] = Effect(new - old, step)
         return True
+
+    def follows(self, field: str) -> bool:
+        """Whether a dimension followed a field."""
+        return any(field in effect for effects in self.effects.values() for effect in effects)
 
     def writers(self) -> set[str]:
         """Parameters that write a vector over the width or the heads of this section: of a matrix, its rows follow."""

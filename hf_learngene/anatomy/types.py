@@ -12,6 +12,8 @@ from hf_learngene.anatomy.stages import staged
 # Axes with a meaning of their own. Any other axis carries the name of the config field that drives it.
 HIDDEN, HEADS, FFN = "hidden", "heads", "ffn"
 RELATIVE_LINE = "relative_positions"
+DISTANCES = "distances"  # along one side of the image or of a window (SAM): layers of another kind have another number
+SIDE = "patches_of_a_side"  # of a table that keeps rows and columns of patches apart (SAM)
 HEAD_COUNT, HEAD_DIM, KV_HEADS = "head_count", "head_dim", "kv_heads"
 GROUP = "group"
 VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED = (
@@ -24,7 +26,7 @@ VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED = (
     "fixed",
 )
 AXES = (
-    HIDDEN, HEADS, FFN, RELATIVE_LINE, HEAD_COUNT, HEAD_DIM, KV_HEADS, GROUP,
+    HIDDEN, HEADS, FFN, RELATIVE_LINE, DISTANCES, SIDE, HEAD_COUNT, HEAD_DIM, KV_HEADS, GROUP,
     VOCAB, POSITIONS, PATCHES, RELATIVE, KERNEL, LABELS, FIXED,
 )  # fmt: skip
 

@@ -174,6 +174,11 @@ class Anatomy:
         )
         return frozenset((*tensors, tuple(dict.fromkeys(norms)), *self.tied_readers.items(), *flags))
 
+    @cached_property
+    def of_several_shapes(self) -> str:
+        """Template of a tensor that is longer in layers of one kind than in those of another (SAM's tables), or nothing."""
+        return next((t.template for t in self.tensors.values() if t.shape != self.templates[t.template].shape), "")
+
     @property
     def num_layers(self) -> int:
         return self.sizes.get("num_hidden_layers", 0)

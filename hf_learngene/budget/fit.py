@@ -64,7 +64,7 @@ def fit(
         try:
             at_width = whole({across: w, **fixed})
         except InvalidSizeError as error:
-            refusal = error
+            refusal = error.with_traceback(None)  # its frames hold whatever the callers have
             continue
         for d in depths:
             sizes: Sizes = {**at_width, "num_hidden_layers": d}

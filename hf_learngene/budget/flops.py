@@ -97,7 +97,7 @@ def _by_module(
                     with torch.no_grad(), FlopCounterMode(display=False) as counter:
                         model(**inputs)
             except Exception as error:  # any class of error may come from a family's own code
-                failure = failure or error
+                failure = failure or error.with_traceback(None)  # its frames hold whatever the callers have
                 continue
             root = type(model).__name__
             return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ class Stopwatch:
     """Times models of one class on the CPU against their source, in turns: what slows the machine slows both.
 
     Random weights from a seed, batch 1, an image of the config's size or a text of 128 tokens, as many threads as torch has now.
+    Models are made for each measurement, and none is kept: a stopwatch holds numbers.
 
     Args:
         config: of the source.
@@ -39,21 +41,21 @@ class Stopwatch:
     """
 
     def __init__(self, config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> None:
-        self.model_class = model_class
-        self._run = _runner(config, model_class)
-        self.seconds = statistics.median(_times([self._run])[0])
+        self.config, self.model_class = copy.deepcopy(config), model_class
+        self.seconds = statistics.median(_times([_runner(config, model_class)])[0])
         self._known: dict[str, float] = {}
 
     def time(self, config: PreTrainedConfig) -> float:
         """Seconds of a model: the source's, times the median ratio of the two in turns. Measured once for each config."""
         key = config.to_json_string()
         if key not in self._known:
-            own, other = _times([self._run, _runner(config, self.model_class)])
+            own, other = _times([_runner(c, self.model_class) for c in (self.config, config)])
             self._known[key] = self.seconds * statistics.median(b / a for a, b in zip(own, other, strict=True))
         return self._known[key]
 
 
-_WATCHES: dict[tuple[str, type[PreTrainedModel], int], Stopwatch] = {}
+_WATCHES: OrderedDict[tuple[str, type[PreTrainedModel], int], Stopwatch] = OrderedDict()
+_MOST_WATCHES = 64
 
 
 def stopwatch(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Stopwatch:
@@ -61,6 +63,8 @@ def stopwatch(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> S
     key = config.to_json_string(), model_class, torch.get_num_threads()
     if key not in _WATCHES:
         _WATCHES[key] = Stopwatch(config, model_class)
+        while len(_WATCHES) > _MOST_WATCHES:
+            _WATCHES.popitem(last=False)
     return _WATCHES[key]
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy.config_fields import section, section_name
-from hf_learngene.anatomy.inputs import main_input
+from hf_learngene.anatomy.inputs import main_input, reads_states
 from hf_learngene.calibration.columns import LABELS, RAW, Wanted, raw_columns
 from hf_learngene.calibration.input_bounds import InputBounds
 from hf_learngene.calibration.processing import kind_of, resolved_processor
@@ -113,6 +113,7 @@ class Examples:
         seed: int = 0,
     ) -> None:
         self.main = main_input(type(model))
+        self._states = reads_states(model.config, type(model))
         self.labels = labels
         taken = inspect.signature(model.forward).parameters
         self.columns = [n for n in taken if labels or n not in LABELS]
@@ -187,6 +188,11 @@ class Examples:
 
     def _check(self, example: Any) -> None:
         if isinstance(example, Mapping) and self.main in example:
+            if self._states and "encoder_hidden_states" not in example:
+                raise CalibrationError(
+                    f"{type(self._model).__name__} reads the states of another encoder beside each text, and the examples have "
+                    "no 'encoder_hidden_states', (tokens, encoder_hidden_size) of each: its cross-attention would be left out."
+                )
             return
         held = ", ".join(map(str, example)) if isinstance(example, Mapping) else type(example).__name__
         hint = (
@@ -295,6 +301,7 @@ class Examples:
         while held := list(itertools.islice(told, size)):
             numbers = [number for number, _ in held]
             batch = self._batch([example for _, example in held], numbers)
+            self._check(batch)  # raw texts are read by now
             size = BATCH if count_tokens(batch, self.main, self._model.config) > SHORT else 2 * BATCH
             yield numbers, batch
 

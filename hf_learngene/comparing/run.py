@@ -213,7 +213,7 @@ def _cells(model: PreTrainedModel, spec: CompareSpec) -> list[Cell]:
             try:
                 plans[label] = plan(model, method=start.given, **size)
             except LearngeneError as error:
-                refused[label] = error
+                refused[label] = error.with_traceback(None)  # its frames hold the models of all callers
         if not plans:
             reasons = {str(error): label for label, error in refused.items()}
             first = next(iter(refused.values()))

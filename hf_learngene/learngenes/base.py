@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
-from hf_learngene.anatomy.admit import refuse_stages
+from hf_learngene.anatomy.admit import refuse_kinds, refuse_stages
 from hf_learngene.errors import InvalidSizeError, UnfittedError, UnsupportedFamilyError
 from hf_learngene.learngenes import growth
 from hf_learngene.learngenes.ancestry_mixin import AncestryMixin, check_read
@@ -60,6 +60,7 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
         self.main_input_name = self.base_class.main_input_name
         self.anatomy = anatomy_of(self.base, self.base_class)
         refuse_stages(self.anatomy, "A learngene makes layers of one width along one depth")
+        refuse_kinds(self.anatomy, "A learngene makes every layer of what all layers share")
         if self.anatomy.shared_layers:
             raise UnsupportedFamilyError(
                 f"The layers of `{self.anatomy.model_type}` share one set of weights already: there is nothing for a "

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy import anatomy_of
-from hf_learngene.anatomy.admit import refuse_stages
+from hf_learngene.anatomy.admit import refuse_kinds, refuse_stages
 from hf_learngene.calibration.processing import resolved_processor
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.hub import provenance
@@ -61,6 +61,7 @@ def fitted_learngene(
     sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING and n not in examples}
     anatomy = anatomy_of(model.config, type(model))
     refuse_stages(anatomy, "A learngene makes layers of one width along one depth")
+    refuse_kinds(anatomy, "A learngene makes every layer of what all layers share")
     config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
     if examples["calibration"] is not None or default is not None or "processing_class" in examples:
         given = examples.get("processing_class")

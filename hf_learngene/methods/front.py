@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy.admit import refuse_kinds
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import LayerMap, Matrix, Op
 from hf_learngene.maps.ops import Context, dct_matrix
@@ -54,6 +56,11 @@ class Front(Method):
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:
             raise UnknownOptionError(f"scaling is one of {', '.join(SCALINGS)}; it was {self.scaling!r}.")
+
+    def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
+        if sizes.get("num_hidden_layers", source.num_layers) != source.num_layers:
+            refuse_kinds(source, f"method={self.name!r} mixes layers to make another number of them")
+        super().check(source, sizes)
 
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
         if depth == source.num_layers or source.shared_layers:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy.admit import refuse_kinds
 from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
 from hf_learngene.maps.learned import GrowthOperator, mixes_of
 from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, shown, source_axes
@@ -45,6 +46,7 @@ class LearnedGrowth(Lemon):
                 f"method={self.name!r} only grows ({shown(smaller)}). method='calibrated' shrinks on unlabelled examples; "
                 "method='auto' shrinks one axis and grows the other."
             )
+        refuse_kinds(source, f"method={self.name!r} learns to mix layers")
         super().check(source, sizes)
 
     def operator_options(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.types import FFN, HEAD_COUNT, HEADS, HIDDEN, KV_HEADS, RELATIVE, RELATIVE_LINE
+from hf_learngene.anatomy.types import DISTANCES, FFN, HEAD_COUNT, HEADS, HIDDEN, KV_HEADS, RELATIVE, RELATIVE_LINE
 
 
 GRID = 2**32  # steps of the largest cost
@@ -18,7 +18,9 @@ def merges_layers(anatomy: Anatomy) -> bool:
     """Whether heads and ffn units of several layers can be those of one: layers of attention and ffn, all alike."""
     if anatomy.shared_layers or anatomy.per_layer or anatomy.layers_read_from_outside:
         return False
-    if any(d.axis in (HEAD_COUNT, RELATIVE, RELATIVE_LINE) for t in anatomy.tensors.values() for d in t.dims):
+    if any(
+        d.axis in (DISTANCES, HEAD_COUNT, RELATIVE, RELATIVE_LINE) for t in anatomy.tensors.values() for d in t.dims
+    ):
         return False  # what each head has beside its matrices
     for layer in range(anatomy.num_layers):
         mine = [t for t in anatomy.tensors.values() if t.layer == layer]

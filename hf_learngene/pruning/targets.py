@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import FFN, HIDDEN
+from hf_learngene.anatomy.types import DISTANCES, FFN, HIDDEN
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.task import ResizeTask
 
@@ -38,10 +38,16 @@ class AxisTargets:
 
 
 def heads_can_shrink(anatomy: Anatomy) -> bool:
-    """Whether heads can be projected to a smaller size: none that are rotated, normalised or share keys."""
+    """Whether heads can be projected to a smaller size: none that are rotated, normalised, share keys or one table (SAM)."""
     heads = anatomy.sizes.get("num_attention_heads", 0)
     alone = anatomy.sizes.get("num_key_value_heads", heads) == heads
-    return bool(heads) and alone and not (anatomy.rotary or anatomy.normalised_heads)
+    one_basis = anatomy.rotary or anatomy.normalised_heads or _meet_a_table(anatomy)
+    return bool(heads) and alone and not one_basis
+
+
+def _meet_a_table(anatomy: Anatomy) -> bool:
+    """Whether queries meet a table whose rows are as long as a head: one for all heads, so none can turn alone."""
+    return any(d.axis == DISTANCES for t in anatomy.templates.values() for d in t.dims)
 
 
 def check_head_size(anatomy: Anatomy, group: int, old: int, new: int) -> None:
@@ -57,7 +63,7 @@ def check_head_size(anatomy: Anatomy, group: int, old: int, new: int) -> None:
         InvalidSizeError: heads that are rotated, normalised or share keys.
     """
     if new != old and not heads_can_shrink(anatomy):
-        how = "rotated or normalised as they are" if group == 1 else "many to a key and a value"
+        how = "rotated, normalised or compared to a table as they are" if group == 1 else "many to a key and a value"
         raise InvalidSizeError(
             f"The heads of `{anatomy.model_type}` are {how}: their size stays {old}. Shrink num_attention_heads instead."
         )

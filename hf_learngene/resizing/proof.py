@@ -7,6 +7,7 @@ weights, is grown by the plan's own method and anatomy; in float64 nothing may m
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -70,11 +71,11 @@ class _Source:
     mixed: str
 
 
-# By miniature, so that plans of other sizes share them. A source holds a small model, a verdict a line of text.
+# By miniature, so that plans of other sizes share them: a line of text each. Of models, none outlives its proof.
 _VERDICTS: OrderedDict[tuple[Any, ...], _Verdict] = OrderedDict()
-_SOURCES: OrderedDict[tuple[Any, ...], _Source] = OrderedDict()
 _MIXED: OrderedDict[tuple[Any, ...], str] = OrderedDict()
-_MOST_VERDICTS, _MOST_SOURCES = 4096, 8
+_MOST_VERDICTS = 4096
+_Sources = dict[tuple[Any, ...], _Source]
 
 
 def prove(step: Pass) -> None:
@@ -102,13 +103,13 @@ def prove(step: Pass) -> None:
         return
     _check_read_back(step)
     _check_tensors(step)
-    failed = "its config takes no small sizes"
+    failed, sources = "its config takes no small sizes", _Sources()
     with exclusive(), torch.inference_mode(False), torch.device("cpu"):
         for small in miniatures(step):
-            verdict = _verdict(step, small)
+            verdict = _verdict(step, small, sources)
             if verdict.against:
                 raise LossyGrowthError(
-                    f"{_asked(step)} cannot be grown without loss: {verdict.against}{_exact_alone(step)}"
+                    f"{_asked(step)} cannot be grown without loss: {verdict.against}{_exact_alone(step, sources)}"
                 )
             if not verdict.failed:
                 return
@@ -124,7 +125,7 @@ def _asked(step: Pass) -> str:
     return f"{describe(target.sizes, source.sizes)} of `{source.model_type}` as {step.model_class.__name__}"
 
 
-def _exact_alone(step: Pass) -> str:
+def _exact_alone(step: Pass, sources: _Sources) -> str:
     """Which of several sizes would be exact alone, in a sentence; nothing where one was asked for."""
     source, grown = step.task.source, step.task.target.sizes
     widths = (
@@ -145,7 +146,7 @@ def _exact_alone(step: Pass) -> str:
         try:
             sizes = complete(source, step.source_config, wanted)
             alone = make_pass(step.method, step.source_config, step.model_class, sizes, seed=step.task.seed)
-            verdicts = (_verdict(alone, small) for small in miniatures(alone))
+            verdicts = (_verdict(alone, small, sources) for small in miniatures(alone))
             exact = next((not v.against for v in verdicts if v.against or not v.failed), False)
         except Exception:  # a size that the family or the method refuses
             exact = False
@@ -193,11 +194,11 @@ def _check_tensors(step: Pass) -> None:
 # ---- the growth in small
 
 
-def _verdict(step: Pass, small: Miniature) -> _Verdict:
+def _verdict(step: Pass, small: Miniature, sources: _Sources) -> _Verdict:
     key = (*_source_key(step, small), tuple(sorted(small.sizes.items())), step.method)
     if key not in _VERDICTS:
         try:
-            _VERDICTS[key] = _Verdict(against=_refuted(step, small))
+            _VERDICTS[key] = _Verdict(against=_refuted(step, small, sources))
         except Exception as error:  # a family's own code may fail anywhere at sizes that it does not expect
             _VERDICTS[key] = _Verdict(failed=first_line(error))
         while len(_VERDICTS) > _MOST_VERDICTS:
@@ -205,9 +206,9 @@ def _verdict(step: Pass, small: Miniature) -> _Verdict:
     return _VERDICTS[key]
 
 
-def _refuted(step: Pass, small: Miniature) -> str:
+def _refuted(step: Pass, small: Miniature, sources: _Sources) -> str:
     """Why the small growth is not exact, or nothing where it is."""
-    source = _source(step, small)
+    source = _source(step, small, sources)
     if source.mixed:
         return f"transformers loads `{source.mixed}` with other values than were saved, so no checkpoint of this class is safe."
     built = list[PreTrainedModel]()
@@ -240,17 +241,19 @@ def _refuted(step: Pass, small: Miniature) -> str:
 def _source_key(step: Pass, small: Miniature) -> tuple[Any, ...]:
     fields = json.loads(small.config.to_json_string(use_diff=False))
     options = {name: value for name, value in fields.items() if name not in _ORIGIN}
-    return step.model_class, json.dumps(options, sort_keys=True), step.task.source.structure
+    return step.model_class, json.dumps(options, sort_keys=True), _told(step.task.source)
 
 
-def _source(step: Pass, small: Miniature) -> _Source:
+def _told(anatomy: Anatomy) -> str:
+    """What is said of tensors and norms, in short: thousands of verdicts are kept by it."""
+    return hashlib.sha256("\n".join(sorted(map(repr, anatomy.structure))).encode()).hexdigest()
+
+
+def _source(step: Pass, small: Miniature, sources: _Sources) -> _Source:
     key = _source_key(step, small)
-    if key not in _SOURCES:
-        _SOURCES[key] = _made(step, small)
-        while len(_SOURCES) > _MOST_SOURCES:
-            _SOURCES.popitem(last=False)
-    _SOURCES.move_to_end(key)
-    return _SOURCES[key]
+    if key not in sources:
+        sources[key] = _made(step, small)
+    return sources[key]
 
 
 def _made(step: Pass, small: Miniature) -> _Source:
@@ -267,7 +270,7 @@ def _made(step: Pass, small: Miniature) -> _Source:
             inputs = random_inputs(model, tokens=tokens)
             outputs = _run(model, inputs)
         except Exception as error:  # a length that the family does not take
-            failure = failure or error
+            failure = failure or error.with_traceback(None)  # its frames hold whatever the callers have
             continue
         return _Source(model, like, inputs, outputs, _mixed(model, like))
     raise failure or RuntimeError("no pass was tried")
@@ -297,7 +300,7 @@ def _fill(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
 
 def _mixed(model: PreTrainedModel, anatomy: Anatomy) -> str:
     """A parameter that transformers loads with other values than it was given, or nothing (two names that it takes for one)."""
-    key = type(model), anatomy.structure
+    key = type(model), _told(anatomy)
     if key not in _MIXED:
         given = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False) if n in anatomy.tensors}
         loaded = build_model(type(model), model.config, given, model, anatomy=anatomy)

@@ -28,7 +28,7 @@ def small(source, target):
 @pytest.fixture
 def clock(monkeypatch):
     """A machine that takes a second for each thousand FLOPs, and a tenth for each layer."""
-    monkeypatch.setattr(timing, "_WATCHES", {})
+    monkeypatch.setattr(timing, "_WATCHES", type(timing._WATCHES)())
 
     def seconds(config, model_class):
         depth = getattr(config, "num_hidden_layers", None) or config.n_layers

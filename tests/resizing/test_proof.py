@@ -304,7 +304,7 @@ def test_plans_of_one_kind_share_a_proof(monkeypatch):
 def test_every_way_to_grow_is_proved(kind, name, extra, growth, monkeypatch):
     proved = []
     monkeypatch.setattr(proof, "_VERDICTS", type(proof._VERDICTS)())
-    monkeypatch.setattr(proof, "_refuted", lambda step, small: proved.append(small.sizes) or "")
+    monkeypatch.setattr(proof, "_refuted", lambda step, small, sources: proved.append(small.sizes) or "")
     step = grown_pass(kind, name, extra, growth)
     proof.prove(step)
     (sizes,) = proved
@@ -349,7 +349,6 @@ def test_a_plan_of_base_size_is_quick(config, cls, monkeypatch):
             (infer, "_CACHE"),
             (infer, "_LIKE"),
             (proof, "_VERDICTS"),
-            (proof, "_SOURCES"),
             (proof, "_MIXED"),
         ):
             monkeypatch.setattr(module, name, type(proof._VERDICTS)())

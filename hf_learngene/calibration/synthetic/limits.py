@@ -8,7 +8,14 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import section, section_name
-from hf_learngene.anatomy.inputs import frames_of, image_sides, main_input, reads_choices, reads_image_beside_text
+from hf_learngene.anatomy.inputs import (
+    frames_of,
+    image_sides,
+    main_input,
+    reads_choices,
+    reads_image_beside_text,
+    reads_states,
+)
 from hf_learngene.errors import SyntheticExamplesError, first_line
 
 
@@ -50,6 +57,9 @@ def why_not(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Syn
         return SyntheticExamplesError(
             "pixel_values", f"{name} reads an image beside each text, and only one of both is made up"
         )
+    if reads_states(config, model_class):
+        said = f"{name} reads the states of another encoder beside each text, and only texts are made up"
+        return SyntheticExamplesError("encoder_hidden_states", said)
     part = section(config, section_name(config, main))
     if main == "input_ids":
         if isinstance(getattr(part, "vocab_size", None), int):
