@@ -102,9 +102,7 @@ class PruningMethod(Method):
                 f"method={self.name!r} ranks one residual stream, and a hierarchy has one in each stage. "
                 "method='calibrated' shrinks stage by stage, and without examples 'weight_selection', 'front' and 'layers'."
             )
-        beside = next(
-            (t.template for t in source.templates.values() if t.kind == "norm" and t.dims[0].parts > 1), None
-        )
+        beside = _norm_of_several(source)
         if beside is not None:
             raise UnsupportedFamilyError(
                 f"method={self.name!r} ranks one residual stream, and `{source.model_type}` carries several side by side "
@@ -157,6 +155,16 @@ class PruningMethod(Method):
             return Take(task.blocks(tensor, change.dim), uniform_indices(change.old, change.new), label)
         role = "o" if change.side == "in" else tensor.role
         return Keep(selection, change.dim, dim, layer, role, inside, label)
+
+
+def _norm_of_several(source: Anatomy) -> str | None:
+    """The norm behind the layers that runs over several residual streams side by side (Reformer); a head may have its own."""
+    if source.stage is not None:  # a patch merging normalises what it has put side by side
+        return None
+    templates = source.templates.values()
+    encoders = {t.template.partition("{}")[0].rstrip(".").rpartition(".")[0] for t in templates if "{}" in t.template}
+    wide = (t for t in templates if t.kind == "norm" and t.dims[0].parts > 1)
+    return next((t.template for t in wide if t.module.rpartition(".")[0] in encoders), None)
 
 
 def prunes_layers(task: ResizeTask) -> bool:

@@ -151,7 +151,7 @@ def test_the_same_under_a_seed_saved_and_loaded(tmp_path):
 
 def test_what_is_refused_says_why():
     with pytest.raises(
-        InvalidSizeError, match=r"Stage 0 of `swinv2`: The heads of `swinv2` are rotated or normalised"
+        InvalidSizeError, match=r"Stage 0 of `swinv2`: The heads of `swinv2` are rotated, normalised or compared"
     ):
         calibrated(source_of("swinv2"), 24, embed_dim=4, num_heads=[1, 2, 2, 4])
     with pytest.raises(DirectionError, match=r"Stage 0 of `swin`: calibrated shrinks; it cannot grow"):
