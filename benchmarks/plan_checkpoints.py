@@ -228,7 +228,7 @@ def forget() -> None:
     from hf_learngene.anatomy import infer
     from hf_learngene.resizing import proof
 
-    for cache in (infer._CACHE, infer._LIKE, proof._VERDICTS, proof._SOURCES, proof._MIXED):
+    for cache in (infer._CACHE, infer._LIKE, proof._VERDICTS, proof._MIXED):
         cache.clear()
 
 

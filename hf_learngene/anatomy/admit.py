@@ -96,7 +96,7 @@ def refuse_kinds(anatomy: Anatomy, why: str) -> None:
     Raises:
         UnsupportedFamilyError: names a tensor that they have at different lengths.
     """
-    if not anatomy.num_stages and (name := anatomy.of_several_shapes):
+    if not anatomy.num_stages and anatomy.stage is None and (name := anatomy.of_several_shapes):
         raise UnsupportedFamilyError(
             f"{why}, and `{anatomy.model_type}` has layers of several kinds: `{name}` is longer in some than in others. "
             "method='lemon' grows it without loss, 'weight_selection' and 'calibrated' shrink it."
