@@ -82,7 +82,8 @@ def page(minutes: dict[str, float]) -> str:
         for command in dict.fromkeys(claim.command for claim in mine):
             rows = next(c.result for c in mine if c.command == command)
             took = f", {minutes[rows]:g} min" if rows in minutes else ""
-            lines.append(f"- `{command}` ([rows](../benchmarks/results/{rows}.md){took})")
+            link = f"[rows](../benchmarks/results/{rows}.md)" if (RESULTS / f"{rows}.md").exists() else "no rows yet"
+            lines.append(f"- `{command}` ({link}{took})")
         lines.append("")
     return "\n".join(lines)
 
