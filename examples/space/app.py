@@ -35,7 +35,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*given, **named)
         except (LearngeneError, OSError) as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from None
+            raise gr.Error(str(error), duration=20, print_exception=False) from None
 
     return asked
 

@@ -144,6 +144,7 @@ def test_three_sizes_from_a_learngene(page):
 def test_a_wrong_or_huge_model_is_told(page, name, reason):
     opened(page, name)
     sync_api.expect(page.get_by_text(reason)).to_be_visible(timeout=SLOW)
+    page.locator(".toast-close").first.click()
     opened(page, "vit")  # and the page goes on
     said(page, "#about", "ViTForImageClassification")
 
