@@ -11,25 +11,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.store import Store
-from hf_learngene.errors import RefitError
 from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.correspondence import Correspondence
 from hf_learngene.pruning.gains import Lines
 from hf_learngene.pruning.moments import RIDGE, Moments, normalised, precise, scarcity
-from hf_learngene.pruning.refit_check import RefitCheck, acceptable
+from hf_learngene.pruning.refit_check import RefitCheck, nearer
 from hf_learngene.pruning.sites import RefitSite, sites_of
 from hf_learngene.state import evaluating
-
-
-logger = logging.get_logger(__name__)
-
-FACTORS = (1.0, 1e2, 1e4)  # of the ridge; the larger ones where the model would be worse than before the refit
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ class Refit:
         Where the refit leaves it further from the source than it was, it is done again with a larger ridge.
 
         Raises:
-            CalibrationError: no ridge helps.
+            RefitError: no ridge helps.
         """
         with evaluating(self.source, self.target), Store() as store:
             first = next(self.examples.batches())
@@ -102,22 +95,14 @@ class Refit:
             writer = next((s for s in reversed(sites) if s.norm_after and s.layer is not None), None)
             check = RefitCheck(self._target_of, self.target, self.target_anatomy, self.examples, writer)
             refitted = {f"{s.name}.{n}": p for s in sites for n, p in self._module(s).named_parameters()}
-            store.put("selected", dict(refitted))
-            before = after = check.error()
-            for ridge in (factor * self.ridge for factor in FACTORS):
-                fitted = self._fit(list(_grouped(sites)), ridge, disable_progress)
-                after = check.error()
-                if acceptable(before, after):
-                    return fitted
-                logger.info("Refitted at ridge %g, the relative error is %.1e; it was %.1e.", ridge, after, before)
-                for name, value in store.get("selected").items():
-                    refitted[name].copy_(value)
-        raise RefitError(
-            "Refitted on these examples, the model is further from its source than before: its squared relative error is "
-            f"{after:.1e}, and was {before:.1e}, on the examples themselves and at every ridge up to {ridge:g}. Give examples of "
-            "the model's own kind, normalised as it expects and different from one another; method='minitron' chooses by "
-            "examples and refits nothing."
-        )
+            return nearer(
+                lambda ridge: self._fit(list(_grouped(sites)), ridge, disable_progress),
+                check.error,
+                refitted,
+                self.ridge,
+                store,
+                "method='minitron' chooses by examples and refits nothing",
+            )
 
     def _module(self, site: RefitSite) -> Any:
         return self.target.get_submodule(site.name)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import ENOUGH, few
 from hf_learngene.calibration.shares import total
+from hf_learngene.calibration.store import Store
+from hf_learngene.errors import RefitError
 from hf_learngene.pruning.activations import Runner
 from hf_learngene.pruning.correspondence import Correspondence
 from hf_learngene.pruning.running import output_of
 from hf_learngene.pruning.sites import RefitSite
 
 
+logger = logging.get_logger(__name__)
+
+Fits = TypeVar("Fits")
+FACTORS = (1.0, 1e2, 1e4)  # of the ridge; the larger ones where the model would be worse than before the refit
 CHECKED = 16  # examples: few beside the passes of the refit
 NOTHING = 1e-6  # squared relative error: so near to the source, worse or better is rounding
 
@@ -93,4 +101,43 @@ def acceptable(before: float, after: float) -> bool:
     return after <= max(before, NOTHING) and math.isfinite(after)
 
 
-__all__ = ["RefitCheck", "acceptable"]
+@torch.no_grad()
+def nearer(
+    fit: Callable[[float], Fits],
+    error: Callable[[], float],
+    weights: Mapping[str, Tensor],
+    ridge: float,
+    store: Store,
+    instead: str,
+) -> Fits:
+    """A refit that does not leave the model further from its source; where it would, it is done again with a larger ridge.
+
+    Args:
+        fit: ridge -> what it left, having changed `weights` in place.
+        error: squared relative distance of the model to its source as it stands.
+        weights: parameters that the refit changes, by name; between two tries they are put back.
+        ridge: the first to be tried.
+        store: keeps the weights as they were.
+        instead: what to do where no ridge helps, for the error.
+
+    Raises:
+        RefitError: no ridge helps; the weights are as they were.
+    """
+    store.put("selected", dict(weights))
+    before = after = error()
+    for tried in (factor * ridge for factor in FACTORS):
+        fitted = fit(tried)
+        after = error()
+        if acceptable(before, after):
+            return fitted
+        logger.info("Refitted at ridge %g, the relative error is %.1e; it was %.1e.", tried, after, before)
+        for name, value in store.get("selected").items():
+            weights[name].copy_(value)
+    raise RefitError(
+        "Refitted on these examples, the model is further from its source than before: its squared relative error is "
+        f"{after:.1e}, and was {before:.1e}, on the examples themselves and at every ridge up to {tried:g}. Give examples of "
+        f"the model's own kind, normalised as it expects and different from one another; {instead}."
+    )
+
+
+__all__ = ["RefitCheck", "acceptable", "nearer"]

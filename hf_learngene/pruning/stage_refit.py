@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches
@@ -18,20 +17,17 @@ from hf_learngene.calibration.few import ENOUGH, few
 from hf_learngene.calibration.held_back import cut, rows_in
 from hf_learngene.calibration.shares import total
 from hf_learngene.calibration.store import Store
-from hf_learngene.errors import RefitError
 from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.gains import Lines
 from hf_learngene.pruning.landing import channel_of_norm, rows_along
 from hf_learngene.pruning.moments import RIDGE, Moments, normalised, scarcity
-from hf_learngene.pruning.refit import FACTORS, Fitted
-from hf_learngene.pruning.refit_check import CHECKED, acceptable
+from hf_learngene.pruning.refit import Fitted
+from hf_learngene.pruning.refit_check import CHECKED, nearer
 from hf_learngene.pruning.running import output_of
 from hf_learngene.pruning.stage_sites import StageSite, rows_kept, stage_sites
 from hf_learngene.state import evaluating
 
-
-logger = logging.get_logger(__name__)
 
 TINY = 1e-4  # a scale beside the largest
 _TOGETHER = ("q", "k", "v")
@@ -87,22 +83,14 @@ class StageRefit:
             groups = list(_grouped(sites[start:]))
             self._wanted = [(b, output_of(self.source, b)) for b in few(self.examples, self.source, CHECKED, ENOUGH)]
             refitted = {f"{s.name}.{n}": p for s in sites[start:] for n, p in self._module(s).named_parameters()}
-            store.put("selected", dict(refitted))
-            before = after = self._error(sites)
-            for ridge in (factor * self.ridge for factor in FACTORS):
-                fitted = self._fit(groups, ridge, disable_progress)
-                after = self._error(sites)
-                if acceptable(before, after):
-                    return fitted
-                logger.info("Refitted at ridge %g, the relative error is %.1e; it was %.1e.", ridge, after, before)
-                for name, value in store.get("selected").items():
-                    refitted[name].copy_(value)
-        raise RefitError(
-            "Refitted on these examples, the model is further from its source than before: its squared relative error is "
-            f"{after:.1e}, and was {before:.1e}, on the examples themselves and at every ridge up to {ridge:g}. Give examples of "
-            "the model's own kind, normalised as it expects and different from one another; method='weight_selection' looks at "
-            "none."
-        )
+            return nearer(
+                lambda ridge: self._fit(groups, ridge, disable_progress),
+                lambda: self._error(sites),
+                refitted,
+                self.ridge,
+                store,
+                "method='weight_selection' looks at none",
+            )
 
     def _module(self, site: StageSite) -> Any:
         return self.target.get_submodule(site.name)
