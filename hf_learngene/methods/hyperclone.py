@@ -61,7 +61,7 @@ class HyperClone(Method):
                 f"method='hyperclone' keeps the depth ({shown(depth)}). method='lemon' grows both without loss; method='stack' "
                 "makes a deeper model of copies."
             )
-        check_growth(source, sizes, allow_lossy=False)
+        check_growth(source, sizes, False, self.name)
         for name, (old, new) in changes(source, sizes, (*WIDTHS, "mlp_ratio", *source_axes(source))).items():
             if new % old:
                 raise LossyGrowthError(

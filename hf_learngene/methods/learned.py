@@ -11,14 +11,14 @@ from torch import Tensor
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.admit import refuse_kinds
-from hf_learngene.errors import DirectionError, InvalidSizeError, UnknownOptionError
+from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.learned import GrowthOperator, mixes_of
-from hf_learngene.maps.task import WIDTHS, ResizeTask, changes, shown, source_axes
-from hf_learngene.methods.lemon import Lemon
+from hf_learngene.maps.task import ResizeTask
+from hf_learngene.methods.lemon import ExactGrowth
 
 
 @dataclass(frozen=True)
-class LearnedGrowth(Lemon):
+class LearnedGrowth(ExactGrowth):
     """A growth whose maps are trained on data. Its recipes, and its options, are those of the exact growth that it starts from.
 
     Class variables:
@@ -26,28 +26,12 @@ class LearnedGrowth(Lemon):
     """
 
     name: ClassVar[str] = ""
-    lossless: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     operator_class: ClassVar[type[GrowthOperator]]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.new_units != "copies":
-            raise UnknownOptionError(
-                f"method={self.name!r} learns maps that read one layer at a time, so new_units is 'copies'; it was "
-                f"{self.new_units!r}. method='lemon' takes new units from the layer above, without learning."
-            )
-
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
-        names = (*WIDTHS, "mlp_ratio", "num_hidden_layers", *source_axes(source))
-        smaller = {n: (a, b) for n, (a, b) in changes(source, sizes, names).items() if b < a}
-        if smaller:
-            raise DirectionError(
-                f"method={self.name!r} only grows ({shown(smaller)}). method='calibrated' shrinks on unlabelled examples; "
-                "method='auto' shrinks one axis and grows the other."
-            )
-        refuse_kinds(source, f"method={self.name!r} learns to mix layers")
         super().check(source, sizes)
+        refuse_kinds(source, f"method={self.name!r} learns to mix layers")
 
     def operator_options(self) -> dict[str, Any]:
         """Options of the operator."""

@@ -39,64 +39,27 @@ DEPTHS = ("allzero", "cancelzero")
 NEW_UNITS = ("copies", "aki")
 
 
-@register_method
 @dataclass(frozen=True)
-class Lemon(Method):
-    """Grows width, heads, head size, ffn and depth without changing the function (evaluation mode, same inputs).
+class ExactGrowth(Method):
+    """Growth by copies that keeps the function: what `lemon` is, and where the learned growths start."""
 
-    Pre-norm families grow to any width, post-norm families and those that normalise something else than a sum of writers
-    to whole multiples. New layers of a post-norm family are exact up to the epsilon of its norms.
-
-    Args:
-        symmetry (`str`, *optional*, defaults to `"proj"`): how columns are split over copies: `proj` adds random parts
-            that cancel, so that copies diverge in training; `equal` splits equally, and the copies stay copies for ever;
-            `comp`, the released BERT script's, leaves the column with the first copy and adds small random parts to the
-            others, which the first makes up for.
-        depth (`str`, *optional*, defaults to `"allzero"`): new layers of pre-norm families: `allzero` zeroes what writes
-            the residual stream; `cancelzero` keeps it random, with copies whose columns cancel.
-        new_units (`str`, *optional*, defaults to `"copies"`): heads and ffn units that a new layer has beyond the source's:
-            `copies` of its own; `aki`, as the released BERT scripts have it, those of the layer above (bert2BERT's advanced
-            knowledge initialisation), so that they are no copies from the start. Exact either way, since nothing reads them yet.
-        allow_lossy (`bool`, *optional*, defaults to `False`): permit widths that cannot be exact. The mean of the
-            norm's bias then stands in for a mean that depends on the input.
-
-    Source: paper, sections 3 and 4; the released post-norm depth script wipes the affine part of layers that are not
-    doubled (a bug), here every layer keeps it. Head size, any number of new layers and `comp` over more than two copies
-    are our extension.
-    """
-
-    name: ClassVar[str] = "lemon"
-    paper: ClassVar[Paper | None] = Paper("LEMON: Lossless Model Expansion", "2310.07999")
     grows: ClassVar[bool] = True
-    lossless: ClassVar[bool] = True
-    summary: ClassVar[str] = "a larger model with the same function"
 
     symmetry: str = "proj"
     depth: str = "allzero"
-    new_units: str = "copies"
     allow_lossy: bool = False
 
     def __post_init__(self) -> None:
-        choices = {
-            "symmetry": tuple(NOISE),
-            "depth": DEPTHS,
-            "new_units": NEW_UNITS,
-            "allow_lossy": (True, False),
-        }
-        for option, allowed in choices.items():
+        for option, allowed in self.allowed().items():
             if getattr(self, option) not in allowed:
                 raise UnknownOptionError(
                     f"{option} is one of {', '.join(map(str, allowed))}; it was {getattr(self, option)!r}."
                 )
-        if self.new_units == "aki" and self.depth == "cancelzero":
-            raise UnknownOptionError(
-                "depth='cancelzero' cancels a new layer's units against their copies, and new_units='aki' makes no copies. Take "
-                "depth='allzero' with it."
-            )
 
-    @property
-    def exact(self) -> bool:
-        return not self.allow_lossy
+    @classmethod
+    def allowed(cls) -> dict[str, tuple[Any, ...]]:
+        """What each option may be."""
+        return {"symmetry": tuple(NOISE), "depth": DEPTHS, "allow_lossy": (True, False)}
 
     def repeats_positions(self) -> bool:
         return True
@@ -106,7 +69,7 @@ class Lemon(Method):
         return self.symmetry == "comp" and (norm is None or norm.name not in task.source.tied_readers)
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
-        check_growth(source, sizes, self.allow_lossy)
+        check_growth(source, sizes, self.allow_lossy, self.name)
 
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
         return (
@@ -123,8 +86,65 @@ class Lemon(Method):
             return {}
         return {source.eps_field: config[source.eps_field] * eta**2}
 
+    def growth(self, task: ResizeTask) -> Growth:
+        """What makes the ops of a task."""
+        return Growth(task, NOISE[self.symmetry], self.symmetry, self.depth)
+
     def ops(self, tensor: TensorInfo, task: ResizeTask) -> list[Op]:
-        return Growth(task, NOISE[self.symmetry], self.symmetry, self.depth, self.new_units).ops(tensor)
+        return self.growth(task).ops(tensor)
+
+
+@register_method
+@dataclass(frozen=True)
+class Lemon(ExactGrowth):
+    """Grows width, heads, head size, ffn and depth without changing the function (evaluation mode, same inputs).
+
+    Pre-norm families grow to any width, post-norm families and those that normalise something else than a sum of writers
+    to whole multiples. New layers of a post-norm family are exact up to the epsilon of its norms.
+
+    Args:
+        symmetry (`str`, *optional*, defaults to `"proj"`): how columns are split over copies: `proj` adds random parts
+            that cancel, so that copies diverge in training; `equal` splits equally, and the copies stay copies for ever;
+            `comp`, the released BERT script's, leaves the column with the first copy and adds small random parts to the
+            others, which the first makes up for.
+        depth (`str`, *optional*, defaults to `"allzero"`): new layers of pre-norm families: `allzero` zeroes what writes
+            the residual stream; `cancelzero` keeps it random, with copies whose columns cancel.
+        allow_lossy (`bool`, *optional*, defaults to `False`): permit widths that cannot be exact. The mean of the
+            norm's bias then stands in for a mean that depends on the input.
+        new_units (`str`, *optional*, defaults to `"copies"`): heads and ffn units that a new layer has beyond the source's:
+            `copies` of its own; `aki`, as the released BERT scripts have it, those of the layer above (bert2BERT's advanced
+            knowledge initialisation), so that they are no copies from the start. Exact either way, since nothing reads them yet.
+
+    Source: paper, sections 3 and 4; the released post-norm depth script wipes the affine part of layers that are not
+    doubled (a bug), here every layer keeps it. Head size, any number of new layers and `comp` over more than two copies
+    are our extension.
+    """
+
+    name: ClassVar[str] = "lemon"
+    paper: ClassVar[Paper | None] = Paper("LEMON: Lossless Model Expansion", "2310.07999")
+    lossless: ClassVar[bool] = True
+    summary: ClassVar[str] = "a larger model with the same function"
+
+    new_units: str = "copies"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.new_units == "aki" and self.depth == "cancelzero":
+            raise UnknownOptionError(
+                "depth='cancelzero' cancels a new layer's units against their copies, and new_units='aki' makes no copies. Take "
+                "depth='allzero' with it."
+            )
+
+    @classmethod
+    def allowed(cls) -> dict[str, tuple[Any, ...]]:
+        return super().allowed() | {"new_units": NEW_UNITS}
+
+    @property
+    def exact(self) -> bool:
+        return not self.allow_lossy
+
+    def growth(self, task: ResizeTask) -> Growth:
+        return Growth(task, NOISE[self.symmetry], self.symmetry, self.depth, self.new_units)
 
 
 def scales_epsilon(source: Anatomy) -> bool:

@@ -27,8 +27,8 @@ def nearest_multiples(old: int, new: int) -> str:
     return f"{low} and {low + old}"
 
 
-def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -> None:
-    """Refuses what cannot be grown without loss.
+def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool, method: str) -> None:
+    """Refuses what the method of this name cannot grow without loss.
 
     Raises:
         DirectionError: a size shrinks.
@@ -46,8 +46,8 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -
     smaller = {n: (old, new) for n, (old, new) in changes(source, sizes, names).items() if new < old}
     if smaller:
         raise DirectionError(
-            f"lemon keeps the function, so it only grows ({shown(smaller)}). method='weight_selection' or "
-            "'front' shrinks; method='auto' shrinks one axis and grows the other."
+            f"method={method!r} copies the source's function, so it only grows ({shown(smaller)}). method='calibrated' shrinks "
+            "on unlabelled examples, 'weight_selection' without; method='auto' shrinks one axis and grows the other."
         )
     old, new = source.sizes["hidden_size"], sizes["hidden_size"]
     parted = next((n for n in source.linked if sizes.get(n, new) != new), None)

@@ -101,8 +101,6 @@ class Ligo(LearnedGrowth):
     Args:
         symmetry (`str`, *optional*, defaults to `"proj"`): of the start, as in `lemon`.
         depth (`str`, *optional*, defaults to `"allzero"`): of the start, as in `lemon`.
-        new_units (`str`, *optional*, defaults to `"copies"`): of the start; `copies` alone, since the maps read one layer at
-            a time.
         allow_lossy (`bool`, *optional*, defaults to `False`): start from a growth that is not exact, as in `lemon`.
 
     Source: paper, section 3; code `VITA-Group/LiGO`. There the maps begin as random rows over stacked layers, and each kind's

@@ -157,8 +157,6 @@ class Mango(LearnedGrowth):
         rank (`int`, *optional*, defaults to 1): of the ring of factors. It costs parameters by its square.
         symmetry (`str`, *optional*, defaults to `"proj"`): of the start, as in `lemon`.
         depth (`str`, *optional*, defaults to `"allzero"`): of the start, as in `lemon`.
-        new_units (`str`, *optional*, defaults to `"copies"`): of the start; `copies` alone, since the maps read one layer at
-            a time.
         allow_lossy (`bool`, *optional*, defaults to `False`): start from a growth that is not exact, as in `lemon`.
 
     Source: paper, section 3. There the four matrices of attention and eight slices of an ffn four times as wide are packed

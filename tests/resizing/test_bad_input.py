@@ -148,9 +148,7 @@ def test_a_selection_cannot_grow(config_only):
 
 
 def test_a_lossless_growth_cannot_shrink(config_only):
-    message = (
-        r"lemon keeps the function, so it only grows \(hidden_size 24 → 16.*method='weight_selection'.*method='auto'"
-    )
+    message = r"method='lemon' copies .* it only grows \(hidden_size 24 → 16.*'weight_selection'.*method='auto'"
     with pytest.raises(DirectionError, match=message):
         LOAD(config_only, hidden_size=16, method="lemon")
     with pytest.raises(DirectionError, match=r"only grows \(mlp_ratio 2 → 1\)"):
