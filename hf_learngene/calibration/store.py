@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from hf_learngene.errors import CalibrationError
 
 
+CONTAINER = Path("/sys/fs/cgroup")  # what the kernel tells a process of its own group (cgroup 2)
 SHARE = 0.125  # of the memory that is free: a shrink keeps several stores, beside two models and their sums
 
 
@@ -110,8 +112,21 @@ class Store:
 
 def room(device: torch.device) -> int:
     """Bytes that one store may take of a device: a share of its free memory."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
     return int(SHARE * free)
+
+
+def _free_memory() -> int:
+    """Bytes that are free: of the machine, or of the container, where that has a limit of its own."""
+    free = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):  # no container, or none with a limit ("max")
+        limit = int((CONTAINER / "memory.max").read_text())
+        used = int((CONTAINER / "memory.current").read_text())
+        # files that were read count as used, and are given up first
+        lines = (CONTAINER / "memory.stat").read_text().splitlines()
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        free = min(free, max(0, limit - used + cached))
+    return free
 
 
 def _sizes(value: Any) -> dict[torch.device, int]:
