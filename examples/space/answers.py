@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import as_pair
 from hf_learngene.errors import LearngeneError
@@ -23,16 +23,6 @@ class AnswerError(LearngeneError):
     """An input that the models cannot be asked about."""
 
 
-def processor_of(source: str) -> Any:
-    """The tokenizer or image processor beside a checkpoint; None where there is none."""
-    for auto in (AutoTokenizer, AutoImageProcessor):
-        try:
-            return auto.from_pretrained(source, trust_remote_code=False)
-        except Exception:  # whatever transformers makes of a folder without one
-            continue
-    return None
-
-
 def answers(models: Sequence[PreTrainedModel], processor: Any, inputs: Sequence[Any]) -> list[Said]:
     """What each model says to the same image or sentence: names with scores, the highest first.
 
@@ -42,20 +32,21 @@ def answers(models: Sequence[PreTrainedModel], processor: Any, inputs: Sequence[
     given = [one for one in inputs if one is not None and one != ""]
     if not given:
         raise AnswerError("Give an image or a sentence to try.")
-    if processor is None:
-        raise AnswerError("The checkpoint has no tokenizer or image processor, so it reads neither texts nor images.")
     return [_said(model, processor, given) for model in models]
 
 
 @torch.inference_mode()
 def _said(model: PreTrainedModel, processor: Any, given: Sequence[Any]) -> Said:
-    output = model(**_inputs(model, processor, given))
+    inputs = _inputs(model, processor, given)
+    output = model(**inputs)
     if not hasattr(output, "logits"):
         if len(given) < 2:
             raise AnswerError(
                 "This model has no head: give two images or sentences, and see how similar they are to it."
             )
-        vectors = torch.nn.functional.normalize(output.last_hidden_state.mean(1), dim=-1)
+        states, mask = output.last_hidden_state, inputs.get("attention_mask")
+        read = torch.ones(states.shape[:2]) if mask is None else mask  # the shorter sentence is padded
+        vectors = torch.nn.functional.normalize((states * read[..., None]).sum(1), dim=-1)
         return {"similarity of the two": float(vectors[0] @ vectors[1])}
     scores, name = output.logits[0], model.config.id2label.get
     if scores.ndim == 2:

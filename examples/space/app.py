@@ -11,8 +11,8 @@ from functools import wraps
 from typing import Any
 
 import gradio as gr
-from answers import answers, processor_of
-from making import MOST_PARAMETERS, Page, PageError, SizeField, Visit
+from answers import answers
+from making import MOST_PARAMETERS, Page, PageError, SizeField, Visit, without_folders
 from transformers import PreTrainedTokenizerBase
 
 from hf_learngene import push_resized
@@ -35,7 +35,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*given, **named)
         except (LearngeneError, OSError) as error:
-            raise gr.Error(str(error), duration=20, print_exception=False) from None
+            raise gr.Error(without_folders(str(error)), duration=20, print_exception=False) from None
 
     return asked
 
@@ -91,8 +91,9 @@ def _resizing(page: Page, visit: gr.State, opened: gr.State) -> None:
             return {f.name: int(v) for f, v in zip(one.fields, values, strict=True)}
 
         @told
-        def planned(*values: float) -> tuple[str, str]:
-            return page.planned(one, sizes(values))
+        def planned(*values: float) -> list[Any]:
+            said, tensors, follows = page.planned(one, sizes(values))
+            return [said, tensors, *(gr.update(info=text) for text in follows)]
 
         @told
         def made(*values: float, progress: Any = PROGRESS) -> tuple[str, Any, Any]:
@@ -114,12 +115,11 @@ def _resizing(page: Page, visit: gr.State, opened: gr.State) -> None:
             [slider.change for slider in moved],
             planned,
             moved,
-            [cost, table],
+            [cost, table, *moved],
             trigger_mode="always_last",
             show_progress="hidden",
         )
-        planned_once = planned(*(f.value for f in one.fields))
-        cost.value, table.value = planned_once
+        cost.value, table.value, *_ = planned(*(f.value for f in one.fields))
         make.click(made, moved, [said, download, push])
         push.click(pushed, [repo, token], said)
         _trying(page, one)
@@ -140,7 +140,7 @@ def _slider(field: SizeField) -> gr.Slider:
 def _trying(page: Page, one: Visit) -> None:
     """Both models side by side."""
     gr.Markdown("### Try both")
-    texts = isinstance(processor_of(one.source), PreTrainedTokenizerBase)
+    texts = isinstance(one.processor, PreTrainedTokenizerBase)
     with gr.Row(elem_id="ask-inputs"):
         inputs: list[Any] = [
             gr.Textbox(label=label, interactive=True, elem_id=f"try-{i}")
@@ -158,7 +158,9 @@ def _trying(page: Page, one: Visit) -> None:
     def ask(*given: Any) -> list[dict[str, float]]:
         if one.made is None:
             raise PageError("There is no model yet: make one first.")
-        return answers([page.load(one), one.made], processor_of(one.source), given)
+        if one.processor is None:
+            raise PageError(one.unread)
+        return answers([page.load(one), one.made], one.processor, given)
 
     run.click(ask, inputs, outputs)
 

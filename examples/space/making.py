@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from answers import processor_of
 from transformers import PreTrainedModel
 
 from hf_learngene import AutoLearngene, plan, resize, save_resized, synthetic_examples
+from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.budget.flops import flops
 from hf_learngene.calibration.examples import Examples
-from hf_learngene.errors import LearngeneError, nearest
+from hf_learngene.calibration.processing import processor_of
+from hf_learngene.errors import CheckpointError, LearngeneError, nearest
 from hf_learngene.pruning.agreement import agreement
 
 
 MOST_PARAMETERS = 400_000_000
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/`'\"]+/)+")
 _TAKEN = {".json", ".safetensors", ".txt", ".model"}  # no pickles
 _SLIDERS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _HELD_BACK = 64
@@ -54,6 +56,8 @@ class Visit:
         self.folder = tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True)
         self.name = self.source = ""
         self.fields: tuple[SizeField, ...] = ()
+        self.processor: Any = None
+        self.unread = ""  # why there is no processor
         self.model: PreTrainedModel | None = None
         self.made: PreTrainedModel | None = None
         self.learngene: Any = None
@@ -84,10 +88,15 @@ class Page:
         self._check_size(found.source_parameters, shown)
         visit.name, visit.source, visit.model, visit.made, visit.learngene = shown, source, None, None, None
         visit.fields = _fields(found.source.sizes)
+        visit.processor, visit.unread = None, ""
+        try:
+            visit.processor = processor_of(source, main_input(found.model_class))
+        except CheckpointError as error:
+            visit.unread = without_folders(str(error))
         return f"**{shown}**: {found.model_class.__name__}, {_parameters(found.source_parameters)}"
 
-    def planned(self, visit: Visit, sizes: Mapping[str, int]) -> tuple[str, str]:
-        """What a resize would come to, as Markdown, and the table of where each tensor comes from."""
+    def planned(self, visit: Visit, sizes: Mapping[str, int]) -> tuple[str, str, list[str]]:
+        """What a resize would come to, as Markdown; where each tensor comes from; what becomes of sizes that were left alone."""
         self._check_open(visit)
         found = plan(visit.source, **asked(visit, sizes))
         self._check_size(found.num_parameters, "The result")
@@ -101,7 +110,12 @@ class Page:
         lines = ["| | source | result | |", "| --- | ---: | ---: | ---: |"]
         lines += [f"| {name} | {one} | {other} | {share:.0%} |" for name, one, other, share in rows]
         how = found.changes if asked(visit, sizes) else "its own size"
-        return "\n".join([*lines, "", f"`{found.method}`: {how}"]), str(found)
+        becomes = [found.target.sizes.get(f.name, f.value) for f in visit.fields]
+        follows = [
+            f"becomes {new}, with the others" if new != int(sizes.get(f.name, f.value)) else ""
+            for f, new in zip(visit.fields, becomes, strict=True)
+        ]
+        return "\n".join([*lines, "", f"`{found.method}`: {how}"]), str(found), follows
 
     def make(self, visit: Visit, sizes: Mapping[str, int]) -> str:
         """The model, and how well it agrees with its source on made-up examples that it has not seen."""
@@ -173,7 +187,7 @@ class Page:
 
     def _compared(self, visit: Visit, made: PreTrainedModel) -> str:
         source = self.load(visit)
-        examples = synthetic_examples(source, processor_of(visit.source), count=_HELD_BACK, seed=_UNSEEN)
+        examples = synthetic_examples(source, visit.processor, count=_HELD_BACK, seed=_UNSEEN)
         with Examples(examples, source) as unseen:
             found = agreement(source, made, unseen)
         return str(found) if found is not None else "reads other inputs than its source"
@@ -183,6 +197,11 @@ def asked(visit: Visit, sizes: Mapping[str, int]) -> dict[str, int]:
     """The sizes that a visitor moved; those left alone follow the source's proportions."""
     before = {f.name: f.value for f in visit.fields}
     return {n: int(v) for n, v in sizes.items() if n in before and int(v) != before[n]}
+
+
+def without_folders(text: str) -> str:
+    """A message that names files of the host by their last part: where they lie is not the visitor's business."""
+    return _FOLDERS.sub("", text)
 
 
 def _fields(sizes: Mapping[str, Any]) -> tuple[SizeField, ...]:

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
     ViTConfig,
     ViTModel,
 )
@@ -23,6 +24,11 @@ from testing.trained_tokenizers import bert as bert_tokenizer
 
 SPACE = Path(__file__).resolve().parents[2] / "examples" / "space"
 pytestmark = pytest.mark.skipif(not SPACE.is_dir(), reason="the examples are not in a built package")
+
+
+TINY = {
+    "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3, "max_position_embeddings": 32,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -41,8 +47,7 @@ def bert(tmp_path):
     folder = tmp_path / "bert"
     tokenizer = bert_tokenizer()
     tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3}
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes))
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **TINY))
     randomise(model).save_pretrained(folder)
     return folder
 
@@ -62,10 +67,11 @@ def test_a_visit_from_checkpoint_to_download(space, open_page):
     assert {f.name: f.value for f in visit.fields} == {
         "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
     }  # fmt: skip
-    same, _ = page.planned(visit, {f.name: f.value for f in visit.fields})
+    same, _, follows = page.planned(visit, {f.name: f.value for f in visit.fields})
+    assert follows == [""] * 4
     assert "100%" in same
     assert "its own size" in same
-    cost, table = page.planned(visit, {"hidden_size": 32, "intermediate_size": 32})
+    cost, table, _ = page.planned(visit, {"hidden_size": 32, "intermediate_size": 32})
     assert "`calibrated`: intermediate_size 64 → 32" in cost
     assert "encoder.layer.{0-2}" in table
     assert "held-back examples" in page.make(visit, {"intermediate_size": 32})
@@ -74,7 +80,7 @@ def test_a_visit_from_checkpoint_to_download(space, open_page):
         packed.extractall(visit.path / "unpacked")
     again = AutoModelForSequenceClassification.from_pretrained(visit.path / "unpacked")
     assert again.config.intermediate_size == 32
-    one, other = answers.answers([visit.model, visit.made], answers.processor_of(visit.source), ["a film", ""])
+    one, other = answers.answers([visit.model, visit.made], visit.processor, ["a film", ""])
     assert set(one) == set(other) == {"LABEL_0", "LABEL_1"}
     assert sum(one.values()) == pytest.approx(1)
 
@@ -159,6 +165,36 @@ def test_models_without_a_head_tell_how_similar_two_inputs_are(space):
     assert said["similarity of the two"] == pytest.approx(1, abs=1e-5)
     with pytest.raises(LearngeneError, match="give two"):
         answers.answers([model], processor, [image, None])
-    with pytest.raises(LearngeneError, match="no tokenizer or image processor"):
-        answers.answers([model], None, [image])
     assert torch.is_grad_enabled()
+
+
+def test_padding_is_no_part_of_a_sentence(space):
+    _, answers = space
+    tokenizer = bert_tokenizer()
+    model = randomise(BertModel(BertConfig(vocab_size=len(tokenizer), **TINY))).eval()
+    short, long = "a film", "a film that is longer than the other by some words"
+    (said,) = answers.answers([model], tokenizer, [short, long])
+    with torch.no_grad():
+        alone = [model(**tokenizer(s, return_tensors="pt")).last_hidden_state[0].mean(0) for s in (short, long)]
+    assert said["similarity of the two"] == pytest.approx(float(torch.cosine_similarity(*alone, dim=0)), abs=1e-5)
+
+
+def test_a_size_that_was_left_alone_says_what_it_becomes(open_page):
+    page, visit = open_page
+    page.open(visit, "small BERT")
+    sizes = {f.name: f.value for f in visit.fields} | {"hidden_size": 16}
+    _, _, follows = page.planned(visit, sizes)
+    assert follows == ["", "", "becomes 2, with the others", "becomes 32, with the others"]
+
+
+def test_where_the_hosts_folders_lie_is_not_told(space, bert):
+    making, _ = space
+    (bert / "tokenizer.json").write_text("{")
+    page, visit = making.Page({"small BERT": bert}), making.Visit()
+    page.open(visit, "small BERT")
+    assert visit.processor is None
+    assert "has no tokenizer" in visit.unread
+    assert str(bert.parent) not in visit.unread
+    link = "See https://huggingface.co/a/b of `model.safetensors`."
+    assert making.without_folders(link) == link
+    visit.leave()
