@@ -370,6 +370,13 @@ def test_labels_in_another_order_are_refused(tmp_path):
         trainer_of("vit", "", tmp_path, teacher, model=student)
 
 
+def test_several_gpus_in_one_process_are_refused_for_weights_that_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(LearngeneTrainingArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(errors.UnknownOptionError, match="sees 2 GPUs.*torchrun --nproc_per_node 2"):
+        trainer_of("vit", "wave", tmp_path)
+    trainer_of("vit", "plain", tmp_path)
+
+
 def test_only_its_own_arguments_are_taken(tmp_path):
     from transformers import TrainingArguments
 
