@@ -80,10 +80,24 @@ class SizesMixin:
         """
         learngene = cast(LearngeneLike, self)
         own, other = (anatomy.of_stage(info.stage) for anatomy in (learngene.anatomy, target.anatomy))
-        ratio = own.num_layers / other.num_layers
-        if ratio >= 1 or not learngene.config.depth_scale or not info.writes_stream or info.kind.startswith("norm"):
+        ratio = (own.num_layers - own.lead) / (other.num_layers - other.lead)
+        if ratio >= 1 or not learngene.config.depth_scale or not self.writes_a_step(info):
             return 1.0
         return ratio**0.5 if own.post_norm else ratio
+
+    def writes_a_step(self, info: TensorInfo) -> bool:
+        """Whether a layer's step along the residual stream is as long as what this tensor writes."""
+        learngene = cast(LearngeneLike, self)
+        if info.stage is None:
+            return info.writes_stream and not info.kind.startswith("norm")
+        part = learngene.anatomy.of_stage(info.stage)
+        # PoolFormer has a factor of each branch, and nothing else in a branch that pools
+        if any(t.kind == "token" and t.layer is not None and t.writes_stream for t in part.tensors.values()):
+            return info.kind == "token" and info.writes_stream
+        if info.kind.startswith("norm"):  # Swin v2's, between what a branch writes and the stream
+            module = learngene.components[info.template].module
+            return any(n.name == module and n.writes_stream and n.reads == {"writer"} for n in part.norms)
+        return info.writes_stream and not info.inner  # what only a norm reads is no step, however long
 
     def _check_target(self, target: Target) -> None:
         learngene = cast(LearngeneLike, self)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
 from transformers import SwinForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -44,11 +46,20 @@ def test_learngenes_of_a_hierarchy_from_the_command_line(run, tmp_path):
     assert made.exit_code == 0, made.output
     assert "[2, 2, 4, 2] → [2, 4, 6, 2] blocks" in " ".join(made.output.split())
     assert list(SwinForImageClassification.from_pretrained("swin-deep").config.depths) == [2, 4, 6, 2]
-    shallow = run(
-        "build", tmp_path / "swin", "swin-two", "--learngene-type", "tleg", "--steps", 0, "--size", "depths=2,2,2,2"
+    features = Features({"image": Image(), "label": ClassLabel(names=[f"LABEL_{i}" for i in range(5)])})
+    images = [PILImage.new("RGB", (64, 64), color) for color in ("red", "green", "blue", "white")]
+    Dataset.from_dict({"image": images, "label": [0, 1, 2, 3]}, features=features).to_parquet(
+        tmp_path / "images.parquet"
     )
+    shallow = run(
+        "build", tmp_path / "swin", "swin-two", "--learngene-type", "tleg", "--steps", 0, "--size", "depths=2,2,2,2",
+        "--eval-data", tmp_path / "images.parquet", "--eval-layers", "[[2,2,2,2],[2,2,4,2]]",
+    )  # fmt: skip
     assert shallow.exit_code == 0, shallow.output
-    assert "stages of 2, 2, 2, 2 blocks" in " ".join(shallow.output.split())
+    said = " ".join(shallow.output.split())
+    assert "stages of 2, 2, 2, 2 blocks" in said
+    assert "2, 2, 4, 2 blocks, as initialised: accuracy 0." in said
+    assert r"num_hidden_layers=\[2, 2, 4, 2\] | images.parquet" in (tmp_path / "swin-two" / "README.md").read_text()
     wrong = run("build", tmp_path / "swin", "swin-fine", "--learngene-type", "fine", "--steps", 0)
     assert wrong.exit_code == 2
     assert "`sws`, `tleg`, `wave` share" in " ".join((wrong.output + wrong.stderr).split())

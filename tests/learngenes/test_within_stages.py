@@ -219,15 +219,50 @@ def test_more_blocks_of_a_stage_take_shorter_steps_there_alone():
     learngene, source = fitted("sws", "convnext", num_stages=EVERY)
     request = asked(source, *depths(source)[:1], 0, 0, 0)  # twice the blocks in the first stage
     made = dict(learngene.initialize(**request).named_parameters())
-    plain = dict(source.named_parameters())
-    writers = {t.template for t in learngene.components.values() if t.writes_stream and not t.kind.startswith("norm")}
-    assert writers
-    for template in writers:
-        info = learngene.components[template]
-        times = 0.5 if info.stage == 0 else 1.0
-        torch.testing.assert_close(made[template.format(0)], times * plain[template.format(0)])
-    others = [t for t in learngene.components if t not in writers]
-    assert all(torch.equal(made[t.format(0)], plain[t.format(0)]) for t in others)
+    for name, tensor in source.named_parameters():
+        if ".stages.0.layers." in name:
+            name = name.replace("layers.1.", "layers.2.")
+            times = 0.5 if ".pwconv2." in name else 1.0
+            torch.testing.assert_close(made[name], times * tensor)
+        else:
+            assert torch.equal(made[name], tensor)
+
+
+@every_family
+def test_steps_are_as_long_as_what_is_made_shorter(family):
+    """Each block adds so much of what it added before: all of its branches, and none of them twice."""
+    learngene, source = fitted("sws", family, num_stages=EVERY)
+    step = {
+        name for name, info in learngene.tensors.items() if info.layer is not None and learngene.writes_a_step(info)
+    }
+    steps = []
+    for times in (1e-5, 2):
+        with torch.no_grad():
+            for name in step:
+                source.get_parameter(name).mul_(times)
+        steps.append(_added(source, learngene))
+    for short, long in zip(*steps, strict=True):
+        assert 0 < float(short.abs().max()) < 1e-2
+        assert float((long - 2 * short).abs().max()) < 1e-2 * float(short.abs().max())
+
+
+def _added(model, learngene):
+    """What each block adds to what it is given."""
+    found = []
+
+    def watch(module, given, made):
+        found.append((made[0] if isinstance(made, tuple) else made) - given[0])
+
+    leads = {t.template.partition(".{}.")[0]: learngene.anatomy.blocks[t.stage].lead
+             for t in learngene.anatomy.tensors.values() if t.layer is not None}  # fmt: skip
+    blocks = [block for name, lead in leads.items() for block in list(model.get_submodule(name))[lead:]]
+    hooks = [block.register_forward_hook(watch) for block in blocks]
+    with torch.no_grad():
+        model(**inputs_for(model))
+    for hook in hooks:
+        hook.remove()
+    assert len(found) == len(blocks)
+    return found
 
 
 def test_templates_of_wave_are_of_their_stages_width():
