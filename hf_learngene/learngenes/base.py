@@ -277,8 +277,8 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, SizesMixin
             calibration_column (*optional*): as in `resize`.
             calibration_size (`int`, *optional*): as in `resize`.
             calibration_top_up (`bool`, *optional*, defaults to `True`): as in `resize`.
-            **sizes: by the config's own field names. Depth, and width where the learngene allows, are its own; all others
-                (`num_labels`, `image_size`, `max_position_embeddings`, ...) are left to `resize`.
+            **sizes: by the config's own field names. Depth (of a hierarchy a list, `depths=[2, 2, 12, 4]`), and width where the
+                learngene allows, are its own; all others (`num_labels`, `image_size`, ...) are left to `resize`.
 
         Returns:
             `PreTrainedModel` of the auxiliary model's class, in eval mode, with `config.learngene` telling where it comes from.

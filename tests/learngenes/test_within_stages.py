@@ -15,7 +15,7 @@ from hf_learngene.learngenes import FineConfig, SwsConfig, WaveConfig
 from hf_learngene.learngenes.card import learngene_card
 from hf_learngene.learngenes.sampling import depths_to_draw, drawn_depths
 from hf_learngene.learngenes.series import in_series
-from testing.families import HIERARCHIES, inputs_for
+from testing.families import HIERARCHIES, inputs_for, tiny_model
 from testing.hierarchies import depths, images_for, native, tiny_hierarchy
 from testing.learngene_tester import tensors
 from testing.learngenes import KINDS, kinds_that
@@ -376,6 +376,13 @@ def test_kinds_of_one_depth_refuse_a_hierarchy_and_name_those_that_take_it(kind)
     said = rf"`{kind}` makes layers of one width .*4 stages.* `sws`, `tleg`, `wave` share weights within each stage.*depths="
     with pytest.raises(UnsupportedFamilyError, match=said):
         AutoLearngene.from_ancestry(swin(), kind)
+
+
+def test_batch_norms_are_refused_before_their_statistics_are_lost():
+    with pytest.raises(
+        UnsupportedFamilyError, match=r"is a batch norm, whose running statistics .* resize\(\) carries them"
+    ):
+        AutoLearngene.from_ancestry(tiny_model("cvt", "CvtForImageClassification"), "sws")
 
 
 def test_a_config_of_one_depth_refuses_a_hierarchy():
