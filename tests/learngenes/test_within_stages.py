@@ -8,19 +8,17 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
-from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
+from hf_learngene import AutoLearngene
+from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
 from hf_learngene.hub.provenance import history
 from hf_learngene.learngenes import FineConfig, SwsConfig, WaveConfig
 from hf_learngene.learngenes.card import learngene_card
-from hf_learngene.learngenes.sampling import depths_to_draw, drawn_depths
 from hf_learngene.learngenes.series import in_series
 from testing.families import HIERARCHIES, inputs_for, tiny_model
-from testing.hierarchies import depths, images_for, native, tiny_hierarchy
+from testing.hierarchies import depths, images_for, native, tiny_hierarchy, tiny_swin
 from testing.learngene_tester import tensors
 from testing.learngenes import KINDS, kinds_that
 from testing.numerics import assert_all_close_for
-from testing.training import Images
 
 
 WITHIN = kinds_that(within_stages=True)
@@ -41,10 +39,6 @@ def fitted(kind, family, extra=None, **options):
 def asked(model, *more):
     """A request for more blocks, stage by stage, in the words of the config."""
     return {native(model, "num_hidden_layers"): [max(1, d + m) for d, m in zip(depths(model), more, strict=False)]}
-
-
-def swin(**extra):
-    return tiny_hierarchy("swin", depths=[2, 2, 6, 2], **extra)
 
 
 @every_family
@@ -136,7 +130,7 @@ def test_what_stands_between_the_blocks_is_kept_whole(kind, family):
 
 
 def test_pairs_of_shifted_windows_stay_pairs():
-    source = swin()
+    source = tiny_swin()
     learngene = AutoLearngene.from_ancestry(source, "sws", num_stages=[1, 1, 3, 1])
     learngene.config.depth_scale = False
     for depth in (2, 4, 5, 8, 12):
@@ -162,7 +156,7 @@ def _origin(block, others) -> int:
 
 
 def test_each_turn_has_a_line_of_its_own_with_a_pair_at_one_place():
-    source = swin()
+    source = tiny_swin()
     learngene = AutoLearngene.from_ancestry(source, "tleg")
     learngene.config.depth_scale = False
     made = learngene.weights(learngene.initialize(depths=[2, 2, 8, 2]).config)
@@ -206,11 +200,11 @@ def test_a_first_block_that_holds_a_transition_stays_alone_and_in_front(kind):
 
 
 def test_groups_are_one_for_three_blocks_by_default_and_counted_in_pairs():
-    learngene = AutoLearngene.from_ancestry(swin(), "sws")
+    learngene = AutoLearngene.from_ancestry(tiny_swin(), "sws")
     assert learngene.config.num_stages == [1, 1, 1, 1]
     convnext, _ = fitted("sws", "convnext", {"depths": [3, 3, 9, 3]})
     assert convnext.config.num_stages == [1, 1, 3, 1]
-    shares = [AutoLearngene.from_ancestry(swin(), "sws", num_stages=n).stored_share for n in (1, [1, 1, 2, 1], 3)]
+    shares = [AutoLearngene.from_ancestry(tiny_swin(), "sws", num_stages=n).stored_share for n in (1, [1, 1, 2, 1], 3)]
     assert shares == sorted(shares)
     assert shares[0] == learngene.stored_share < shares[1]
 
@@ -266,21 +260,21 @@ def _added(model, learngene):
 
 
 def test_templates_of_wave_are_of_their_stages_width():
-    learngene = AutoLearngene.from_ancestry(swin(), "wave", template_size=[8, 8, 16, 8])
+    learngene = AutoLearngene.from_ancestry(tiny_swin(), "wave", template_size=[8, 8, 16, 8])
     matrices = {t: i for t, i in learngene.components.items() if i.role == "q" and i.kind == "linear"}
     sides = {info.stage: learngene.part(template, "templates").shape[-1] for template, info in matrices.items()}
     assert sides == {0: 8, 1: 8, 2: 16, 3: 8}
-    whole = AutoLearngene.from_ancestry(swin(), "wave", template_share=1.0, fit_layers="all", num_vectors=EVERY)
+    whole = AutoLearngene.from_ancestry(tiny_swin(), "wave", template_share=1.0, fit_layers="all", num_vectors=EVERY)
     matrices = {t.replace(".{}", "") for t, i in whole.components.items() if i.kind == "linear" and len(i.dims) == 2}
     assert max(residual for path, residual in whole.residuals.items() if path in matrices) < 1e-6
     with pytest.raises(
         InvalidSizeError, match=r"template_size=7 does not divide .* of stage 0 .*the nearest that do are"
     ):
-        AutoLearngene.from_ancestry(swin(), "wave", template_size=7)
+        AutoLearngene.from_ancestry(tiny_swin(), "wave", template_size=7)
 
 
 def test_scalers_of_other_depths_are_learnt_with_the_templates_frozen():
-    source = swin()
+    source = tiny_swin()
     learngene = AutoLearngene.from_ancestry(source, "wave")
     other = learngene.for_size(depths=[2, 2, 8, 4])
     assert {n.partition(".")[0] for n, p in other.named_parameters() if p.requires_grad} == {"scalers"}
@@ -295,7 +289,7 @@ def test_scalers_of_other_depths_are_learnt_with_the_templates_frozen():
 
 
 def test_record_and_card_tell_the_depths_of_the_stages(tmp_path):
-    learngene = AutoLearngene.from_ancestry(swin(), "sws")
+    learngene = AutoLearngene.from_ancestry(tiny_swin(), "sws")
     made = learngene.initialize(depths=[2, 2, 8, 2])
     assert made.config.learngene["sizes"] == {"num_hidden_layers": [2, 2, 8, 2]}
     assert [step["method"] for step in history(made.config)[-1]["passes"]] == ["sws"]
@@ -309,63 +303,10 @@ def test_record_and_card_tell_the_depths_of_the_stages(tmp_path):
 
 
 def test_other_sizes_are_left_to_resize_and_the_ancestry_is_brought_to_depth():
-    learngene = AutoLearngene.from_ancestry(swin(), "sws", depths=[2, 2, 4, 2], num_stages=EVERY)
+    learngene = AutoLearngene.from_ancestry(tiny_swin(), "sws", depths=[2, 2, 4, 2], num_stages=EVERY)
     assert depths(learngene.initialize()) == [2, 2, 4, 2]
     made = learngene.initialize(depths=[2, 2, 6, 2], num_labels=7)
     assert (depths(made), made.config.num_labels) == ([2, 2, 6, 2], 7)
-
-
-# ---- training
-
-
-@pytest.mark.parametrize(
-    ("kind", "family"), [("sws", "swin"), ("tleg", "convnext"), ("wave", "segformer"), ("sws", "pvt_v2")]
-)
-def test_a_training_step_moves_what_is_shared(kind, family, tmp_path):
-    learngene = AutoLearngene.from_ancestry(tiny_hierarchy(family, dtype=torch.float32), kind)
-    teacher = tiny_hierarchy(family, dtype=torch.float32)
-    before = {name: tensor.clone() for name, tensor in learngene.state_dict().items()}
-    args = LearngeneTrainingArguments(
-        str(tmp_path), max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2, sandwich_weight=0.5, use_cpu=True,
-        report_to="none", disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
-    side = inputs_for(teacher)["pixel_values"].shape[-1]
-    LearngeneTrainer(learngene.train(), args, teacher, train_dataset=Images(8, side)).train()
-    after = learngene.state_dict()
-    still = [n for n, tensor in before.items() if n.startswith("shared.") and torch.equal(tensor, after[n])]
-    assert [n for n in still if "bias" not in n and "relative" not in n] == []
-    assert (
-        learngene.eval().initialize()(**{k: v.float() for k, v in inputs_for(teacher).items()}).logits.isfinite().all()
-    )
-
-
-def test_sandwich_depths_are_drawn_for_each_stage_in_whole_pairs():
-    learngene = AutoLearngene.from_ancestry(swin(), "sws")
-    generator = torch.Generator().manual_seed(0)
-    drawn = {tuple(depths_of(learngene.sample_target(generator, (None, None), None))) for _ in range(40)}
-    assert drawn == {(2, 2, 2, 2), (2, 2, 4, 2)}  # never the auxiliary model's own
-    deeper = depths_to_draw(learngene.anatomy, (2, 4))
-    assert list(deeper.values()) == [[2, 4]] * 4
-    assert len({tuple(drawn_depths(deeper, learngene.anatomy.sizes, generator).values()) for _ in range(200)}) == 16
-    convnext, _ = fitted("sws", "convnext", {"depths": [1, 1, 3, 1]})
-    found = {tuple(depths_of(convnext.sample_target(generator, (None, None), None))) for _ in range(20)}
-    assert found == {(1, 1, 1, 1), (1, 1, 2, 1)}
-    shallow, _ = fitted("sws", "convnext", {"depths": [1, 1, 1, 1]})
-    with pytest.raises(InvalidSizeError, match="nothing to draw"):
-        shallow.check_samples((None, None), None)
-    with pytest.raises(InvalidSizeError, match="widths of a hierarchy"):
-        learngene.check_samples((None, None), [4])
-
-
-def depths_of(target) -> list[int]:
-    return list(target.config.depths)
-
-
-def test_hidden_states_of_several_widths_are_not_compared(tmp_path):
-    learngene = AutoLearngene.from_ancestry(swin(dtype=torch.float32), "sws")
-    args = LearngeneTrainingArguments(str(tmp_path), hidden_states_weight=1.0, use_cpu=True, report_to="none")
-    with pytest.raises(UnknownOptionError, match="one width, and the stages of a hierarchy"):
-        LearngeneTrainer(learngene, args, swin(dtype=torch.float32), train_dataset=Images(4, 64))
 
 
 # ---- bad input
@@ -375,7 +316,7 @@ def test_hidden_states_of_several_widths_are_not_compared(tmp_path):
 def test_kinds_of_one_depth_refuse_a_hierarchy_and_name_those_that_take_it(kind):
     said = rf"`{kind}` makes layers of one width .*4 stages.* `sws`, `tleg`, `wave` share weights within each stage.*depths="
     with pytest.raises(UnsupportedFamilyError, match=said):
-        AutoLearngene.from_ancestry(swin(), kind)
+        AutoLearngene.from_ancestry(tiny_swin(), kind)
 
 
 def test_batch_norms_are_refused_before_their_statistics_are_lost():
@@ -387,7 +328,7 @@ def test_batch_norms_are_refused_before_their_statistics_are_lost():
 
 def test_a_config_of_one_depth_refuses_a_hierarchy():
     with pytest.raises(UnsupportedFamilyError, match=r"`fine` is made for .* stages have 2, 2, 6, 2 blocks"):
-        FineConfig(base_config=swin().config)
+        FineConfig(base_config=tiny_swin().config)
 
 
 @pytest.mark.parametrize(
@@ -404,8 +345,8 @@ def test_a_config_of_one_depth_refuses_a_hierarchy():
         (lambda: learngene(num_stages=[1, 0, 1, 1]), InvalidSizeError, r"num_stages\[1\] is at least 1"),
         (lambda: learngene(stages=[0, 1, 1, 1]), InvalidSizeError, r"num_stages=\[1, 1, 1, 1\]"),
         (lambda: learngene(calibration="synthetic"), UnsupportedFamilyError, "along one residual stream.*Leave calibration out"),
-        (lambda: SwsConfig(base_config=swin().config, num_stages=0), InvalidSizeError, "num_stages is at least 1"),
-        (lambda: WaveConfig(base_config=swin().config, template_size=[8]), InvalidSizeError, "1 entries.*has 4: give one number"),
+        (lambda: SwsConfig(base_config=tiny_swin().config, num_stages=0), InvalidSizeError, "num_stages is at least 1"),
+        (lambda: WaveConfig(base_config=tiny_swin().config, template_size=[8]), InvalidSizeError, "1 entries.*has 4: give one"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(make, error, message):
@@ -414,7 +355,7 @@ def test_what_cannot_be_done_is_said(make, error, message):
 
 
 def learngene(**options):
-    return AutoLearngene.from_ancestry(swin(), "sws", **options)
+    return AutoLearngene.from_ancestry(tiny_swin(), "sws", **options)
 
 
 def test_a_smaller_descendant_on_examples_is_a_calibrated_shrink_of_the_auxiliary_model():
