@@ -70,7 +70,13 @@ def learngenes_table(page: Path) -> str:
     rows = []
     for name, config in sorted(registered_learngenes().items()):
         if config.__module__.startswith("hf_learngene."):
-            sizes = "depth, width" if LEARNGENE_MAPPING[config].changes_width else "depth"
+            model = LEARNGENE_MAPPING[config]
+            kept = [
+                "depth",
+                *(["width"] if model.changes_width else []),
+                *(["depths of stages"] if model.within_stages else []),
+            ]
+            sizes = ", ".join(kept)
             rows.append((f"`{name}`", config.summary, sizes, cited(config.paper)))
     return table(("learngene", "what is shared", "sizes", "paper"), ("---",) * 4, rows)
 

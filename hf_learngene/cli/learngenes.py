@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ def build_command(
         str, typer.Option(metavar="NAME", help="Which kind; `hf-learngene methods` lists them.")
     ] = "wave",
     num_hidden_layers: NumHiddenLayers = None,
+    size: Size = None,
     option: Option = None,
     calibration: Calibration = "auto",
     calibration_column: CalibrationColumn = None,
@@ -71,7 +73,10 @@ def build_command(
         str | None, typer.Option(help="Held-out data: what descendants reach goes on the card.", show_default=False)
     ] = None,
     eval_layers: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Their depths. Default: its own.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="N,N,...", help="Their depths, or [[2,2,4,2],...]. Default: its own.", show_default=False
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="For every random number.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUTPUT.")] = False,
@@ -83,6 +88,7 @@ def build_command(
     from hf_learngene.hub.load import load_whole, pinned
     from hf_learngene.hub.output import check_output, whole_or_absent
     from hf_learngene.learngenes.from_ancestry import fitted_learngene, origin_of, report
+    from hf_learngene.learngenes.series import smaller_sizes
     from hf_learngene.learngenes.validating import check_one_label
     from hf_learngene.training.data import data_name, read_data, training_data
     from hf_learngene.training.work_folder import WorkFolder
@@ -91,9 +97,7 @@ def build_command(
         raise TrainingDataError("--steps needs --data to train on; --steps 0 only fits, without data.")
     looked_at = _examples(calibration, calibration_column, calibration_size)
     depths = _depths(eval_layers, eval_data)
-    given: dict[str, Any] = options_of(option)
-    if num_hidden_layers is not None:
-        given["num_hidden_layers"] = num_hidden_layers
+    given: dict[str, Any] = {**options_of(option), **keywords(size, num_hidden_layers=num_hidden_layers)}
     columns: dict[str, Any] = {"input_column": input_column, "label_column": label_column, "seed": seed}
     arguments = {
         "max_steps": steps,
@@ -136,8 +140,15 @@ def build_command(
         work.remove()
     typer.echo(
         f"\nSaved to {output}: {learngene.stored_share:.0%} of the dense model's parameters. A model of any size: hf-learngene "
-        f"init {output} NAME --num-hidden-layers 9"
+        f"init {output} NAME {_flags(smaller_sizes(learngene.anatomy))}"
     )
+
+
+def _flags(sizes: dict[str, Any]) -> str:
+    """Sizes as a command takes them."""
+    plain = {"num_hidden_layers": "--num-hidden-layers "}
+    flags = ((plain.get(n, f"--size {n}="), v if isinstance(v, list) else [v]) for n, v in sizes.items())
+    return " ".join(f"{flag}{','.join(map(str, values))}" for flag, values in flags)
 
 
 @contextmanager
@@ -174,22 +185,27 @@ def _place(source: str) -> str:
     return os.path.abspath(source) if os.path.exists(source) else source
 
 
-def _depths(given: str | None, data: str | None) -> list[int]:
-    """Depths to measure, from `3,6,9`."""
+def _depths(given: str | None, data: str | None) -> list[Any]:
+    """Depths to measure, from `3,6,9`; of a hierarchy a list for each, from `[[2,2,4,2],[1,1,2,1]]`."""
     if given is None:
         return []
     if data is None:
         raise TrainingDataError("--eval-layers says which depths to measure; --eval-data says on what. Give it too.")
     try:
-        depths = [int(part) for part in given.split(",")]
+        depths: list[Any] = json.loads(given if given.startswith("[") else f"[{given}]")
     except ValueError:
         depths = []
-    if not depths or min(depths) < 1:
-        raise InvalidSizeError(f"--eval-layers is a list of depths such as 3,6,9; it was {given!r}.")
+    whole = [d for each in depths for d in (each if isinstance(each, list) else [each])]
+    if not whole or not all(type(d) is int and d >= 1 for d in whole):
+        raise InvalidSizeError(
+            f"--eval-layers is a list of depths such as 3,6,9, or [[2,2,4,2],[1,1,2,1]] for a hierarchy; it was {given!r}."
+        )
     return depths
 
 
-def _validate(learngene: Any, prepared: Any, name: str, depths: list[int], batch_size: int) -> None:
+def _validate(learngene: Any, prepared: Any, name: str, depths: list[Any], batch_size: int) -> None:
+    from hf_learngene.anatomy.stages import listed
+
     sizes = [{"num_hidden_layers": depth} for depth in depths] or [{}]
     records = learngene.validate(
         prepared.dataset, sizes, dataset=name, data_collator=prepared.collator, remove_unused_columns=False,
@@ -197,8 +213,13 @@ def _validate(learngene: Any, prepared: Any, name: str, depths: list[int], batch
     )  # fmt: skip
     for record in records:
         figures = ", ".join(f"{metric} {value:.3f}" for metric, value in record["metrics"].items())
-        layers = record["sizes"].get("num_hidden_layers", learngene.anatomy.num_layers)
-        typer.echo(f"{layers} layers, as initialised: {figures}")
+        made = {**listed(learngene.anatomy.sizes), **record["sizes"]}["num_hidden_layers"]
+        typer.echo(f"{_layers(made)}, as initialised: {figures}")
+
+
+def _layers(depth: Any) -> str:
+    """`6 layers`, or `2, 2, 4, 2 blocks`."""
+    return f"{', '.join(map(str, depth))} blocks" if isinstance(depth, list) else f"{depth} layers"
 
 
 def _train(
@@ -236,6 +257,7 @@ def _train(
         "Make a model of any size from a learngene, as a plain transformers checkpoint.",
         "init vit-wave vit-9 --num-hidden-layers 9",
         "init vit-wave vit-narrow --hidden-size 384 --num-hidden-layers 6 --size num_labels=10",
+        "init swin-sws swin-s --size depths=2,2,4,2",
         "init vit-third vit-6 --num-hidden-layers 6 --calibration images/",
     ),
 )
@@ -256,6 +278,8 @@ def init_command(
     token: Token = None,
 ) -> None:
     """Make a model of any size from a learngene, as a plain transformers checkpoint."""
+    from hf_learngene.anatomy import anatomy_of
+    from hf_learngene.anatomy.stages import listed
     from hf_learngene.hub.card import model_card
     from hf_learngene.hub.load import pinned
     from hf_learngene.hub.output import check_output
@@ -272,8 +296,9 @@ def init_command(
         model = genes.initialize(seed=seed, **given, **looked_at)
         card = model_card(model, source=learngene, loading=loading, name=output.name)
         save_resized(model, output, source=learngene, loading=loading, card=card, overwrite=overwrite)
+    before, after = listed(genes.anatomy.sizes), listed(anatomy_of(model.config, type(model)).sizes)
+    depths = f"{before['num_hidden_layers']} → {after['num_hidden_layers']}"
     typer.echo(
-        f"{type(model).__name__}, {model.num_parameters():,} parameters, "
-        f"{genes.anatomy.num_layers} → {model.config.num_hidden_layers} layers.\n"
+        f"{type(model).__name__}, {model.num_parameters():,} parameters, {depths} {'blocks' if '[' in depths else 'layers'}.\n"
         f'Saved to {output}. Load it with {type(model).__name__}.from_pretrained("{output}").'
     )

@@ -13,7 +13,7 @@ from hf_learngene.errors import UnknownOptionError
 from hf_learngene.learngenes.ancestry_mixin import lasting
 from hf_learngene.learngenes.growth import OWN
 from hf_learngene.learngenes.protocol import LearngeneLike
-from hf_learngene.learngenes.refit import refit
+from hf_learngene.learngenes.refit import check_one_depth, refit
 from hf_learngene.resizing.calibrating import examples_of
 from hf_learngene.resizing.spec import ResizeSpec
 from hf_learngene.state import undisturbed
@@ -33,6 +33,7 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
     other = learngene.for_size(**sizes)
     if not steps:
         _check_untrained({**options, **passed}, teacher)
+        check_one_depth(learngene.anatomy)
         own = {n: other.anatomy.sizes[n] for n in OWN if n in other.anatomy.sizes and n != "head_dim"}
         looks = {
             "calibration": lasting(train_dataset),

@@ -6,13 +6,18 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
-from transformers import PreTrainedModel
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy import anatomy_of
+from hf_learngene.anatomy import Anatomy, anatomy_of
+from hf_learngene.anatomy.admit import refuse_kinds
+from hf_learngene.anatomy.probe import build
 from hf_learngene.calibration.processing import processor_for
 from hf_learngene.calibration.subset import check_size
-from hf_learngene.errors import UnknownOptionError
+from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
+from hf_learngene.learngenes.series import in_series
 from hf_learngene.resizing import resize
+from hf_learngene.resizing.sizes import check_names
 from hf_learngene.state import quiet
 
 
@@ -48,7 +53,25 @@ class AncestryMixin:
 
     default_calibration: ClassVar[Any] = None  # what it looks at where the caller names nothing
     refits: ClassVar[bool] = False  # whether it is fitted once more on examples that the caller names
+    within_stages: ClassVar[bool] = False  # whether it shares weights within each stage of a hierarchy
     processing_class: Any
+
+    @classmethod
+    def check_family(cls, anatomy: Anatomy) -> None:
+        """Refuses a model of whose layers this kind makes nothing.
+
+        Raises:
+            UnsupportedFamilyError: says why, and which kinds do.
+        """
+        if anatomy.num_stages and not cls.within_stages:
+            takers = ", ".join(f"`{kind}`" for kind in kinds_within_stages())
+            raise UnsupportedFamilyError(
+                f"`{_type(cls)}` makes layers of one width along one depth, and `{anatomy.model_type}` is a hierarchy of "
+                f"{anatomy.num_stages} stages with sizes of their own. {takers} share weights within each stage; resize and plan "
+                f"take {_fields(anatomy)}."
+            )
+        refuse_kinds(anatomy, "A learngene makes every layer of what all layers share")
+        _refuse_kinds_of_stages(anatomy)
 
     @classmethod
     def auxiliary_of(
@@ -73,9 +96,10 @@ class AncestryMixin:
         if examples.get("calibration") is not None:
             return resize(ancestry, seed=seed, **examples, **sizes), {}
         with quiet():
-            depth = sizes.get("num_hidden_layers")
-            old = anatomy_of(ancestry.config, type(ancestry)).num_layers
-            if set(sizes) == {"num_hidden_layers"} and isinstance(depth, int) and 0 < depth < old:
+            anatomy = anatomy_of(ancestry.config, type(ancestry))
+            wanted = check_names(anatomy, sizes)
+            depths = all(n.partition(".")[0] == "num_hidden_layers" for n in wanted)
+            if depths and all(depth <= anatomy.sizes[n] for n, depth in wanted.items()):
                 return resize(ancestry, method="weight_selection", layer_selection="uniform", seed=seed, **sizes), {}
             return resize(ancestry, seed=seed, calibration=None, **sizes), {}
 
@@ -86,4 +110,49 @@ class AncestryMixin:
         return self.processing_class
 
 
-__all__ = ["EXAMPLES", "AncestryMixin", "check_read", "lasting"]
+def refuse_statistics(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> None:
+    """Refuses batch norms: what they measured is no parameter, and a learngene keeps parameters alone.
+
+    Raises:
+        UnsupportedFamilyError: names one.
+    """
+    found = next((n for n, m in build(model_class, config).named_modules() if isinstance(m, _BatchNorm)), None)
+    if found is not None:
+        raise UnsupportedFamilyError(
+            f"`{found}` of `{config.model_type}` is a batch norm, whose running statistics are no parameters: a learngene would "
+            "lose them. resize() carries them over."
+        )
+
+
+def kinds_within_stages() -> list[str]:
+    """Kinds of learngenes that take a hierarchy."""
+    found, waiting = [], list(AncestryMixin.__subclasses__())
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        if kind.within_stages:
+            found.append(_type(kind))
+    return sorted(found)
+
+
+def _refuse_kinds_of_stages(anatomy: Anatomy) -> None:
+    """Refuses blocks of a stage that are alike in turns and have tensors of several shapes all the same."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    tensors = in_series(anatomy) if anatomy.num_stages else {}
+    odd = next((n for n, t in tensors.items() if shapes.setdefault(t.template, t.shape) != t.shape), None)
+    if odd is not None:
+        raise UnsupportedFamilyError(
+            f"`{odd}` of `{anatomy.model_type}` has another shape than in other blocks of its stage, and a learngene makes them "
+            "of what they share. resize() takes them."
+        )
+
+
+def _type(learngene_class: type[AncestryMixin]) -> str:
+    return str(cast(Any, learngene_class).config_class.learngene_type)
+
+
+def _fields(anatomy: Anatomy) -> str:
+    return ", ".join(f"{field.native}=" for field in anatomy.stage_fields.values())
+
+
+__all__ = ["EXAMPLES", "AncestryMixin", "check_read", "kinds_within_stages", "lasting", "refuse_statistics"]

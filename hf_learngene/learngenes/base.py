@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.anatomy import TensorInfo, anatomy_like, anatomy_of
-from hf_learngene.anatomy.admit import refuse_kinds, refuse_stages
+from hf_learngene.anatomy import TensorInfo, anatomy_of
 from hf_learngene.errors import InvalidSizeError, UnfittedError, UnsupportedFamilyError
 from hf_learngene.learngenes import growth
-from hf_learngene.learngenes.ancestry_mixin import AncestryMixin, check_read
+from hf_learngene.learngenes.ancestry_mixin import AncestryMixin, check_read, refuse_statistics
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.learngenes.descendant import assemble
 from hf_learngene.learngenes.hub_mixin import HubMixin
 from hf_learngene.learngenes.parts import Target, Tree, path_of, residual, stacked
 from hf_learngene.learngenes.running_mixin import RunningMixin
+from hf_learngene.learngenes.series import in_series, places_in
+from hf_learngene.learngenes.sizes_mixin import SizesMixin
 from hf_learngene.learngenes.training_mixin import TrainingMixin
 from hf_learngene.resizing import resize
-from hf_learngene.resizing.sizes import complete
 from hf_learngene.resizing.spec import AUTO
 from hf_learngene.state import without_autocast
 
 
-class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
+class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, SizesMixin, ABC):
     """Base of every learngene.
 
     Its parameters stand in three trees: `shared` (what all layers and sizes share), `scalers` (what belongs to one size,
@@ -35,14 +35,15 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
     size it supports, differentiably; `forward` runs the auxiliary model on them; `initialize(**sizes)` gives a plain
     transformers model, a "descendant".
 
-    A subclass says, for one component (one tensor of every layer), how its parameters are made (`make`), drawn (`draw`),
-    fitted (`fit`) and turned into weights (`materialise`).
+    A subclass says, for one component (one tensor of every layer; in a hierarchy, of every block of a stage), how its
+    parameters are made (`make`), drawn (`draw`), fitted (`fit`) and turned into weights (`materialise`).
 
     Args:
         config (`LearngeneConfig`): which model it makes.
 
     Raises:
-        UnsupportedFamilyError: a family that is not understood, or whose layers share one set of weights already.
+        UnsupportedFamilyError: a family that is not understood, whose layers share one set of weights already, or that has
+            batch norms; a hierarchy, for a kind that takes none.
     """
 
     config_class = LearngeneConfig
@@ -50,8 +51,6 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
     base_model_prefix = ""
     supports_gradient_checkpointing = False
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    changes_width: ClassVar[bool] = False
-    has_stages: ClassVar[bool] = False
 
     def __init__(self, config: LearngeneConfig) -> None:
         super().__init__(config)
@@ -59,20 +58,22 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
         self.base_class = config.model_class
         self.main_input_name = self.base_class.main_input_name
         self.anatomy = anatomy_of(self.base, self.base_class)
-        refuse_stages(self.anatomy, "A learngene makes layers of one width along one depth")
-        refuse_kinds(self.anatomy, "A learngene makes every layer of what all layers share")
+        self.check_family(self.anatomy)
         if self.anatomy.shared_layers:
             raise UnsupportedFamilyError(
                 f"The layers of `{self.anatomy.model_type}` share one set of weights already: there is nothing for a "
                 "learngene to share. Take a family with layers of their own, such as BERT."
             )
-        self.components = {t.template: t for t in self.anatomy.tensors.values() if t.layer is not None}
+        refuse_statistics(self.base_class, self.base)
+        self.tensors = in_series(self.anatomy)
+        self.places = places_in(self.tensors)
+        self.components = {t.template: t for t in self.tensors.values() if t.layer is not None}
         self.shared, self.scalers, self.outside = Tree(), Tree(), Tree()
         self.residuals: dict[str, float] = {}
         self.processing_class: Any = None
         self._models: dict[str, PreTrainedModel] = {}
         self._targets: dict[str, Target] = {}
-        for name, info in self.anatomy.tensors.items():
+        for name, info in self.tensors.items():
             if info.layer is None:
                 shape = self.outside_shape(info)
                 self.outside.put(name, nn.Parameter(torch.empty(shape), requires_grad=not info.computed))
@@ -100,8 +101,12 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
         """The component's tensor in each layer of the target. Differentiable."""
 
-    def whole_stages(self) -> list[int] | None:
-        """The stage of each layer, where layers of a stage are made of one that is held whole; None where none is."""
+    def whole_stages(self, stage: int | None = None) -> list[int] | None:
+        """The group of each layer, where layers of a group are made of one that is held whole; None where none is.
+
+        Args:
+            stage: of a hierarchy, the one whose layers are asked for.
+        """
         return None
 
     def fit_scalers(self, template: str, info: TensorInfo, layer: int, gram: Tensor, cross: Tensor) -> None:
@@ -129,20 +134,15 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
     def prepare_fit(self, stacks: dict[str, Tensor]) -> None:
         """Fits what all components share, before they are fitted one by one; `stacks` holds each one's layers."""
 
-    def picked(self) -> list[int] | None:
+    def picked(self, stage: int | None = None) -> list[int] | None:
         """Layers of the ancestry that a fit to whole layers puts in each layer's place; None fits every layer.
+
+        Of a hierarchy, those of one stage; where blocks alternate, turns of them.
 
         Layers that stay whole still work together. A least-squares compromise between all of them is nearer in every entry
         and further away in what it computes (measured in docs/learngenes.md); the papers fit nothing.
         """
         return None
-
-    def rounded(self, sizes: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Sizes that were not asked for, moved to the nearest that this learngene can make."""
-        return sizes
-
-    def check_target(self, target: Target) -> None:
-        """Refuses sizes that this learngene cannot make, naming those it can."""
 
     # ---- parameters
 
@@ -172,15 +172,14 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
     def _fill(self, model: PreTrainedModel, how: Any, fitting: bool) -> None:
         tensors = dict(model.named_parameters(remove_duplicate=False))
         dtype = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
-        depth = self.anatomy.num_layers
-        stacks = {t: stacked(t, tensors, depth).to(self.device, dtype) for t in self.components}
-        wanted = stacks
+        wanted = {t: self._stack(t, tensors).to(self.device, dtype) for t in self.components}
         if fitting:
-            picked = self.picked()
-            wanted = {t: s[picked] for t, s in stacks.items()} if picked else stacks
+            for template, info in self.components.items():
+                picked = self.picked(info.stage)
+                wanted[template] = wanted[template][picked] if picked else wanted[template]
             self.prepare_fit(wanted)
         for path in self.outside.paths():
-            self.fill_outside(path, self.anatomy.tensors[path], tensors[path])
+            self.fill_outside(path, self.tensors[path], tensors[path])
         for template, info in self.components.items():
             how(template, info, wanted[template])
 
@@ -206,60 +205,14 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
         """How far each component is from a model of the auxiliary size; kept as `residuals`, as of `fit_to`."""
         tensors, target = dict(model.named_parameters(remove_duplicate=False)), self.target()
         for template, info in self.components.items():
-            stack = stacked(template, tensors, self.anatomy.num_layers).to(self.device, self.dtype)
+            stack = self._stack(template, tensors).to(self.device, self.dtype)
             made = [tensor.to(stack) for tensor in self.materialise(template, info, target)]
             self.residuals[path_of(template)] = residual(stack, made)
         return self.residuals
 
-    # ---- targets
-
-    def target(self, config: PreTrainedConfig | None = None, stages: Sequence[int] | None = None) -> Target:
-        """The size that `config` asks for; without one, the auxiliary model's own.
-
-        Raises:
-            InvalidSizeError: a size that this learngene cannot make.
-        """
-        config = config if config is not None else self.base
-        key = f"{config.to_json_string(use_diff=False)}|{stages}"
-        if key not in self._targets:
-            anatomy = anatomy_like(self.anatomy, config, self.base_class) if config is not self.base else self.anatomy
-            made = Target(config, anatomy, self.anatomy, tuple(stages) if stages is not None else None)
-            self._check_target(made)
-            self._targets[key] = made
-        return self._targets[key]
-
-    def config_at(self, own: Mapping[str, Any]) -> PreTrainedConfig:
-        """Config of a descendant, from sizes of a learngene's own axes by canonical name."""
-        sizes = self.rounded(complete(self.anatomy, self.base, own), own)
-        return growth.config_at(self.base, self.anatomy, sizes)
-
-    def check_sizes(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        """Sizes by canonical name.
-
-        Raises:
-            InvalidSizeError: a size that this learngene cannot make.
-        """
-        own, rest = growth.split_sizes(self.anatomy, sizes)
-        self.target(self.config_at(own))
-        return {**own, **rest}
-
-    def _check_target(self, target: Target) -> None:
-        growth.check_layers(self, target)
-        sizes, own = target.anatomy.sizes, self.anatomy.sizes
-        kind = self.config.learngene_type
-        if sizes.get("head_dim") != own.get("head_dim"):
-            raise InvalidSizeError(
-                f"A learngene keeps heads whole: head_dim {own.get('head_dim')} → {sizes.get('head_dim')} is not possible. "
-                f"Let num_attention_heads follow hidden_size."
-            )
-        if not target.same_width and not self.changes_width:
-            widths = [n for n in ("hidden_size", "intermediate_size", "mlp_ratio") if sizes.get(n) != own.get(n)]
-            asked = ", ".join(f"{n}={sizes.get(n)}" for n in widths) or "other shapes"
-            raise InvalidSizeError(
-                f"`{kind}` makes models of every depth at hidden_size={own['hidden_size']}; it cannot make {asked}. "
-                "`wave` and `lets` change width; or initialise at this width and resize() the result."
-            )
-        self.check_target(target)
+    def _stack(self, template: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """A component of a model of the auxiliary size, `(layers, *shape)`."""
+        return stacked(self.places[template], tensors, self.depth_of(self.components[template].stage))
 
     # ---- weights
 
@@ -276,7 +229,7 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
         target = target if target is not None else self.target(config)
         state: dict[str, Tensor] = {}
         made: dict[str, Sequence[Tensor]] = {}
-        for name, info in target.anatomy.tensors.items():
+        for name, info in target.tensors.items():
             if info.layer is None:
                 state[name] = self._outside(name, info, target)
                 continue
@@ -286,16 +239,6 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
                 made[info.template] = tensors if scale == 1.0 else [t * scale for t in tensors]
             state[name] = made[info.template][info.layer]
         return state
-
-    def depth_scale(self, info: TensorInfo, target: Target) -> float:
-        """Factor for what a layer writes to the residual stream, below 1 in models deeper than the auxiliary one.
-
-        A layer is one step along a path; more layers take shorter steps. None of the papers does this.
-        """
-        ratio = self.anatomy.num_layers / target.depth
-        if ratio >= 1 or not self.config.depth_scale or not info.writes_stream or info.kind.startswith("norm"):
-            return 1.0
-        return ratio**0.5 if self.anatomy.post_norm else ratio
 
     def _outside(self, name: str, info: TensorInfo, target: Target) -> Tensor:
         tensor = self.outside.take(name)
@@ -334,8 +277,8 @@ class Learngene(RunningMixin, HubMixin, TrainingMixin, AncestryMixin, ABC):
             calibration_column (*optional*): as in `resize`.
             calibration_size (`int`, *optional*): as in `resize`.
             calibration_top_up (`bool`, *optional*, defaults to `True`): as in `resize`.
-            **sizes: by the config's own field names. Depth, and width where the learngene allows, are its own; all others
-                (`num_labels`, `image_size`, `max_position_embeddings`, ...) are left to `resize`.
+            **sizes: by the config's own field names. Depth (of a hierarchy a list, `depths=[2, 2, 12, 4]`), and width where the
+                learngene allows, are its own; all others (`num_labels`, `image_size`, ...) are left to `resize`.
 
         Returns:
             `PreTrainedModel` of the auxiliary model's class, in eval mode, with `config.learngene` telling where it comes from.

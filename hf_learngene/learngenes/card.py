@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_learngene._version import __version__
+from hf_learngene.anatomy.stages import listed
 from hf_learngene.hub import card_parts as parts
 from hf_learngene.learngenes.protocol import LearngeneLike
+from hf_learngene.learngenes.series import smaller_sizes
 
 
 def learngene_card(learngene: LearngeneLike, name: str | None = None, tags: Sequence[str] = ()) -> str:
@@ -70,19 +72,20 @@ def write_card(learngene: LearngeneLike, folder: Path) -> None:
 
 
 def _use(learngene: LearngeneLike, name: str) -> str:
-    depth = max(1, round(0.75 * learngene.anatomy.num_layers))
+    sizes = ", ".join(f"{n}={v}" for n, v in smaller_sizes(learngene.anatomy).items())
     return (
         "from hf_learngene import AutoLearngene\n\n"
         f'learngene = AutoLearngene.from_pretrained("{name}")\n'
-        f"model = learngene.initialize(num_hidden_layers={depth})  # a plain {learngene.base_class.__name__}"
+        f"model = learngene.initialize({sizes})  # a plain {learngene.base_class.__name__}"
     )
 
 
 def _sizes(learngene: LearngeneLike) -> str:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "mlp_ratio", "num_labels")
-    known = {n: v for n, v in learngene.anatomy.sizes.items() if n in names}
+    known = {n: v for n, v in listed(learngene.anatomy.sizes).items() if n in names}
+    reach = learngene.config.reach if not learngene.anatomy.num_stages else "The depth of every stage is free."
     rows = ["| size | of the auxiliary model |", "| --- | ---: |", *(f"| {n} | {v} |" for n, v in known.items())]
-    return "\n".join(rows) + f"\n\nThe auxiliary model is the one it was made as. {learngene.config.reach}"
+    return "\n".join(rows) + f"\n\nThe auxiliary model is the one it was made as. {reach}"
 
 
 def _provenance(learngene: LearngeneLike) -> str:

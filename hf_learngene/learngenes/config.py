@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from hf_learngene.anatomy.config_fields import check_bounds, native_name, section, section_name
+from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
 from hf_learngene.methods.base import Paper
 
@@ -109,14 +110,29 @@ class LearngeneConfig(PreTrainedConfig):
         return found
 
     @property
+    def stage_depths(self) -> tuple[int, ...]:
+        """Blocks of each stage, where the auxiliary model is a hierarchy; of any other, nothing."""
+        part = self._part()
+        field = stage_fields(part).get("num_hidden_layers")
+        return field.read(getattr(part, field.native), 0) if field is not None else ()
+
+    def _part(self) -> PreTrainedConfig:
+        # of an image classifier of CLIP or SigLIP, the image side's
+        return section(self.base, section_name(self.base, self.model_class.main_input_name))
+
+    @property
     def auxiliary_depth(self) -> int:
         """The auxiliary model's number of layers.
 
         Raises:
-            UnsupportedFamilyError: its config has no number of layers.
+            UnsupportedFamilyError: its config has no number of layers, or one for each of several stages.
         """
-        # of an image classifier of CLIP or SigLIP, the image side's
-        part = section(self.base, section_name(self.base, self.model_class.main_input_name))
+        part = self._part()
+        if self.stage_depths:
+            raise UnsupportedFamilyError(
+                f"`{self.learngene_type}` is made for an encoder with one number of layers, and `{part.model_type}` is a "
+                f"hierarchy whose stages have {', '.join(map(str, self.stage_depths))} blocks."
+            )
         depth = getattr(part, native_name(part, "num_hidden_layers") or "num_hidden_layers", None)
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
             raise UnsupportedFamilyError(

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hf_learngene.hub import provenance
 from hf_learngene.learngenes.parts import Target
 from hf_learngene.learngenes.protocol import LearngeneLike
+from hf_learngene.learngenes.series import recorded
 from hf_learngene.resizing.build_model import build_model
 
 
@@ -30,7 +31,7 @@ def assemble(
         commit=config.ancestry_commit if unknown else commit,
         passes=[(config.learngene_type, config.options())],
         seed=seed,
-        sizes=own,
+        sizes=recorded(learngene.anatomy, own),
         fresh=[],
         before=learngene.base,
     )

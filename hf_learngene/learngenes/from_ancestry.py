@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_learngene.anatomy import anatomy_of
-from hf_learngene.anatomy.admit import refuse_kinds, refuse_stages
 from hf_learngene.calibration.processing import resolved_processor
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.hub import provenance
@@ -20,12 +19,15 @@ from hf_learngene.hub.card_parts import license_of
 from hf_learngene.hub.load import load_whole, pinned
 from hf_learngene.learngenes.ancestry_mixin import EXAMPLES, check_read, lasting
 from hf_learngene.learngenes.base import Learngene
-from hf_learngene.learngenes.refit import refit
+from hf_learngene.learngenes.parts import path_of
+from hf_learngene.learngenes.refit import check_one_depth, refit
 from hf_learngene.learngenes.registry import config_class_of, learngene_class_of, registered_learngenes
+from hf_learngene.learngenes.series import depth_and_width
 from hf_learngene.resizing.calibrating import examples_of
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.sizes import canonical
 from hf_learngene.resizing.spec import AUTO, LOADING, ResizeSpec
+from hf_learngene.resizing.stage_sizes import stage_size
 from hf_learngene.state import seeded
 from hf_learngene.tables import render
 
@@ -60,9 +62,12 @@ def fitted_learngene(
     own = {n: v for n, v in options.items() if n in config_class.option_names()}
     sizes = {n: v for n, v in options.items() if n not in own and n not in LOADING and n not in examples}
     anatomy = anatomy_of(model.config, type(model))
-    refuse_stages(anatomy, "A learngene makes layers of one width along one depth")
-    refuse_kinds(anatomy, "A learngene makes every layer of what all layers share")
-    config_class.check_options({n: v for n, v in sizes.items() if canonical(anatomy, n) is None})
+    model_class.check_family(anatomy)
+    if examples["calibration"] is not None:
+        check_one_depth(anatomy)
+    config_class.check_options(
+        {n: v for n, v in sizes.items() if canonical(anatomy, n) is stage_size(anatomy, n) is None}
+    )
     if examples["calibration"] is not None or default is not None or "processing_class" in examples:
         given = examples.get("processing_class")
         examples["processing_class"] = resolved_processor(given, model, source, loading)
@@ -138,17 +143,17 @@ def _check_no_loading(model: PreTrainedModel, loading: Mapping[str, Any]) -> Non
 
 def report(learngene: Learngene) -> str:
     """A table of what is kept of each component, and how far the fit is from it."""
-    config, anatomy = learngene.config, learngene.anatomy
+    config = learngene.config
     table = Table(box=None, pad_edge=False)
     for column in ("component", "in all layers", "kept", "residual"):
         table.add_column(column, justify="left" if column == "component" else "right")
     for template, info in learngene.components.items():
-        path = template.replace(".{}", "")
-        dense = info.numel * sum(t.template == template for t in anatomy.tensors.values())
+        path = path_of(template)
+        dense = info.numel * len(learngene.places[template])
         kept = sum(p.numel() for n, p in learngene.shared.named_parameters() if n.startswith(f"{path}."))
         table.add_row(path, f"{dense:,}", f"{kept:,}", f"{learngene.residuals.get(path, float('nan')):.3f}")
     head = (
-        f"{type(learngene).__name__} of {config.base_architecture} ({anatomy.num_layers} layers, width "
-        f"{anatomy.sizes['hidden_size']}): stores {learngene.stored_share:.1%} of the dense model's parameters"
+        f"{type(learngene).__name__} of {config.base_architecture} ({depth_and_width(learngene.anatomy)}): stores "
+        f"{learngene.stored_share:.1%} of the dense model's parameters"
     )
     return f"{head}\n\n{render(table)}"

@@ -34,21 +34,28 @@ def split_sizes(
     """Parts sizes by canonical name: those of a learngene's own axes, and the others.
 
     Raises:
-        InvalidSizeError: stages that do not fit the depth.
+        InvalidSizeError: stages that do not fit the depth, or beside a hierarchy.
     """
     wanted = check_names(anatomy, sizes)
+    if stages is not None and anatomy.num_stages:
+        native = anatomy.stage_fields["num_hidden_layers"].native
+        raise InvalidSizeError(
+            f"stages names the layers of one depth, and `{anatomy.model_type}` is a hierarchy, whose {native}= say how many "
+            "blocks each of its stages has."
+        )
     if stages is not None and wanted.setdefault("num_hidden_layers", len(stages)) != len(stages):
         raise InvalidSizeError(
             f"stages names {len(stages)} layers and num_hidden_layers={wanted['num_hidden_layers']}; leave one of them out."
         )
-    own = {n: v for n, v in wanted.items() if n in OWN}
-    rest = {n: v for n, v in wanted.items() if n not in OWN}
+    own = {n: v for n, v in wanted.items() if n.partition(".")[0] in OWN}
+    rest = {n: v for n, v in wanted.items() if n not in own}
     return own, rest
 
 
 def config_at(base: PreTrainedConfig, anatomy: Anatomy, sizes: Mapping[str, Any]) -> PreTrainedConfig:
     """The auxiliary model's config at other sizes, with everything derived brought along."""
-    layers = LayerMap.spread(anatomy.num_layers, sizes["num_hidden_layers"])
+    depth = sizes.get("num_hidden_layers", 0)  # of a hierarchy, the settings of its stages say it
+    layers = LayerMap.spread(anatomy.num_layers, depth) if not anatomy.num_stages else LayerMap(())
     return target_config(base, anatomy, sizes, layers, {})
 
 
@@ -64,8 +71,15 @@ def check_layers(learngene: LearngeneLike, target: Target) -> None:
             f"`{learngene.config.learngene_type}` has no stages; `sws` has. Give num_hidden_layers instead."
         )
     absent = next(
-        (t for n, t in target.anatomy.templates.items() if t.layer is not None and n not in learngene.components), None
+        (t for n, t in target.templates.items() if t.layer is not None and n not in learngene.components), None
     )
+    if absent is not None and absent.stage is not None:
+        part = learngene.anatomy.of_stage(absent.stage)
+        raise InvalidSizeError(
+            f"Stage {absent.stage} of the auxiliary model has {part.num_layers} of its {part.lead + part.period} kinds of blocks "
+            f"(plain and shifted windows, say), so nothing says what `{absent.name}` is. Keep it at {part.num_layers}, or start "
+            f"with at least {part.lead + part.period}."
+        )
     if absent is not None:  # what only later layers have, as ModernBERT's attention norms
         raise InvalidSizeError(
             f"No layer of the auxiliary model has `{absent.template}`, which layer {absent.layer} of the target needs. Start "
@@ -83,23 +97,6 @@ def check_resized(learngene: LearngeneLike, sizes: Mapping[str, Any]) -> None:
     spec = ResizeSpec.parse(own, calibration=None)
     config = make_plan(learngene.base, learngene.base_class, spec).target_config if own else learngene.base
     check_layers(learngene, Target(config, anatomy_of(config, learngene.base_class), learngene.anatomy))
-
-
-def sampled_depths(own: int, depths: tuple[int | None, int | None]) -> tuple[int, int]:
-    """Least and largest depth of sandwich training's descendants; `own` is the auxiliary model's.
-
-    Raises:
-        InvalidSizeError: no depth lies between them.
-    """
-    least, most = depths
-    least = least if least is not None else max(1, round(own / 3))
-    most = most if most is not None else max(least, own - 1)
-    if not 1 <= least <= most:
-        raise InvalidSizeError(
-            f"sandwich_min_layers lies between 1 and sandwich_max_layers ({most}, by default one less than the auxiliary "
-            f"model's {own}); it was {least}."
-        )
-    return least, most
 
 
 def width_op(dim: int, parts: int, old: int, new: int, side: str) -> Op:

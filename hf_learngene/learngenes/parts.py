@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from hf_learngene.anatomy import Anatomy
+from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.learngenes.series import in_series, length_of
 from hf_learngene.maps import LayerMap
 
 
@@ -68,14 +69,33 @@ class Target:
     def depth(self) -> int:
         return self.anatomy.num_layers
 
+    def depth_of(self, stage: int | None) -> int:
+        """Places along which the components of a stage are made; without stages, the depth."""
+        return length_of(self.anatomy, stage)
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Its tensors, in the series that layers of one kind make."""
+        return in_series(self.anatomy)
+
+    @cached_property
+    def templates(self) -> dict[str, TensorInfo]:
+        """One tensor of each component, and those that are in none."""
+        return one_of_each(self.tensors)
+
     @cached_property
     def same_width(self) -> bool:
         """Whether every tensor has the auxiliary model's shape."""
-        old = self.source.templates
-        return all(t.template in old and old[t.template].shape == t.shape for t in self.anatomy.templates.values())
+        old = one_of_each(in_series(self.source))
+        return all(n in old and old[n].shape == t.shape for n, t in self.templates.items())
 
-    def shape(self, template: str) -> tuple[int, ...]:
-        return self.anatomy.templates[template].shape
+
+def one_of_each(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Template -> its first tensor."""
+    found: dict[str, TensorInfo] = {}
+    for info in tensors.values():
+        found.setdefault(info.template, info)
+    return found
 
 
 def stage_of_each_layer(depth: int, stages: int) -> list[int]:
@@ -110,12 +130,17 @@ def picked_layers(stages: Sequence[int], count: int | None = None) -> list[int]:
     return [chosen[stage] for stage in stages]
 
 
-def stacked(template: str, tensors: Mapping[str, Tensor], depth: int) -> Tensor:
+def stacked(names: Mapping[int, str], tensors: Mapping[str, Tensor], depth: int) -> Tensor:
     """A component of a model in all its layers, `(layers, *shape)`; a layer that lacks it lends its neighbour's.
 
-    ModernBERT's first layer has no attention norm.
+    ModernBERT's first layer has no attention norm, and of an odd number of blocks that alternate the last has no partner.
+
+    Args:
+        names: layer -> parameter.
+        tensors: the model's, by name.
+        depth: number of layers.
     """
-    found = {i: t.detach() for i in range(depth) if (t := tensors.get(template.format(i))) is not None}
+    found = {i: t.detach() for i, name in names.items() if (t := tensors.get(name)) is not None}
     return torch.stack([found[min(found, key=lambda known: abs(known - i))] for i in range(depth)])
 
 

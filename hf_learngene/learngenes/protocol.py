@@ -21,6 +21,8 @@ class LearngeneLike(Protocol):
     base: PreTrainedConfig
     base_class: type[PreTrainedModel]
     anatomy: Anatomy
+    tensors: dict[str, TensorInfo]
+    places: dict[str, dict[int, str]]
     components: dict[str, TensorInfo]
     shared: Tree
     scalers: Tree
@@ -50,6 +52,8 @@ class LearngeneLike(Protocol):
     def weights(
         self, config: PreTrainedConfig | None = None, *, target: Target | None = None
     ) -> dict[str, Tensor]: ...
+
+    def depth_of(self, stage: int | None) -> int: ...
 
     def depth_scale(self, info: TensorInfo, target: Target) -> float: ...
 

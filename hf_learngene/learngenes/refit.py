@@ -17,6 +17,7 @@ from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.calibration.held_back import held_back
 from hf_learngene.calibration.record import record_of, told
 from hf_learngene.calibration.shares import agree, shared
+from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.learngenes.parts import picked_layers, stacked
 from hf_learngene.learngenes.protocol import LearngeneLike
 from hf_learngene.learngenes.sweeps import Sweeps
@@ -56,7 +57,7 @@ class StageRefit(Sweeps):
         picked = picked_layers(self.stages, len(set(self.stages)))
         with torch.no_grad():
             for template in dict.fromkeys(t.template for t in anatomy.tensors.values() if t.layer is not None):
-                stack = stacked(template, tensors, depth)
+                stack = stacked({i: template.format(i) for i in range(depth)}, tensors, depth)
                 for layer in range(depth):
                     self._write(template, layer, stack[picked[layer]])
 
@@ -155,6 +156,20 @@ class ScalerRefit(Sweeps):
                     self.model.get_parameter(name).copy_(tensor)
 
 
+def check_one_depth(anatomy: Anatomy) -> None:
+    """Refuses a hierarchy: layers are fitted along one residual stream, and each of its stages has its own.
+
+    Raises:
+        UnsupportedFamilyError: says how to go on.
+    """
+    if anatomy.num_stages:
+        raise UnsupportedFamilyError(
+            "What layers share is fitted on examples along one residual stream, and each stage of a "
+            f"`{anatomy.model_type}` has one of its own. Leave calibration out here: weights are fitted to weights, and "
+            "initialize and LearngeneTrainer take examples."
+        )
+
+
 def has_scalers(learngene: LearngeneLike) -> bool:
     return next(learngene.scalers.paths(), None) is not None
 
@@ -173,8 +188,9 @@ def refit(learngene: LearngeneLike, model: PreTrainedModel, examples: Examples, 
 
     Raises:
         CalibrationError: too few tokens.
-        UnsupportedFamilyError: a model whose layers write nothing that a norm reads.
+        UnsupportedFamilyError: a hierarchy, or a model whose layers write nothing that a norm reads.
     """
+    check_one_depth(learngene.anatomy)
     stages = None if scalers_only else learngene.whole_stages()
     fitted, held = held_back(examples)
     enough(examples.tokens, learngene.anatomy.sizes["hidden_size"], "directions of the residual stream")
@@ -225,4 +241,4 @@ def _bias_of(name: str) -> str:
     return name.removesuffix("weight") + "bias"
 
 
-__all__ = ["ScalerRefit", "StageRefit", "refit"]
+__all__ = ["ScalerRefit", "StageRefit", "check_one_depth", "refit"]

@@ -9,6 +9,7 @@ from accelerate import init_empty_weights
 from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.modeling_utils import local_torch_dtype
 
 from hf_learngene.learngenes.parts import Target
 from hf_learngene.learngenes.protocol import LearngeneLike
@@ -22,12 +23,14 @@ class RunningMixin:
 
     def skeleton(self, target: Target) -> PreTrainedModel:
         """The native model of a target without weights, on `meta`, with its buffers in place."""
-        learngene, key = cast(LearngeneLike, self), target.config.to_json_string(use_diff=False)
+        learngene = cast(LearngeneLike, self)
+        key = f"{target.config.to_json_string(use_diff=False)}|{learngene.dtype}"
         if key not in self._models:
             # torch.nn.init and nn.Module are patched for the whole process meanwhile, so one thread at a time. A few
-            # constructors draw their tokens all the same. Buffers made in inference mode could not be trained with.
+            # constructors draw their tokens all the same. Buffers made in inference mode could not be trained with. Those of
+            # another dtype than the weights (Swin v2's distances) are as transformers loads them.
             with (
-                exclusive(), seeded(0), torch.inference_mode(False), torch.device("cpu"),
+                exclusive(), seeded(0), torch.inference_mode(False), torch.device("cpu"), local_torch_dtype(learngene.dtype),
                 no_init_weights(), init_empty_weights(include_buffers=False),
             ):  # fmt: skip
                 model = learngene.base_class(target.config)

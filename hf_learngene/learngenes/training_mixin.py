@@ -8,9 +8,10 @@ from typing import Any, Self, cast
 import torch
 
 from hf_learngene.errors import InvalidSizeError, UnfittedError
-from hf_learngene.learngenes.growth import at_size, sampled_depths, split_sizes
+from hf_learngene.learngenes.growth import at_size, split_sizes
 from hf_learngene.learngenes.parts import Target, path_of
 from hf_learngene.learngenes.protocol import LearngeneLike
+from hf_learngene.learngenes.sampling import depths_to_draw, drawn_depths
 
 
 class TrainingMixin:
@@ -23,15 +24,15 @@ class TrainingMixin:
 
         Args:
             generator: for the drawing.
-            depths: least and largest depth; by default a third of the auxiliary model's, and one less than it.
+            depths: least and largest depth, in a hierarchy of each stage; by default a third of the auxiliary model's, and one
+                less than it (of each stage, its own).
             widths: to draw from; None keeps the width.
 
         Raises:
             InvalidSizeError: depths or widths that cannot be made.
         """
         learngene = cast(LearngeneLike, self)
-        least, most = sampled_depths(learngene.anatomy.num_layers, depths)
-        sizes = {"num_hidden_layers": int(torch.randint(least, most + 1, (), generator=generator))}
+        sizes = drawn_depths(depths_to_draw(learngene.anatomy, depths, widths), learngene.anatomy.sizes, generator)
         if widths:
             sizes["hidden_size"] = int(widths[int(torch.randint(len(widths), (), generator=generator))])
         return learngene.target(learngene.config_at(sizes))
@@ -43,9 +44,10 @@ class TrainingMixin:
             InvalidSizeError: depths or widths that cannot be made.
         """
         learngene = cast(LearngeneLike, self)
-        for depth in sampled_depths(learngene.anatomy.num_layers, depths):
+        choices = depths_to_draw(learngene.anatomy, depths, widths)
+        for end in (0, -1):
             for width in [{"hidden_size": w} for w in widths or ()] or [{}]:
-                learngene.target(learngene.config_at({"num_hidden_layers": depth, **width}))
+                learngene.target(learngene.config_at({**{n: each[end] for n, each in choices.items()}, **width}))
 
     def decay_parameter_names(self) -> list[str]:
         """Names of the parameters that weight decay is for: those that make matrices and tables.
@@ -54,7 +56,7 @@ class TrainingMixin:
         """
         learngene = cast(LearngeneLike, self)
         flat = {path_of(t) for t, i in learngene.components.items() if len(i.dims) < 2}
-        flat |= {n for n, i in learngene.anatomy.tensors.items() if i.layer is None and len(i.dims) < 2}
+        flat |= {n for n, i in learngene.tensors.items() if i.layer is None and len(i.dims) < 2}
         shared = [n for n in learngene.shared.paths() if n.rpartition(".")[0] not in flat]
         outside = [n for n in learngene.outside.paths() if n not in flat]
         return [*(f"shared.{n}" for n in shared), *(f"outside.{n}" for n in outside)]

@@ -33,8 +33,10 @@ class LearngeneTrainingArguments(TrainingArguments):
             be known again.
         sandwich_weight (`float`, *optional*, defaults to 0.0): each step also trains a descendant of another size, drawn at
             random, with this weight (POA's elastic branch, arXiv 2408.01031). It learns from labels, logits and features.
-        sandwich_min_layers (`int`, *optional*): its smallest depth; default: a third of the auxiliary model's.
-        sandwich_max_layers (`int`, *optional*): its largest depth, which may exceed the auxiliary model's; default: one less.
+        sandwich_min_layers (`int`, *optional*): its smallest depth; default: a third of the auxiliary model's. In a hierarchy, of
+            each stage.
+        sandwich_max_layers (`int`, *optional*): its largest depth, which may exceed the auxiliary model's; default: one less. In
+            a hierarchy, of each stage; default: as many blocks as it has, but not in all stages at once.
         sandwich_widths (`list[int]`, *optional*): widths it is drawn from, where the learngene changes width. Not with
             `features`, which are compared at one width.
 

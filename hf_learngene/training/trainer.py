@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
+from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.errors import NonFiniteLossError, TeacherError, UnknownOptionError, UnsupportedSourceError
 from hf_learngene.training.arguments import LearngeneTrainingArguments
 from hf_learngene.training.cache import INDEX, TeacherCache
@@ -169,6 +170,13 @@ class LearngeneTrainer(CheckpointSafeTrainer):
                 (self.student_class.__name__, type(self.teacher.model).__name__),
             )
         self.teacher.wrapped = self.accelerator.prepare_model(self.teacher.model, evaluation_mode=True)
+        if not (args.needs_hidden_states or args.relations_weight):
+            return  # logits have no width, and of some hierarchies (SegFormer) no field says one
+        if args.hidden_states_weight and any(map(stage_fields, (self.student_config, self.teacher.config))):
+            raise UnknownOptionError(
+                "hidden_states_weight compares layers of one width, and the stages of a hierarchy have one each: leave it out, "
+                "or use distillation='features', which compares what the last stage gives."
+            )
         mine, theirs = (width_of(c) for c in (self.student_config, self.teacher.config))
         others = [w for w in args.sandwich_widths or () if w != mine]
         if args.distillation == "features" and args.sandwich_weight and others:

@@ -58,7 +58,7 @@ def test_ones_own_stages_are_as_many_as_they_name(fit_layers):
     for seed in (0, 1):
         torch.manual_seed(seed)
         learngene = AutoLearngene.from_ancestry(source, "sws", stages=[0, 0, 1, 1], fit_layers=fit_layers)
-        assert learngene.num_stages == learngene.config.num_stages == 2
+        assert learngene.num_groups() == learngene.config.num_stages == 2
         made.append(learngene.initialize(num_hidden_layers=6).state_dict())
     # of a stage that no layer uses, nothing is known: it would be random
     assert all(torch.equal(tensor, made[1][name]) for name, tensor in made[0].items())

@@ -25,6 +25,11 @@ def tiny_hierarchy(kind: str, name: str = "", dtype: torch.dtype = torch.float64
     return tiny_model(kind, chosen, extra, dtype)
 
 
+def tiny_swin(**extra: Any) -> PreTrainedModel:
+    """A tiny Swin whose stages are made of pairs of blocks, 1, 1, 3 and 1 of them."""
+    return tiny_hierarchy("swin", depths=[2, 2, 6, 2], **extra)
+
+
 def native(model: PreTrainedModel, size: str) -> str:
     """The field that says a size of the stages."""
     return stage_fields(model.config)[size].native

@@ -69,7 +69,7 @@ class FineLearngene(Learngene):
             self.scaler(template, "sigma")[layers].copy_(sigma)
             start += count
 
-    def whole_stages(self) -> list[int] | None:
+    def whole_stages(self, stage: int | None = None) -> list[int] | None:
         depth, groups = self.anatomy.num_layers, self.config.num_groups
         whole = all(not is_matrix(i) or self.rank_of(i) == min(i.shape) for i in self.components.values())
         return stage_of_each_layer(depth, groups) if whole and 2 <= groups < depth else None

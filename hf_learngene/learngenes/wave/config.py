@@ -13,8 +13,9 @@ class WaveConfig(LearngeneConfig):
     """Weight templates joined by scalers (WAVE, arXiv 2406.17503).
 
     Args:
-        template_size (`int`, *optional*): side of the square templates, a multiple or divisor of the head size that divides every
-            width. Widths it can make are its multiples. Default: half the width, or the head size where heads are odd in number.
+        template_size (`int` or `list[int]`, *optional*): side of the square templates, a multiple or divisor of the head size
+            that divides every width. Widths it can make are its multiples. Default: half the width, or the head size where heads
+            are odd in number. In a hierarchy every stage has templates of its own: a list, or one number for all.
         template_share (`float`, *optional*, defaults to 0.25): parameters of a component's templates, as a share of what the
             component has in all layers of the auxiliary model.
         num_vectors (`int`, *optional*): shared vectors of `template_size` for each bias and norm; default: half as many as the
@@ -35,7 +36,7 @@ class WaveConfig(LearngeneConfig):
         "WAVE: Weight Templates for Adaptive Initialization of Variable-sized Models", "2406.17503"
     )
 
-    template_size: int | None = None
+    template_size: int | list | None = None
     template_share: float = 0.25
     num_vectors: int | None = None
     fit_layers: str = "picked"
@@ -46,8 +47,15 @@ class WaveConfig(LearngeneConfig):
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < float("inf"):
             raise InvalidSizeError(f"template_share is above 0 (0.25 stores a quarter); it was {share!r}.")
         check_fit_layers(self.fit_layers)
-        for name in ("template_size", "num_vectors"):
-            check_count(name, getattr(self, name))
+        sizes, stages = self.template_size, len(self.stage_depths)
+        if isinstance(sizes, list) and len(sizes) != stages:
+            raise InvalidSizeError(
+                f"template_size has {len(sizes)} entries, one for each stage of a hierarchy, and the auxiliary model has "
+                f"{stages or 'none'}: give one number, or one for each."
+            )
+        for size in sizes if isinstance(sizes, list) else [sizes]:
+            check_count("template_size", size)
+        check_count("num_vectors", self.num_vectors)
 
 
 __all__ = ["WaveConfig"]

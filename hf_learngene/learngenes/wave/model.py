@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_learngene.anatomy import TensorInfo
-from hf_learngene.errors import InvalidSizeError
+from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
 from hf_learngene.learngenes.base import Learngene
 from hf_learngene.learngenes.fine.model import draw_mixture, fit_mixture, is_matrix, mixed
 from hf_learngene.learngenes.growth import at_width
@@ -42,17 +42,23 @@ class WaveLearngene(Learngene):
     Scalers of a new depth start on the lines through the auxiliary model's, those of a new width as copies of its blocks, read
     at equal shares: at twice the width this is the auxiliary model's function. The paper draws them at random; that start is not
     offered.
+
+    In a hierarchy, of which the paper has none, every stage has templates of its own, which suit its width. Shared by all stages
+    they would have to divide the first one's, and a matrix of a stage eight times as wide would be 64 times as many blocks, with
+    a scaler for each block and template.
     """
 
     config_class = WaveConfig
     config: WaveConfig
     changes_width = True
     refits = True
+    within_stages = True
 
     def __init__(self, config: WaveConfig) -> None:
-        self._side = self._asked = 0
+        self._sides: dict[int | None, int] = {}
+        self._asked = 0
         super().__init__(config)
-        dense = sum(t.numel for t in self.anatomy.tensors.values() if t.layer is not None and is_matrix(t))
+        dense = sum(t.numel for t in self.tensors.values() if t.layer is not None and is_matrix(t))
         if self._asked >= dense and config.shapes is None:
             logger.warning(
                 f"The templates would hold {self._asked:,} parameters, the layers they stand for hold {dense:,}: "
@@ -62,19 +68,36 @@ class WaveLearngene(Learngene):
 
     @property
     def side(self) -> int:
-        """Side of the templates."""
-        if not self._side:
-            sizes = self.anatomy.sizes
-            width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
-            side = self.config.template_size or (width // 2 if heads % 2 == 0 else sizes["head_dim"])
-            self._check_side(side)
-            # stays what it is at every other width
-            self._side = self.config.template_size = side
-        return self._side
+        """Side of the templates of a model without stages."""
+        return self.side_of(None)
 
-    def _check_side(self, side: int) -> None:
-        head = self.anatomy.sizes["head_dim"]
-        widths = {d.size // d.parts for t in self.components.values() for d in t.dims if is_matrix(t)}
+    def side_of(self, stage: int | None) -> int:
+        """Side of the templates of a stage, or of a model that has none."""
+        if not self._sides:
+            given = self.config.template_size
+            sides = given if isinstance(given, list) else [given] * max(1, self.anatomy.num_stages)
+            for part, side in zip(self.anatomy.parts, sides, strict=True):
+                self._sides[part.stage] = side or self._default_side(part)
+                self._check_side(self._sides[part.stage], part)
+            # stays what it is at every other width
+            found = list(self._sides.values())
+            self.config.template_size = found if self.anatomy.num_stages else found[0]
+        return self._sides[stage]
+
+    def _default_side(self, part: Anatomy) -> int:
+        width, heads = part.sizes["hidden_size"], part.sizes.get("num_attention_heads", 0)
+        return width // 2 if heads % 2 == 0 and width % 2 == 0 else part.sizes.get("head_dim", width)
+
+    def _check_side(self, side: int, part: Anatomy) -> None:
+        own = [t for t in self.components.values() if t.stage == part.stage]
+        widths = {d.size // d.parts for t in own for d in t.dims if is_matrix(t)}
+        if not widths:
+            where = f"stage {part.stage} of " if part.stage is not None else ""
+            raise UnsupportedFamilyError(
+                f"No layer in {where}`{part.model_type}` has a matrix (convolutions are none), so there is nothing that "
+                "templates could make. `sws` and `tleg` share its layers as they are."
+            )
+        head = part.sizes.get("head_dim", 1)
         fits = [
             s
             for s in range(1, min(widths) + 1)
@@ -82,22 +105,25 @@ class WaveLearngene(Learngene):
         ]
         if side not in fits:
             near = sorted(fits, key=lambda s: abs(s - side))[:3]
+            where = f" of stage {part.stage}" if part.stage is not None else ""
             raise InvalidSizeError(
-                f"template_size={side} does not divide the widths {sorted(widths)} into whole heads of {head}; the nearest that "
-                f"do are {', '.join(map(str, sorted(near)))}."
+                f"template_size={side} does not divide the widths {sorted(widths)}{where} into whole heads of {head}; "
+                f"the nearest that do are {', '.join(map(str, sorted(near)))}."
             )
 
-    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
-        return tuple(n // self.side for n in shape)
+    def grid(self, info: TensorInfo, shape: Sequence[int] | None = None) -> tuple[int, ...]:
+        """Blocks along each dimension of a matrix, or of one of another shape in its place."""
+        return tuple(n // self.side_of(info.stage) for n in (shape or info.shape))
 
     def blocked(self, info: TensorInfo) -> bool:
         """Whether a bias or norm is made of blocks. Others (tables, convolutions) are mixed as a whole, at one width."""
-        return len(info.dims) == 1 and info.shape[0] % self.side == 0 and info.dims[0].side in ("out", "each")
+        whole = len(info.dims) == 1 and info.shape[0] % self.side_of(info.stage) == 0
+        return whole and info.dims[0].side in ("out", "each")
 
     def make(self, template: str, info: TensorInfo) -> None:
-        depth, side = self.anatomy.num_layers, self.side
+        depth, side = self.depth_of(info.stage), self.side_of(info.stage)
         if is_matrix(info):
-            rows, columns = self.grid(info.shape)
+            rows, columns = self.grid(info)
             blocks = depth * rows * columns
             wanted = max(1, round(self.config.template_share * blocks))
             self._asked += wanted * side * side
@@ -123,7 +149,7 @@ class WaveLearngene(Learngene):
         if not is_matrix(info):
             fit_mixture(self.part(template, "vectors"), self.scaler(template, "mix"), self._blocks(info, stack))
             return
-        side, (rows, columns) = self.side, self.grid(info.shape)
+        side, (rows, columns) = self.side_of(info.stage), self.grid(info)
         # Van Loan's rearrangement: every block of every layer is one row, and the best shared rows are the templates
         blocks = stack.reshape(-1, rows, side, columns, side).transpose(2, 3).reshape(-1, side * side)
         coefficients, shared = principal(blocks, len(self.part(template, "templates")))
@@ -131,16 +157,16 @@ class WaveLearngene(Learngene):
         scalers = coefficients.reshape(len(stack), rows, columns, -1).permute(0, 3, 1, 2)
         self.scaler(template, "scalers").copy_(scalers)
 
-    def whole_stages(self) -> list[int] | None:
-        depth = self.anatomy.num_layers
-        matrices = [(t, i) for t, i in self.components.items() if is_matrix(i)]
-        held = min((len(self.part(t, "templates")) // math.prod(self.grid(i.shape)) for t, i in matrices), default=0)
+    def whole_stages(self, stage: int | None = None) -> list[int] | None:
+        depth = self.depth_of(stage)
+        matrices = [(t, i) for t, i in self.components.items() if is_matrix(i) and i.stage == stage]
+        held = min((len(self.part(t, "templates")) // math.prod(self.grid(i)) for t, i in matrices), default=0)
         return stage_of_each_layer(depth, held) if 2 <= held < depth else None
 
     def fit_scalers(self, template: str, info: TensorInfo, layer: int, gram: Tensor, cross: Tensor) -> None:
         if not is_matrix(info):
             return
-        side, (rows, columns) = self.side, self.grid(info.shape)
+        side, (rows, columns) = self.side_of(info.stage), self.grid(info)
         templates = self.part(template, "templates").to(gram)
         count = len(templates)
         inner = gram.reshape(columns, side, columns, side)
@@ -156,16 +182,16 @@ class WaveLearngene(Learngene):
         scalers.copy_(solved.reshape(count, columns, rows).transpose(1, 2))
 
     def fit_vector(self, template: str, info: TensorInfo, layer: int, wanted: Tensor) -> None:
-        blocks = wanted.reshape(-1, self.side) if self.blocked(info) else wanted[None]
+        blocks = wanted.reshape(-1, self.side_of(info.stage)) if self.blocked(info) else wanted[None]
         mix = self.scaler(template, "mix")[layer * len(blocks) : (layer + 1) * len(blocks)]
         mix.copy_(mixed(self.part(template, "vectors"), blocks, mix))
 
-    def picked(self) -> list[int] | None:
-        stages = self.whole_stages() if self.config.fit_layers == "picked" else None
+    def picked(self, stage: int | None = None) -> list[int] | None:
+        stages = self.whole_stages(stage) if self.config.fit_layers == "picked" else None
         return picked_layers(stages) if stages is not None else None
 
     def _blocks(self, info: TensorInfo, stack: Tensor) -> Tensor:
-        return stack.reshape(-1, self.side) if self.blocked(info) else stack
+        return stack.reshape(-1, self.side_of(info.stage)) if self.blocked(info) else stack
 
     def rounded(self, sizes: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
         ffn = sizes.get("intermediate_size")
@@ -174,7 +200,7 @@ class WaveLearngene(Learngene):
         return sizes
 
     def check_target(self, target: Target) -> None:
-        for template, info in target.anatomy.templates.items():
+        for template, info in target.templates.items():
             old = self.components.get(template)
             if old is None or old.shape == info.shape:
                 continue
@@ -201,16 +227,17 @@ class WaveLearngene(Learngene):
 
     def _scalers(self, template: str, info: TensorInfo, target: Target) -> Tensor:
         """Scalers of a target: (depth, templates, rows, columns) of a matrix, (depth, blocks, vectors) of anything else."""
-        shape = target.anatomy.templates[template].shape if template in target.anatomy.templates else info.shape
+        shape = target.templates[template].shape if template in target.templates else info.shape
+        depth = target.depth_of(info.stage)
         if is_matrix(info):
-            made = along_depth(self.scaler(template, "scalers"), target.depth)
-            for dim, new in enumerate(self.grid(shape)):
+            made = along_depth(self.scaler(template, "scalers"), depth)
+            for dim, new in enumerate(self.grid(info, shape)):
                 made = at_width(made, dim + 2, info.dims[dim].parts, new, info.dims[dim].side)
             return made
         mix = self.scaler(template, "mix")
-        made = along_depth(mix.reshape(self.anatomy.num_layers, -1, mix.shape[-1]), target.depth)
+        made = along_depth(mix.reshape(self.depth_of(info.stage), -1, mix.shape[-1]), depth)
         if self.blocked(info):
-            made = at_width(made, 1, info.dims[0].parts, self.grid(shape)[0], info.dims[0].side)
+            made = at_width(made, 1, info.dims[0].parts, self.grid(info, shape)[0], info.dims[0].side)
         return made
 
     def materialise(self, template: str, info: TensorInfo, target: Target) -> Sequence[Tensor]:
@@ -223,8 +250,9 @@ class WaveLearngene(Learngene):
         joined = scalers.transpose(1, 2).reshape(depth, rows, count, columns)
         # one product for all blocks, laid out so that blocks stand where they belong
         flat = joined.permute(0, 1, 3, 2).reshape(-1, count) @ templates.reshape(count, -1)
-        made = flat.reshape(depth, rows, columns, self.side, self.side).transpose(2, 3)
-        return made.reshape(depth, rows * self.side, columns * self.side).unbind(0)
+        side = self.side_of(info.stage)
+        made = flat.reshape(depth, rows, columns, side, side).transpose(2, 3)
+        return made.reshape(depth, rows * side, columns * side).unbind(0)
 
 
 __all__ = ["WaveLearngene"]
