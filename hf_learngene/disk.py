@@ -1,4 +1,4 @@
-"""Disks: failures to write as typed errors, and memory given back that mapped files take."""
+"""Disks and memory: failures to write as typed errors, mapped files given back, and freed memory used again."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from hf_learngene.errors import LearngeneError, OutputError, first_line
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# of glibc's mallopt, in bytes. By themselves the thresholds rise to 32 MB and twice that, as large blocks are freed.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_WHOLE, _USUAL_BLOCK = 1 << 30, 32 << 20
 
 
 def write_failure(error: Exception, path: Path, needed: int | None = None) -> OutputError | None:
@@ -95,6 +99,31 @@ def sync_files(folder: Path) -> None:
         if path.is_file():
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """Keeps the memory of freed tensors for the next ones, for the time of a `with` block; without glibc nothing is done.
+
+    Otherwise glibc gives every large block back as soon as it is free, and the system clears each page of the next one anew:
+    more time than the arithmetic takes where one tensor is made after the other.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        tune, trim = libc.mallopt, libc.malloc_trim
+    except (AttributeError, OSError, TypeError):
+        yield
+        return
+    for largest in (_WHOLE, _USUAL_BLOCK):  # some versions refuse more than the one that they come to by themselves
+        if tune(_MMAP_THRESHOLD, largest):
+            break
+    tune(_TRIM_THRESHOLD, _WHOLE)
+    try:
+        yield
+    finally:
+        tune(_MMAP_THRESHOLD, _USUAL_BLOCK)
+        tune(_TRIM_THRESHOLD, 2 * _USUAL_BLOCK)
+        trim(0)
 
 
 class MappedFiles:

@@ -24,7 +24,7 @@ from hf_learngene.anatomy.config_fields import (
 )
 from hf_learngene.anatomy.hierarchy import check_fixed, hierarchy_of, sizes_at
 from hf_learngene.anatomy.layer_lists import layer_dims, per_layer_fields
-from hf_learngene.anatomy.observed import axis_fields, full_ties, norms_seen, placed, traced
+from hf_learngene.anatomy.observed import axis_fields, first_traced, full_ties, norms_seen, placed, traced
 from hf_learngene.anatomy.passes import check_target, reads_grid
 from hf_learngene.anatomy.probe import LISTS, Prober, build, layer_containers, numbers_of_depth, shapes
 from hf_learngene.anatomy.registry import Declaration, declaration_of
@@ -139,14 +139,11 @@ def _anatomy(
     if containers and _templates(full, containers) - _templates(short, containers):
         # layers differ in kind along the depth: only the whole depth shows all
         short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)
-    try:
-        trace = traced(short, short_config, section_of, containers)
-    except UnsupportedFamilyError:
-        if not section_of or short_config is lean:
-            raise
-        # what reads certain layers of the encoder (a head on a backbone) needs them all
+    # what reads certain layers of the encoder (a head on a backbone) needs them all
+    every = [(full, lean)] if section_of and short_config is not lean else []
+    place, trace = first_traced([(short, short_config), *every], section_of, containers)
+    if place:
         short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)
-        trace = traced(short, short_config, section_of, containers)
     if short_depth < depth and short_config is not lean and _whole_layers_unseen(short, trace):
         # ALBERT's groups of shared layers: a short model uses only some of them
         short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.anatomy.axes import NAMED_AXES, layer_of
 from hf_learngene.anatomy.passes import plain_pass
 from hf_learngene.anatomy.roles import Flow
-from hf_learngene.anatomy.small import narrow
+from hf_learngene.anatomy.small import light, narrow
 from hf_learngene.anatomy.trace import Trace, subtracts_mean
 from hf_learngene.anatomy.types import HIDDEN, NormInfo, TensorInfo
 from hf_learngene.errors import UnsupportedFamilyError
@@ -29,13 +29,38 @@ def traced(model: PreTrainedModel, config: PreTrainedConfig, section_of: str, co
     Raises:
         UnsupportedFamilyError: none succeeds.
     """
-    layers = {f"{c}.{i}" for c in containers for i in range(len(cast(nn.ModuleList, model.get_submodule(c))))}
+    return first_traced([(model, config)], section_of, containers)[1]
+
+
+def first_traced(
+    candidates: Sequence[tuple[PreTrainedModel, PreTrainedConfig]], section_of: str, containers: Sequence[str]
+) -> tuple[int, Trace]:
+    """What flows where in the first of several models, each with its config, that a plain pass succeeds of; and which that is.
+
+    All are tried on `meta` before one is on the CPU, where a failing pass over a large image takes seconds.
+
+    Raises:
+        UnsupportedFamilyError: none succeeds.
+    """
+    failure: Exception | None = None
     try:
-        return plain_pass(model, config, layers, [narrow(config, section_of), config])
-    except Exception as error:
+        for cpu in (False, True):
+            for place, (model, config) in enumerate(candidates):
+                lists = (cast(nn.ModuleList, model.get_submodule(c)) for c in containers)
+                layers = {
+                    f"{c}.{i}" for c, members in zip(containers, lists, strict=True) for i in range(len(members))
+                }
+                on_cpu = [light(narrow(config, section_of) or config, section_of), config] if cpu else []
+                try:
+                    return place, plain_pass(model, config, layers, on_cpu)
+                except Exception as error:
+                    failure = error
+        name = type(candidates[-1][0]).__name__
         raise UnsupportedFamilyError(
-            f"A forward pass of {type(model).__name__} with plain inputs failed, so its flow stays unknown: {error}"
-        ) from error
+            f"A forward pass of {name} with plain inputs failed, so its flow stays unknown: {failure}"
+        ) from failure
+    finally:
+        del failure  # its frames hold this one and all callers', and with them every model there
 
 
 def norms_seen(

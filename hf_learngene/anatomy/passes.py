@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_learngene.anatomy.config_fields import changed, native_name, section
 from hf_learngene.anatomy.inputs import example_inputs, main_input
 from hf_learngene.anatomy.probe import build
+from hf_learngene.anatomy.small import light
 from hf_learngene.anatomy.trace import Trace, record
 from hf_learngene.anatomy.types import DISTANCES, PATCHES, RELATIVE, SIDE
 from hf_learngene.anatomy.whole import Anatomy
@@ -149,15 +150,22 @@ def _check_round_trip(anatomy: Anatomy, config: PreTrainedConfig) -> None:
 def _short_pass(anatomy: Anatomy, config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Trace:
     depth = native_name(section(config, anatomy.section), "num_hidden_layers")
     if depth is None or anatomy.num_stages or anatomy.num_layers <= 2:
-        return plain_pass(build(model_class, config), config, set(), [config])
+        return plain_pass(build(model_class, config), config, set(), [light(config, anatomy.section), config])
     short = changed(config, anatomy.section, {depth: 2}, anatomy.per_layer)
+    on_cpu = [light(short, anatomy.section), short]
+    # what reads certain layers (a head on a backbone) needs them all; on `meta` that is known sooner than on the CPU
+    sooner = [short, config] if anatomy.section else []
+    attempts = [*((run, list[PreTrainedConfig]()) for run in sooner), (short, on_cpu), (config, [])]
+    failure: Exception | None = None
     try:
-        return plain_pass(build(model_class, short), short, set(), [short])
-    except Exception as first:  # what reads certain layers (a backbone's stages) needs them all
-        try:
-            return plain_pass(build(model_class, config), config, set())
-        except Exception as second:
-            raise first from second
+        for run, others in attempts:
+            try:
+                return plain_pass(build(model_class, run), run, set(), others)
+            except Exception as error:
+                failure = error if run is short else failure
+        raise failure or RuntimeError("no pass was tried")
+    finally:
+        del failure  # its frames hold this one
 
 
 def _changes(known: Anatomy, anatomy: Anatomy) -> str:

@@ -35,9 +35,23 @@ def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: 
     with torch.device(device), _Unfilled():
         model: PreTrainedModel = model_class(own)
         model.train(False)
+    if device == "meta":
+        _leave_nothing_behind(model)
     if len({p.dtype for p in model.parameters() if p.is_floating_point()}) > 1:
         nn.Module.to(model, torch.float32)  # a backbone takes its own config's dtype, the head over it does not
     return model
+
+
+def _leave_nothing_behind(model: nn.Module) -> None:
+    """Moves parameters to `meta` that a constructor allocates on the CPU whatever it is told: `torch.Tensor(size)` (wav2vec 2.0).
+
+    With one of them left there, no pass runs on `meta`.
+    """
+    left = [(n, p) for n, p in model.named_parameters(remove_duplicate=False) if not p.is_meta]
+    moved = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for _, p in left}
+    for name, parameter in left:
+        module, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module), leaf, moved[id(parameter)])
 
 
 class _Unfilled(TorchFunctionMode):

@@ -21,6 +21,7 @@ from hf_learngene.anatomy.inputs import FRAMES, IMAGES
 
 _HEAD = 16  # dimensions of a narrow model's heads
 _SPARE = 8  # tokens behind the last special one
+_PATCHES = 2  # in height and in width, of a small image
 
 
 def narrow(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig | None:
@@ -52,13 +53,7 @@ def narrow(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig | None
     small |= {n: _HEAD for n in ("head_dim", "attention_head_size") if _is(part, n, hidden // heads)}
     if isinstance(width := value.get("intermediate_size"), int):
         small[names["intermediate_size"]] = max(1, width * _HEAD * heads // hidden)
-    outside: dict[str, Any] = dict.fromkeys(width_repeated(config, section_of), _HEAD * heads)
-    for place, other in {"": config, **nested_configs(config)}.items():
-        native = native_name(other, "vocab_size")
-        if native in vars(other) and isinstance(rows := getattr(other, str(native)), int):
-            outside[f"{place}.{native}".lstrip(".")] = min(
-                rows, 1 + max(_token_ids(config, other), default=0) + _SPARE
-            )
+    outside = dict.fromkeys(width_repeated(config, section_of), _HEAD * heads) | _few_rows(config)
     return changed(config, section_of, {n: v for n, v in small.items() if n is not None}, outside=outside)
 
 
@@ -80,6 +75,29 @@ def thin(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig:
     return changed(narrow(config, section_of) or config, section_of, {}, outside=outside)
 
 
+def light(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig:
+    """The config with sizes as they are, but no more tokens than the special ones need, and small images in other sections.
+
+    A pass on the CPU over a large vocabulary, or through the whole image of an encoder beside this one, takes seconds.
+
+    Args:
+        config (`PreTrainedConfig`): the config. It is not changed.
+        section_of (`str`): name of the nested config that holds the sizes, or `""`.
+
+    Example:
+        >>> from transformers import BlipConfig
+        >>> small = light(BlipConfig(), "text_config")
+        >>> small.text_config.vocab_size < 31000, small.text_config.hidden_size, small.vision_config.image_size
+        (True, 768, 32)
+    """
+    outside: dict[str, Any] = _few_rows(config)
+    for name, other in nested_configs(config).items():
+        image, patch = (getattr(other, field, None) for field in ("image_size", "patch_size"))
+        if section_of and name != section_of and isinstance(image, int) and isinstance(patch, int):
+            outside[f"{name}.image_size"] = min(image, _PATCHES * patch)
+    return changed(config, section_of, {}, outside=outside)
+
+
 def few_tokens(config: PreTrainedConfig, section_of: str, factor: int) -> PreTrainedConfig | None:
     """The config for a video of the smallest frames, and the same with more of them; None where a config is for none.
 
@@ -97,15 +115,26 @@ def few_tokens(config: PreTrainedConfig, section_of: str, factor: int) -> PreTra
     part = section(config, section_of)
     image = next((n for n in IMAGES if getattr(part, n, None) is not None), None)
     frames = next((n for n in FRAMES if isinstance(getattr(part, n, None), int)), None)
-    patch = getattr(part, "patch_size", None)
+    tubelet: Any = getattr(part, "tubelet_size", 1)
+    steps, *tiles = tubelet if isinstance(tubelet, (list, tuple)) else (tubelet,)
+    patch = getattr(part, "patch_size", tuple(tiles) or None)  # ViViT has both in one
     if image is None or frames is None or patch is None:
         return None
-    tubelet: Any = getattr(part, "tubelet_size", 1)
-    steps = tubelet[0] if isinstance(tubelet, (list, tuple)) else tubelet
     sides = tuple(factor * side for side in as_pair(patch))
     current = getattr(part, image)
     pair = type(current)(sides) if isinstance(current, (list, tuple)) else sides[0]
     return changed(config, section_of, {image: pair, frames: 2 * factor * steps})
+
+
+def _few_rows(config: PreTrainedConfig) -> dict[str, int]:
+    """Field of a vocabulary's size, with its section -> no more rows than the special tokens need."""
+    found = {}
+    for place, other in {"": config, **nested_configs(config)}.items():
+        native = native_name(other, "vocab_size")
+        if native in vars(other) and isinstance(rows := getattr(other, str(native)), int):
+            few = 1 + max(_token_ids(config, other), default=0) + _SPARE
+            found[f"{place}.{native}".lstrip(".")] = min(rows, few)
+    return found
 
 
 def _is(part: PreTrainedConfig, name: str | None, size: int) -> bool:

@@ -66,9 +66,16 @@ def _pool(seed: int) -> Tensor:
 
 
 class Op:
-    """Turns a tensor into a tensor. `label` is what the report says; an empty label says nothing."""
+    """Turns a tensor into a tensor.
+
+    Attributes:
+        label: what the report says; an empty label says nothing.
+        only_moves: whether every entry of the result is an entry of the tensor, a zero or a one. In half precision that needs no
+            arithmetic in float32.
+    """
 
     label: str = ""
+    only_moves: bool = False
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not say what it does")
@@ -186,6 +193,10 @@ class Take(Op):
     std: float = 0.02
     weights: str = ""
     scale: float = 1.0
+
+    @property
+    def only_moves(self) -> bool:  # type: ignore[override]
+        return self.scale == 1.0 and (self.new in ("zero", "one") or not bool((self.index < 0).any()))
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         taken = self.blocks.apply(tensor, lambda part, dim: self._take(part, dim, context))
@@ -374,27 +385,3 @@ def uniform_indices(old: int, new: int) -> Tensor:
     place = torch.arange(new, dtype=torch.float64)
     spaced = torch.where(place < new // 2, place * step, (old - 1) - (new - 1 - place) * step)
     return spaced.float().round().to(torch.int64)
-
-
-def dct_matrix(old: int, new: int) -> Tensor:
-    """Orthonormal DCT-II of size `old`, its low frequencies cut or zero-padded, inverse of size `new`, constants kept.
-
-    A constant vector stays that constant: an orthonormal transform alone would scale it by sqrt(old / new).
-
-    Returns:
-        `Tensor` of shape (new, old), float64.
-
-    Example:
-        >>> dct_matrix(4, 2).sum(1).round(decimals=6).tolist()
-        [1.0, 1.0]
-    """
-
-    def basis(size: int) -> Tensor:
-        frequency = torch.arange(size, dtype=torch.float64)[:, None]
-        place = torch.arange(size, dtype=torch.float64)[None]
-        rows = torch.cos(math.pi * frequency * (2 * place + 1) / (2 * size)) * math.sqrt(2 / size)
-        rows[0] *= math.sqrt(0.5)
-        return rows
-
-    kept = min(old, new)
-    return (basis(new)[:kept].T @ basis(old)[:kept]) * math.sqrt(new / old)

@@ -1,7 +1,8 @@
-"""Ops for what lies on a grid or a line: position tables, relative position tables, patch kernels, channels."""
+"""Ops for what lies on a grid or a line: position tables, relative position tables, patch kernels, channels; frequencies."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -146,3 +147,27 @@ class FirstRows(Op):
         shape = [self.new - old if i == self.dim else n for i, n in enumerate(tensor.shape)]
         fresh = context.normal(torch.Size(shape), self.std if tensor.dim() > 1 else 0.0, tensor.dtype)
         return torch.cat([tensor, fresh], self.dim)
+
+
+def dct_matrix(old: int, new: int) -> Tensor:
+    """Orthonormal DCT-II of size `old`, its low frequencies cut or zero-padded, inverse of size `new`, constants kept.
+
+    A constant vector stays that constant: an orthonormal transform alone would scale it by sqrt(old / new).
+
+    Returns:
+        `Tensor` of shape (new, old), float64.
+
+    Example:
+        >>> dct_matrix(4, 2).sum(1).round(decimals=6).tolist()
+        [1.0, 1.0]
+    """
+
+    def basis(size: int) -> Tensor:
+        frequency = torch.arange(size, dtype=torch.float64)[:, None]
+        place = torch.arange(size, dtype=torch.float64)[None]
+        rows = torch.cos(math.pi * frequency * (2 * place + 1) / (2 * size)) * math.sqrt(2 / size)
+        rows[0] *= math.sqrt(0.5)
+        return rows
+
+    kept = min(old, new)
+    return (basis(new)[:kept].T @ basis(old)[:kept]) * math.sqrt(new / old)

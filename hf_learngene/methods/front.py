@@ -13,7 +13,8 @@ from hf_learngene.anatomy import Anatomy, TensorInfo
 from hf_learngene.anatomy.admit import refuse_kinds
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.maps import LayerMap, Matrix, Op
-from hf_learngene.maps.ops import Context, dct_matrix
+from hf_learngene.maps.ops import Context
+from hf_learngene.maps.resample import dct_matrix
 from hf_learngene.maps.task import ResizeTask
 from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.registry import register_method

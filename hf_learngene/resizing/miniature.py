@@ -11,7 +11,15 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.config_fields import as_pair, native_name, nested_configs, section, width_repeated
+from hf_learngene.anatomy.config_fields import (
+    LAYER_OUTPUTS,
+    as_pair,
+    native_name,
+    nested_configs,
+    section,
+    width_repeated,
+)
+from hf_learngene.anatomy.small import few_tokens
 from hf_learngene.anatomy.types import AXES
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.task import GEOMETRY, changes, own_axes
@@ -28,6 +36,8 @@ _PATCH = 4
 _SIDE = 224  # of an image of a hierarchy: the grids behind every stage are those of a plain one
 _WINDOW = 8
 _SMALL = 2_000_000  # parameters
+_SIDES = (4, 3)  # patches of a small image, where the real one has an even or an odd number of them
+_HEAD = 8
 _FFN = 1.5  # of the width
 # Sizes of what the size section does not describe, such as the vision tower beside a text encoder.
 _OTHER_SECTION = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
@@ -72,23 +82,29 @@ def miniatures(step: Pass) -> Iterator[Miniature]:
         part = section(step.source_config, source.section)
         for side, shallow in ((_SIDE, True), (2 * _SIDE, True), (None, True), (None, False)):
             old, new = stage_sizes(source, part, step.sizes, side, shallow)
-            small = _few_tokens(step.source_config)
+            small = _small_token_ids(step.source_config)
             small._attn_implementation = None
             yield Miniature(target_config(small, source, old, LayerMap(()), {}), new)
         return
-    for depth, image, others in (
-        (min(LAYERS, source.num_layers), True, True),
-        (min(LAYERS, source.num_layers), False, True),
-        (source.num_layers, True, True),
-        (source.num_layers, False, False),
+    few = _few_layers(source, section(step.source_config, source.section))
+    whole = LayerMap.pick(range(source.num_layers))
+    for layers, image, others in (
+        (few, True, True),
+        (few, False, True),
+        (whole, True, True),
+        (whole, False, False),
     ):
         try:
             config = _small_sections(step.source_config, source.section) if others else step.source_config
-            old, new = _sizes(step, config, depth, image)
-            config = _few_tokens(config)
+            if image and source.grid is None:
+                config = few_tokens(config, source.section, _SIDES[0]) or config  # of a video
+            old, new = _sizes(step, config, len(layers), image)
+            config = _small_token_ids(config)
             config._attn_implementation = None  # some kinds need an accelerator, and none computes something else
-            config = target_config(config, source, old, LayerMap.spread(source.num_layers, depth), {})
+            config = target_config(config, source, old, layers, {})
             _narrow_windows(section(config, source.section))
+            if image:
+                _follow_image(config, step.source_config, source.section)
         except Exception:  # what a family's config refuses
             continue
         yield Miniature(config, new)
@@ -126,7 +142,10 @@ def _sizes(step: Pass, config: PreTrainedConfig, depth: int, image: bool) -> tup
         if name in borrowed:
             old[name] = new[name] = getattr(section(config, source.section), name)
             continue
-        before = old[name] = max(1, round(axis_width * width / real["hidden_size"]))
+        if (repeated := _repeated_width(step.source_config, config, source.section, axis_width)) is not None:
+            old[name] = new[name] = repeated
+            continue
+        before = old[name] = _own_width(part, name, axis_width * width / real["hidden_size"])
         new[name] = _alike(before, *step.task.axis_sizes.get(name, (axis_width, axis_width)))
     for name in source.linked:  # left out, they follow the width
         old.pop(name, None)
@@ -137,11 +156,71 @@ def _sizes(step: Pass, config: PreTrainedConfig, depth: int, image: bool) -> tup
     old["num_labels"] = min(LABELS, real["num_labels"])
     if source.grid is not None and image:
         # a head may count in the patches of its backbone (Depth Anything)
-        repeated = source.section and getattr(step.source_config, "patch_size", None) is not None
-        patch = max(as_pair(part.patch_size)) if repeated else min(_PATCH, *as_pair(part.patch_size))
-        sides = [patch * min(count, 4 if count % 2 == 0 else 3) for count in source.grid]
+        counted = source.section and getattr(step.source_config, "patch_size", None) is not None
+        patch = max(as_pair(part.patch_size)) if counted else min(_PATCH, *as_pair(part.patch_size))
+        sides = [patch * min(count, _SIDES[count % 2]) for count in source.grid]
         old["patch_size"], old["image_size"] = patch, sides[0] if sides[0] == sides[1] else tuple(sides)
+    elif "image_size" in old:  # of a video, whose patches are counted in another way
+        old["image_size"] = section(config, source.section).image_size
     return old, {**old, **new}
+
+
+def _few_layers(source: Anatomy, part: PreTrainedConfig) -> LayerMap:
+    """The layers of a small source: some, spread evenly, and those whose output something reads (a head on a backbone)."""
+    depth = source.num_layers
+    stages = {i % (depth + 1) for i in _listed(part, "out_indices")}  # stage 0 is what comes before the first layer
+    read = {stage - 1 for stage in stages if stage}
+    read |= {i % depth for name in LAYER_OUTPUTS for i in _listed(part, name)}
+    spread = {layer.index for layer in LayerMap.spread(depth, min(LAYERS, depth))}
+    return LayerMap.pick(sorted(spread | read))
+
+
+def _listed(part: PreTrainedConfig, name: str) -> list[int]:
+    value = getattr(part, name, None)
+    return [i for i in value if isinstance(i, int)] if isinstance(value, (list, tuple)) else []
+
+
+def _own_width(part: PreTrainedConfig, name: str, proportional: float) -> int:
+    """A small width of the family's own; where heads of its own share it (a predictor's), so many heads of a size."""
+    heads = getattr(part, name.removesuffix("hidden_size") + "num_attention_heads", None)
+    small = max(1, round(proportional))
+    if name.endswith("_hidden_size") and isinstance(heads, int) and small % heads:
+        return heads * _HEAD
+    return small
+
+
+def _repeated_width(config: PreTrainedConfig, small: PreTrainedConfig, own: str, axis_width: int) -> int | None:
+    """What a width is in a small config that is the width of another section (SAM's neck), or half of it (sines); else None."""
+    for name, part in nested_configs(config).items() if own else ():
+        native = native_name(part, "hidden_size")
+        times = getattr(part, native) / axis_width if name != own and native is not None else 0
+        if times in (1, 2):
+            return int(getattr(section(small, name), str(native)) // times)
+    return None
+
+
+def _repeat_image(config: PreTrainedConfig, own: str) -> list[str]:
+    """Other sections with the image and the patches of the one that is resized (SAM's prompts)."""
+
+    def geometry(part: PreTrainedConfig) -> tuple[Any, Any]:
+        return getattr(part, "image_size", None), getattr(part, "patch_size", None)
+
+    wanted = geometry(section(config, own))
+    return [
+        n
+        for n, p in nested_configs(config).items()
+        if own and n != own and None not in wanted and geometry(p) == wanted
+    ]
+
+
+def _follow_image(small: PreTrainedConfig, config: PreTrainedConfig, own: str) -> None:
+    """Brings sections along, in place, that repeat the image of the one that is resized."""
+    part = section(small, own)
+    for name in _repeat_image(config, own):
+        other = section(small, name)
+        other.image_size, other.patch_size = part.image_size, part.patch_size
+        if hasattr(other, "image_embedding_size"):
+            other.image_embedding_size = as_pair(part.image_size)[0] // as_pair(part.patch_size)[0]
 
 
 def _scaled_axes(source: Anatomy, config: PreTrainedConfig) -> dict[str, int]:
@@ -237,7 +316,7 @@ def _more_layers(depth: int, old: int, new: int) -> int:
     return depth + (new > 2 * old) if new >= 2 * old else max(1, min(depth - 1, depth * (new - old) // old))
 
 
-def _few_tokens(config: PreTrainedConfig) -> PreTrainedConfig:
+def _small_token_ids(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config with ids of special tokens below `TOKENS`, different ones still different."""
     small = copy.deepcopy(config)
     parts = [small, *(v for v in vars(small).values() if isinstance(v, PreTrainedConfig))]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_learngene.disk import MappedFiles
+from hf_learngene.disk import MappedFiles, reused_memory
 from hf_learngene.hub.fingerprint import Excerpt, fingerprint_of, table_shapes
 from hf_learngene.hub.shards import Shards
 from hf_learngene.maps import apply
@@ -121,6 +121,7 @@ class Streamed:
     @torch.inference_mode(False)
     @torch.no_grad()
     @without_autocast()
+    @reused_memory()
     def write(self, folder: Path) -> None:
         """Writes weights and config, sealed, as `save_pretrained` of the whole model does."""
         shards = cast(Shards, self.shards)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from hf_learngene.anatomy import meta
+from hf_learngene.anatomy import meta, passes, probe
+from hf_learngene.anatomy.probe import build
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32, device: str = "meta") -> torch.Tensor:
@@ -50,3 +53,30 @@ def test_what_does_not_fit_is_left_to_torch(function, args, kwargs):
     with pytest.raises(RuntimeError) as found:
         meta.run(function, args, kwargs)
     assert str(found.value) == str(wanted.value)
+
+
+@pytest.mark.parametrize("own_config", [{}, {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}])
+def test_nothing_is_left_on_the_cpu_so_sounds_are_traced_on_meta(own_config, monkeypatch):
+    config = Wav2Vec2Config(
+        hidden_size=24, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2, conv_dim=(16, 16), conv_kernel=(4, 2),
+        conv_stride=(2, 2), num_feat_extract_layers=2, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=4, **own_config,
+    )  # fmt: skip
+    assert not torch.Tensor(24).is_meta  # what its constructor asks for
+    model = build(Wav2Vec2Model, config)
+    assert all(p.is_meta for p in model.parameters())
+    assert model.masked_spec_embed.requires_grad
+    monkeypatch.setattr(passes, "_built", lambda model, configs: iter(()))  # no model on the CPU
+    assert passes.plain_pass(model, config, set(), [config]).products
+
+
+def test_a_tie_of_what_was_left_on_the_cpu_stays_one():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Parameter(torch.Tensor(3))
+            self.other = self.one
+
+    model = Tied()
+    probe._leave_nothing_behind(model)
+    assert model.one is model.other
+    assert model.one.is_meta

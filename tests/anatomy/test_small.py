@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 from transformers import (
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    DebertaConfig,
+    DebertaModel,
     IBertConfig,
     IBertModel,
     RemBertConfig,
@@ -16,14 +20,14 @@ from transformers import (
     VideoMAEModel,
     ViTConfig,
     ViTModel,
-    Wav2Vec2Config,
+    VivitConfig,
     Wav2Vec2Model,
 )
 from transformers.models.videomae import modeling_videomae
 
 from hf_learngene import plan
 from hf_learngene.anatomy import anatomy_of, infer, observed, passes, probe
-from hf_learngene.anatomy.small import few_tokens, narrow
+from hf_learngene.anatomy.small import few_tokens, light, narrow
 from testing.families import tiny_config
 
 
@@ -86,7 +90,7 @@ def test_fields_that_the_constructor_does_not_read_are_not_probed(fresh, monkeyp
 @pytest.mark.parametrize(
     ("model_class", "config"),
     [
-        (Wav2Vec2Model, Wav2Vec2Config(num_hidden_layers=2)),
+        (DebertaModel, DebertaConfig(num_hidden_layers=2, vocab_size=1000)),
         (RemBertModel, RemBertConfig(num_hidden_layers=2, vocab_size=1000)),
         (IBertModel, IBertConfig(num_hidden_layers=2, vocab_size=1000)),
     ],
@@ -138,3 +142,27 @@ def test_what_follows_a_width_elsewhere_is_found_on_a_small_config(fresh, monkey
     assert anatomy_of(config, Siglip2Model, "vision_config").followers == ("text_config.projection_size",)
     assert max(width for width, _ in built) == 2 * 64
     assert max(rows for _, rows in built) < 100
+
+
+def test_a_pass_on_the_cpu_reads_small_images_of_the_other_sections(fresh, monkeypatch):
+    config = BlipConfig(vision_config={"num_hidden_layers": 1}, text_config={"num_hidden_layers": 2})
+    built = []
+    build = passes.build
+
+    def noted(kind, own, device="meta"):
+        if device == "cpu":
+            built.append(own)
+        return build(kind, own, device)
+
+    monkeypatch.setattr(passes, "build", noted)
+    quick = anatomy_of(config, BlipForImageTextRetrieval, "text_config")
+    assert [c.vision_config.image_size for c in built] == [2 * config.vision_config.patch_size]
+    assert light(config, "text_config").vision_config.hidden_size == config.vision_config.hidden_size
+    monkeypatch.setattr(infer, "_CACHE", type(infer._CACHE)())
+    monkeypatch.setattr(observed, "light", lambda config, section_of: config)
+    assert anatomy_of(config, BlipForImageTextRetrieval, "text_config") == quick
+
+
+def test_few_tokens_of_a_video_whose_patches_and_steps_are_one_field():
+    few = few_tokens(VivitConfig(), "", 3)
+    assert (few.image_size, few.num_frames, tuple(few.tubelet_size)) == (48, 12, (2, 16, 16))

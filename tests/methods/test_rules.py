@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import fft
 
 from hf_learngene import resize
-from hf_learngene.maps.ops import dct_matrix, uniform_indices
+from hf_learngene.maps.ops import uniform_indices
+from hf_learngene.maps.resample import dct_matrix
 from testing.families import tiny_model
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import resource
 import sys
 import weakref
 
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_learngene import resize_checkpoint
-from hf_learngene.disk import MappedFiles
+from hf_learngene.disk import MappedFiles, reused_memory
 from hf_learngene.errors import OutputError, UnknownOptionError
 from hf_learngene.hub.shards import Shards
 from hf_learngene.resizing import streaming, to_folder
@@ -144,6 +146,21 @@ def test_one_tensor_at_a_time_is_alive(tmp_path, monkeypatch):
     resize_checkpoint(source, tmp_path / "made", hidden_size=48)
     assert len(most) > 50
     assert max(most) <= 2  # the one being written, and the next
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="memory is freed in another way")
+def test_freed_memory_is_used_again_while_tensors_are_made():
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(8):
+            torch.ones(12 << 20)  # 48 MB: more than glibc keeps by itself
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    anew = faults()
+    with reused_memory():
+        again = faults()
+    assert again < anew / 4  # one page of each place, not eight
+    assert faults() > 2 * again
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
