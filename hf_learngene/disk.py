@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib
 import os
 import re
 import shutil
@@ -11,28 +12,59 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from hf_learngene.errors import LearngeneError, OutputError, first_line
+from hf_learngene.errors import CheckpointError, LearngeneError, OutputError, first_line
 
 
+fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_failure(error: Exception, path: Path, needed: int | None = None) -> OutputError | None:
-    """The typed error for what kept `path` from being written; None for an error of another kind."""
+def write_failure(
+    error: Exception, path: Path, needed: int | None = None, left: str = "Nothing was left behind."
+) -> OutputError | None:
+    """The typed error for what kept `path` from being written; None for an error of another kind.
+
+    Args:
+        error: what was raised.
+        path: what was to be written.
+        needed: bytes that it takes.
+        left: what there is now, in a sentence.
+    """
     number = _number(error)
     if number in _FULL:
-        return OutputError(_too_small(path, needed))
+        return OutputError(_too_small(path, needed, left))
     if number == errno.EFBIG:
         return OutputError(
-            f"`{path}` could not be written: a file of it is larger than the file system or a limit (`ulimit -f`) allows. "
-            "Nothing was left behind."
+            f"`{path}` could not be written: a file of it is larger than the file system or a limit (`ulimit -f`) allows. {left}"
         )
-    if number is not None or isinstance(error, OSError):
-        return OutputError(f"`{path}` could not be written: {first_line(error)}. Nothing was left behind.")
+    if number is not None or isinstance(error, OSError) or _is_of_torch(error):
+        return OutputError(f"`{path}` could not be written: {first_line(error).rstrip('.')}. {left}")
     return None
+
+
+@contextmanager
+def writing(path: Path, left: str = "Nothing was left behind.") -> Iterator[None]:
+    """Failures to write `path` in a `with` block, as typed errors.
+
+    Args:
+        path: what is written.
+        left: what there is after a failure, in a sentence.
+
+    Raises:
+        OutputError: the disk is full, read-only, or gives up.
+    """
+    try:
+        yield
+    except LearngeneError:
+        raise
+    except Exception as error:
+        if (failure := write_failure(error, path, left=left)) is not None:
+            raise failure from error
+        raise
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -67,6 +99,18 @@ def scratch(purpose: str) -> Iterator[Path]:
             raise OutputError(_no_scratch(first_line(error))) from error
 
 
+def new_scratch(prefix: str) -> str:
+    """A new temporary folder, which the caller deletes.
+
+    Raises:
+        OutputError: there is no place for one.
+    """
+    try:
+        return tempfile.mkdtemp(prefix=prefix)
+    except OSError as error:
+        raise OutputError(_no_scratch(first_line(error))) from error
+
+
 def _no_scratch(why: str) -> str:
     return f"No temporary folder can be written: {why}. TMPDIR=/a/folder/with/space in the environment names another place."
 
@@ -79,14 +123,63 @@ def _number(error: Exception) -> int | None:
     return number
 
 
-def _too_small(path: Path, needed: int | None) -> str:
+def _is_of_torch(error: Exception) -> bool:
+    """Whether it is what `torch.save` says of a file that it cannot write: it gives no number of the system."""
+    text = str(error)
+    writer = "PytorchStreamWriter" in text or "inline_container.cc" in text
+    return isinstance(error, RuntimeError) and (writer or re.search(r"File .* cannot be opened", text) is not None)
+
+
+def _too_small(path: Path, needed: int | None, left: str = "Nothing was written.") -> str:
     free = _free(path)
     needs = "" if needed is None else f"it needs about {needed:,} bytes ({needed / 1e6:,.1f} MB), and "
-    return f"There is too little space for `{path}`: {needs}{free:,} bytes ({free / 1e6:,.1f} MB) are free. Nothing was written."
+    return f"There is too little space for `{path}`: {needs}{free:,} bytes ({free / 1e6:,.1f} MB) are free. {left}"
 
 
 def _free(path: Path) -> int:
     return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+
+
+def claim(path: Path) -> int | None:
+    """A descriptor that locks a file or a folder until it is released or the process ends; None where nothing can be locked.
+
+    Raises:
+        BlockingIOError: another run holds it.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # some network file systems
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def release(descriptor: int | None) -> None:
+    """Gives up what `claim` gave."""
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def check_files(folder: str | os.PathLike[str]) -> None:
+    """Refuses a checkpoint with pipes or devices for files: who reads them may wait for ever, or until memory is full.
+
+    Args:
+        folder: of the checkpoint; nothing is said of a name that is no folder here.
+
+    Raises:
+        CheckpointError: names the file.
+    """
+    for path in sorted(Path(folder).iterdir()) if os.path.isdir(folder) else ():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise CheckpointError(
+                f"`{path}` is no file but a pipe, a device or a socket. Put a file there, or take it away."
+            )
 
 
 def sync_files(folder: Path) -> None:
