@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,15 @@ def check_space(path: Path, needed: int) -> None:
 
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
-    """A temporary folder for the time of a `with` block.
+    """A temporary folder for the time of a `with` block. Those of runs that were killed are deleted first.
 
     Raises:
         OutputError: there is no place for one, or not enough.
     """
+    prefix = f"learngene_{purpose}_"
     try:
-        folder = tempfile.TemporaryDirectory(prefix=f"learngene_{purpose}_")
+        _sweep_scratch(prefix)
+        folder, lock = _claimed_scratch(prefix)
     except OSError as error:
         raise OutputError(_no_scratch(first_line(error))) from error
     with folder as path:
@@ -97,6 +99,28 @@ def scratch(purpose: str) -> Iterator[Path]:
             if _number(error) not in (*_FULL, errno.EFBIG):
                 raise
             raise OutputError(_no_scratch(first_line(error))) from error
+        finally:
+            release(lock)
+
+
+def _claimed_scratch(prefix: str) -> tuple[tempfile.TemporaryDirectory[str], int | None]:
+    """A new temporary folder, and a lock that tells other runs that it is in use."""
+    while True:
+        folder = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+        with suppress(BlockingIOError, FileNotFoundError):  # another run's sweep came between
+            return folder, claim(Path(folder.name))
+        folder.cleanup()
+
+
+def _sweep_scratch(prefix: str) -> None:
+    """Deletes this user's temporary folders of runs that are dead."""
+    for litter in Path(tempfile.gettempdir()).glob(f"{prefix}*") if fcntl is not None else ():
+        with suppress(OSError):  # a run holds it, or it is gone
+            if litter.is_symlink() or not litter.is_dir() or litter.stat().st_uid != os.getuid():
+                continue
+            if (lock := claim(litter)) is not None:
+                shutil.rmtree(litter, ignore_errors=True)
+                release(lock)
 
 
 def new_scratch(prefix: str) -> str:

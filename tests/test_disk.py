@@ -11,6 +11,7 @@ from transformers import BertTokenizer, TrainingArguments
 
 from hf_learngene import AutoLearngene, plan, resize, resize_adapter
 from hf_learngene.calibration.processing import processor_of
+from hf_learngene.disk import claim, release, scratch
 from hf_learngene.errors import CheckpointError, InvalidSizeError, OutputError, naming
 from hf_learngene.hub.load import load_whole
 from hf_learngene.training.scratch import scratch_folder
@@ -48,6 +49,24 @@ def test_a_training_without_a_place_for_its_checkpoints_is_told(tmp_path, monkey
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(OutputError, match="No temporary folder can be written: .*TMPDIR="), scratch_folder(args):
         pytest.fail("there is one")
+
+
+def test_temporary_folders_of_dead_runs_are_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("learngene_push_dead", "learngene_push_held", "learngene_other_dead", "push"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text("half")
+    (tmp_path / "learngene_push_link").symlink_to("push")
+    held = claim(tmp_path / "learngene_push_held")
+    try:
+        with scratch("push") as folder, scratch("push") as second:
+            assert folder != second
+            assert folder.is_dir()
+    finally:
+        release(held)
+    kept = ["learngene_other_dead", "learngene_push_held", "learngene_push_link", "push"]
+    assert sorted(os.listdir(tmp_path)) == kept
+    assert (tmp_path / "push" / "weights").exists()
 
 
 @pytest.mark.parametrize("kind", [InvalidSizeError, CheckpointError, OutputError])
