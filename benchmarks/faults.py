@@ -84,7 +84,8 @@ BELOW = """
   not tried here), a file system that loses what it has confirmed, memory that the system takes away from others.
 - Windows and macOS: forks, signals and mounts are those of Linux.
 - Interrupted downloads and caches of `huggingface_hub` and `datasets` beyond what a second run makes of them.
-- A killed run may leave folders in TMPDIR, which no later run looks for.
+- What other libraries leave in TMPDIR, and the checkpoints there of a `distill` that was killed. The folders of a push are
+  deleted by the next.
 - Weights whose numbers are wrong but finite: nothing in a file tells of them.
 - Other libraries' own readers on files that this package never reads (`training_args.bin` and random states are copied unread).
 """
