@@ -22,10 +22,10 @@ def tried(faulty_world: World, tmp_path_factory):
     return disks.Tried(faulty_world, tmp_path_factory.mktemp("disks"), COMMANDS["save_resized"])
 
 
-def test_every_operation_may_fail(tried):
-    cases = list(disks.failing_operations(tried, 100, [errno.ENOSPC]))
+def test_operations_may_fail(tried):
+    cases = list(disks.failing_operations(tried, 8, [errno.ENOSPC]))
     assert wrong(cases) == []
-    assert len(cases) == len(tried.operations) > 10
+    assert len(cases) == 8 < len(tried.operations)
     assert sum(case.outcome is Outcome.TYPED for case in cases) > len(cases) // 2
 
 
@@ -37,14 +37,15 @@ def test_files_may_not_grow(tried):
 
 @pytest.mark.skipif(not can_mount(), reason="nothing can be mounted here")
 def test_disks_that_are_too_small(tried):
-    cases = [*disks.full_disks(tried, 3), *disks.temporary_folders(tried)]
+    cases = [*disks.full_disks(tried, 2), *disks.temporary_folders(tried)]
     assert wrong(cases) == []
     assert {Outcome.TYPED, Outcome.WHOLE} == {case.outcome for case in cases}
 
 
+@pytest.mark.slow
 def test_outputs_in_places_that_are_none(tried):
     assert wrong(disks.places(tried)) == []
 
 
 def test_two_writers(tried):
-    assert wrong(disks.two_writers(tried, 4, seed=0)) == []
+    assert wrong(disks.two_writers(tried, 2, seed=0)) == []

@@ -19,9 +19,9 @@ HERE = [kind for kind in KINDS if kind.source in World.SOURCES]
 
 @pytest.mark.parametrize("kind", HERE, ids=lambda kind: kind.name)
 def test_a_lie_is_refused_or_does_no_harm(faulty_world: World, tmp_path, kind):
-    cases = list(lies(faulty_world, tmp_path, [kind], cases=4, seed=2))
+    cases = list(lies(faulty_world, tmp_path, [kind], cases=1, seed=2))
     assert wrong(cases) == []
-    assert len(cases) == 4 * len(kind.readers)
+    assert len(cases) == len(kind.readers)
 
 
 def test_a_lie_that_is_believed_would_be_told(faulty_world: World, tmp_path):
