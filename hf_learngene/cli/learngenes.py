@@ -26,7 +26,7 @@ from hf_learngene.cli.arguments import (
     keywords,
     options_of,
 )
-from hf_learngene.errors import InvalidSizeError, TrainingDataError
+from hf_learngene.errors import InvalidSizeError, TrainingDataError, naming
 
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def build_command(
     """Distil a learngene from a teacher: fitted in closed form, then trained on data."""
     from hf_learngene.calibration.processing import processor_of
     from hf_learngene.hub.load import load_whole, pinned
-    from hf_learngene.hub.output import check_output, whole_or_absent
+    from hf_learngene.hub.output import check_output, real_path, whole_or_absent
     from hf_learngene.learngenes.from_ancestry import fitted_learngene, origin_of, report
     from hf_learngene.learngenes.series import smaller_sizes
     from hf_learngene.learngenes.validating import check_one_label
@@ -107,7 +107,7 @@ def build_command(
         "sandwich_weight": sandwich_weight,
         "seed": seed,
     }
-    work = WorkFolder(Path(os.path.realpath(output)))
+    work = WorkFolder(real_path(output))
     with work.held(), _stopped_with_a_hint(work, steps):
         path = check_output(output, overwrite, teacher, data, eval_data)
         with status(f"Loading {teacher}"):
@@ -292,7 +292,7 @@ def init_command(
         loading = pinned(learngene, keywords(None, revision=revision, token=token))
         genes = AutoLearngene.from_pretrained(learngene, **loading)
     looked_at = _examples(calibration, calibration_column, calibration_size)
-    with status(f"Making and writing {output}"):
+    with status(f"Making and writing {output}"), naming(learngene):
         model = genes.initialize(seed=seed, **given, **looked_at)
         card = model_card(model, source=learngene, loading=loading, name=output.name)
         save_resized(model, output, source=learngene, loading=loading, card=card, overwrite=overwrite)

@@ -35,7 +35,7 @@ from hf_learngene.cli.arguments import (
 )
 from hf_learngene.cli.labels import data_of, labelled
 from hf_learngene.cli.trainer_checkpoint import grow_trainer_checkpoint
-from hf_learngene.errors import CheckpointError, UnknownOptionError, VocabularyError, nearest
+from hf_learngene.errors import CheckpointError, UnknownOptionError, VocabularyError, naming, nearest
 
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _trimmed(source: str, corpus: Path, given: dict[str, Any]) -> tuple[PreTrain
             f"`{source}` has no tokenizer that transformers reads, so --corpus cannot trim it."
         ) from error
     try:
-        with status(f"Reading {corpus}"), corpus.open(encoding="utf-8-sig") as lines:
+        with status(f"Reading {corpus}"), corpus.open(encoding="utf-8-sig") as lines, naming(source):
             texts = (line.rstrip("\n") for line in lines)
             trimmed = trim_tokenizer(tokenizer, texts, given.get("vocab_size"), config=config)
     except UnicodeDecodeError as error:

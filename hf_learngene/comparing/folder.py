@@ -9,14 +9,18 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hf_learngene.disk import claim, release, writing
 from hf_learngene.errors import OutputError, ResumeError
+from hf_learngene.hub.output import real_path
 
 
 SETTINGS = "settings"
 SOURCE = "source"
+_HALF = r"\..*\.[0-9a-f]{8}\.partial"
 RESULTS = ("comparison.json", "comparison.md", "comparison.png")
 
 
@@ -42,8 +46,10 @@ class Folder:
             ResumeError: another comparison lies there; says which settings differ.
             OutputError: nothing can be written there.
         """
+        real_path(self.path)
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"`{self.path}` is a file. Name a folder.")
+        self._sweep()
         found = self.read(SETTINGS)
         if found is None and self.jobs.is_dir() and any(self.jobs.iterdir()):
             raise OutputError(f"`{self.jobs}` holds something else than a comparison. Name another folder.")
@@ -59,19 +65,38 @@ class Folder:
                 )
         try:
             if found is not None:
-                shutil.rmtree(self.jobs)
+                self._start_over()
             self.jobs.mkdir(parents=True, exist_ok=True)
-            for name in RESULTS if found is not None else ():
-                (self.path / name).unlink(missing_ok=True)
             self.write(SETTINGS, settings)
         except OSError as error:
             raise OutputError(f"`{self.path}` cannot be written: {error.strerror or error}.") from error
 
+    def _start_over(self) -> None:
+        """Deletes a comparison, its settings last: without them a run that was killed here would leave strange files."""
+        for name in RESULTS:
+            (self.path / name).unlink(missing_ok=True)
+        for file in self.jobs.iterdir():
+            if file.stem != SETTINGS:
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+        shutil.rmtree(self.jobs)
+
+    def _sweep(self) -> None:
+        """Removes the halves of files that a run left which was killed."""
+        for folder in (self.path, self.jobs):
+            for half in folder.glob(".*.partial"):
+                if re.fullmatch(_HALF, half.name) is None or half.is_symlink() or not half.is_file():
+                    continue
+                with suppress(OSError):  # another run writes it
+                    lock = claim(half)
+                    half.unlink()
+                    release(lock)
+
     def read(self, name: str) -> dict[str, Any] | None:
         """What was written under a name; None where nothing was, or nothing that can be read."""
+        path = self.jobs / f"{name}.json"
         try:
-            found = json.loads((self.jobs / f"{name}.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+            found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -86,16 +111,30 @@ def json_text(content: Mapping[str, Any]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file at one go: it is there with all of `text`, or as it was before."""
+    """`write_bytes`, for a text."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file at one go: it is there with all of `content`, or as it was before.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    lock = None
+    with writing(path, "What is done is kept: compare again, and it goes on."):
+        try:
+            with partial.open("wb") as handle:
+                lock = claim(partial)  # so that no other run takes it for litter
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(partial, path)
+        finally:
+            release(lock)
+            with suppress(OSError):  # a disk that does not even delete
+                partial.unlink(missing_ok=True)
 
 
 def job_name(size: str, method: str, seed: int) -> str:

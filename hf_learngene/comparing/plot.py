@@ -5,10 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hf_learngene.comparing.folder import write_bytes
 
 
 COLUMNS = 3
@@ -89,7 +92,9 @@ def draw(panels: Sequence[Panel], labels: Sequence[str], metric: str, seeds: int
         alignment="left",
         frameon=False,
     )
-    figure.savefig(path, dpi=150)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=150, format=path.suffix.removeprefix(".") or "png")
+    write_bytes(path, drawn.getvalue())
 
 
 def _draw_panel(axes: Any, panel: Panel, labels: Sequence[str], metric: str) -> None:

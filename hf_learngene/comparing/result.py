@@ -208,6 +208,8 @@ class Comparison:
         """
         path = Path(output_dir) / "comparison.json"
         try:
+            if not path.is_file():
+                raise FileNotFoundError(path)
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:  # a ValueError where it is neither UTF-8 nor JSON
             begun = (Path(output_dir) / "jobs" / "settings.json").exists()

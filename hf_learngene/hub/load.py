@@ -12,9 +12,11 @@ from transformers.utils.hub import resolve_revision
 
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.admit import admit_no_learngene
+from hf_learngene.disk import check_files
 from hf_learngene.errors import CheckpointError, LearngeneError, UnsupportedSourceError, first_line
 from hf_learngene.hub import provenance
 from hf_learngene.hub.files import hub_keywords
+from hf_learngene.hub.index import check_index
 from hf_learngene.hub.raw_config import check_raw
 from hf_learngene.hub.tasks import class_of_checkpoint
 
@@ -28,6 +30,7 @@ def load_config(source: str | os.PathLike, loading: Mapping[str, Any]) -> PreTra
         ProvenanceError: its `config.learngene` is no record that this version of the package understands.
     """
     keywords = hub_keywords(loading)
+    check_files(source)
     try:
         raw, _ = PreTrainedConfig.get_config_dict(source, **keywords)
         check_raw(str(source), raw)
@@ -107,6 +110,7 @@ def read_model(
     """
     from safetensors import SafetensorError
 
+    check_index(source, loading)
     keywords = {"config": config, "trust_remote_code": False, "output_loading_info": True, **loading}
     try:
         loaded: Any = cls.from_pretrained(source, **keywords)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import secrets
@@ -10,14 +9,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from hf_learngene.disk import sync_files, write_failure
-from hf_learngene.errors import LearngeneError, OutputError
+from hf_learngene.disk import claim, release, sync_files, write_failure
+from hf_learngene.errors import LearngeneError, OutputError, first_line
 from hf_learngene.hub.sentence import module_folders
 
 
-fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 _PARTIAL, _OLD = "partial", "old"
 
 
@@ -35,7 +32,7 @@ def check_output(output: str | os.PathLike, overwrite: bool = False, *needed: st
     Raises:
         OutputError: it exists already, is no folder of a saved model, holds what is needed, or cannot be written.
     """
-    path = Path(os.path.realpath(output))
+    path = real_path(output)
     _sweep(path)
     if path.exists():
         if not path.is_dir():
@@ -53,6 +50,21 @@ def check_output(output: str | os.PathLike, overwrite: bool = False, *needed: st
     above = _existing(path.parent)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"`{output}` cannot be made: `{above}` is not a folder that you can write to.")
+    return path
+
+
+def real_path(output: str | os.PathLike) -> Path:
+    """The path of an output, with all links followed.
+
+    Raises:
+        OutputError: it is no text, as a card or a list of files has to be able to hold it, or longer than a path may be.
+    """
+    try:
+        os.fspath(output).encode()
+        path = Path(os.path.realpath(output))
+        _existing(path)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{os.fspath(output)!r} is no path for a folder: {first_line(error)}.") from error
     return path
 
 
@@ -95,7 +107,7 @@ def whole_or_absent(path: Path, overwrite: bool, needed: int) -> Iterator[Path]:
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
-        _release(lock)
+        release(lock)
 
 
 def _put(partial: Path, path: Path, overwrite: bool) -> None:
@@ -106,7 +118,7 @@ def _put(partial: Path, path: Path, overwrite: bool) -> None:
         return
     if not overwrite:  # somebody else made it meanwhile
         raise OutputError(f"The folder `{path}` came into being while this one was written. It was left as it is.")
-    old, lock = _beside(path, _OLD), _lock(path)  # held, so that no other run takes it for litter
+    old, lock = _beside(path, _OLD), claim(path)  # held, so that no other run takes it for litter
     try:
         os.rename(path, old)
         try:
@@ -118,7 +130,7 @@ def _put(partial: Path, path: Path, overwrite: bool) -> None:
         _sync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
-        _release(lock)
+        release(lock)
 
 
 def _sweep(path: Path) -> None:
@@ -129,7 +141,7 @@ def _sweep(path: Path) -> None:
             continue
         lock = None
         try:
-            if (lock := _lock(litter)) is None:
+            if (lock := claim(litter)) is None:
                 continue
             if found[1] == _OLD and not path.exists():
                 os.rename(litter, path)
@@ -138,7 +150,7 @@ def _sweep(path: Path) -> None:
         except OSError:  # another run works on it, or did just now
             continue
         finally:
-            _release(lock)
+            release(lock)
 
 
 def _claimed(path: Path) -> tuple[Path, int | None]:
@@ -147,35 +159,10 @@ def _claimed(path: Path) -> tuple[Path, int | None]:
         partial = _beside(path, _PARTIAL)
         partial.mkdir()
         with suppress(BlockingIOError, FileNotFoundError):  # another run's sweep came between
-            lock = _lock(partial)
+            lock = claim(partial)
             if partial.exists():
                 return partial, lock
-            _release(lock)
-
-
-def _lock(folder: Path) -> int | None:
-    """A descriptor that locks a folder until it is closed or the process ends; None where folders cannot be locked.
-
-    Raises:
-        BlockingIOError: another run holds it.
-    """
-    if fcntl is None:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:  # some network file systems
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _release(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
+            release(lock)
 
 
 def _beside(path: Path, kind: str) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from transformers import PreTrainedModel
 
+from hf_learngene.disk import scratch
 from hf_learngene.errors import UnknownOptionError
 from hf_learngene.learngenes.ancestry_mixin import lasting
 from hf_learngene.learngenes.growth import OWN
@@ -44,9 +44,9 @@ def adapted(learngene: L, train_dataset: Any, teacher: Any, steps: int, given: M
         with undisturbed(), examples_of(ResizeSpec.parse({}, **looks), wanted) as examples:
             refit(other, wanted, examples, scalers_only=True)
         return cast(Any, other).eval()
-    with undisturbed(), tempfile.TemporaryDirectory(prefix="learngene_adapt_") as folder:
+    with undisturbed(), scratch("adapt") as folder:
         defaults: dict[str, Any] = {
-            "output_dir": folder,
+            "output_dir": str(folder),
             "max_steps": steps,
             "learning_rate": 1e-3,
             "warmup_steps": steps // 10,  # a large first step throws away where interpolation put the scalers

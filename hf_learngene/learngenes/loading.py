@@ -9,8 +9,10 @@ from typing import Any, cast
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_learngene.errors import CheckpointError, LearngeneError
+from hf_learngene.disk import check_files
+from hf_learngene.errors import CheckpointError, LearngeneError, naming
 from hf_learngene.hub.files import hub_keywords
+from hf_learngene.hub.index import check_index
 from hf_learngene.hub.load import pinned
 from hf_learngene.learngenes.config import LearngeneConfig
 from hf_learngene.state import seeded
@@ -23,7 +25,9 @@ def load_learngene_config(source: str | os.PathLike[str], **kwargs: Any) -> Lear
         CheckpointError: no such checkpoint, a config that does not hold, or that of an ordinary model.
     """
     try:
-        config = AutoConfig.from_pretrained(source, **{**kwargs, "trust_remote_code": False})
+        check_files(source)
+        with naming(source):
+            config = AutoConfig.from_pretrained(source, **{**kwargs, "trust_remote_code": False})
     except LearngeneError:
         raise
     except Exception as error:  # transformers raises whatever its first look at a field happens to raise
@@ -51,9 +55,12 @@ def load_learngene(
             f"`{source}` is a `{config.model_type}`, and {cls.__name__} loads `{wanted.model_type}` checkpoints. "
             "AutoLearngene.from_pretrained takes any learngene."
         )
+    if source is not None:
+        check_index(source, kwargs)
     told = kwargs.pop("output_loading_info", False)
     try:
-        with seeded(0):  # what a checkpoint lacks is refused below, not drawn from the caller's numbers
+        # what a checkpoint lacks is refused below, not drawn from the caller's numbers
+        with naming(source or cls.__name__), seeded(0):
             learngene, info = load(
                 source, *args, **{**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
             )

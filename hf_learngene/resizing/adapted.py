@@ -18,7 +18,8 @@ from hf_learngene.adapters import Adapter, attach, carry, read_adapter
 from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.sections import sections_of
 from hf_learngene.anatomy.stages import listed
-from hf_learngene.errors import AdapterError, LearngeneError, first_line
+from hf_learngene.disk import check_files
+from hf_learngene.errors import AdapterError, LearngeneError, first_line, naming
 from hf_learngene.hub import provenance
 from hf_learngene.hub.load import load_config, load_source, load_whole, pinned
 from hf_learngene.maps.task import WIDTHS
@@ -113,7 +114,8 @@ def resize_adapter(
             f"The source is a {type(source).__name__}, and the resized base a {type(resized_base).__name__}."
         )
     model = adapter if isinstance(adapter, peft.PeftModel) else _loaded(adapter, source)
-    read, base = read_adapter(model)
+    with naming("the adapter" if isinstance(adapter, peft.PeftModel) else adapter):
+        read, base = read_adapter(model)
     unlike = _first_unlike(base, source, read.saved.keys() | missing, exactly=True)
     if unlike is not None:
         settings: Any = read.config
@@ -157,6 +159,7 @@ def _source(
 
 
 def _settings(adapter: str | os.PathLike[str]) -> peft.PeftConfig:
+    check_files(adapter)
     try:
         return peft.PeftConfig.from_pretrained(os.fspath(adapter))
     except Exception as error:  # what damaged settings make of the reader

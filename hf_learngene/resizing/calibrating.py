@@ -29,7 +29,7 @@ from hf_learngene.hub import provenance
 from hf_learngene.hub.sentence import read_modules
 from hf_learngene.pruning.agreement import Agreement, agreement
 from hf_learngene.pruning.estimate import seconds_needed
-from hf_learngene.resizing.execute import execute, spend_budget
+from hf_learngene.resizing.execute import check_numbers, execute, spend_budget
 from hf_learngene.resizing.guard import check_gain
 from hf_learngene.resizing.learning import check_trainable
 from hf_learngene.resizing.passes import Pass
@@ -70,6 +70,8 @@ def carry_out(
         LearngeneError: what `execute` refuses, or examples that do not fit.
     """
     check_trainable(plan)
+    if plan.examples is not None:
+        check_numbers(model, source)
     if any(step.method.learns for step in plan.passes):
         reads = resolved_processor(plan.spec.processing_class, model, source if loading is not None else None, loading)
         plan = dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, processing_class=reads))

@@ -150,6 +150,24 @@ def _check_range(model: PreTrainedModel) -> None:
             )
 
 
+def check_numbers(model: PreTrainedModel, source: str | None = None) -> None:
+    """Refuses weights that are no numbers, before examples are looked at: whatever they are, nothing comes of them.
+
+    Args:
+        model: the source.
+        source: its name, for the message.
+
+    Raises:
+        UnsupportedSourceError: names the first parameter.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise UnsupportedSourceError(
+                f"`{name}` of {f'`{source}`' if source else 'the model'} is not all finite numbers: the model gives none either. "
+                "It is damaged, or was saved in a dtype too narrow for it."
+            )
+
+
 def check_source(model: nn.Module) -> PreTrainedModel:
     """The model, if its weights can be read as they are.
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.anatomy.config_fields import native_name
-from hf_learngene.errors import CheckpointError, UnsupportedSourceError
+from hf_learngene.errors import CheckpointError, UnsupportedSourceError, naming
 from hf_learngene.hub.load import load_config, load_source, native_class, pinned
 from hf_learngene.hub.sentence import holds_width
 from hf_learngene.hub.tasks import class_of_checkpoint
@@ -68,7 +68,8 @@ def plan_checkpoint(
     open_ = spec.budget is not None and width is not None and not {width, "hidden_size"} & spec.sizes.keys()
     if open_ and holds_width(source, loading, cls):
         spec = dataclasses.replace(spec, sizes={**spec.sizes, str(width): getattr(config, str(width))})
-    return make_plan(config, cls, spec), loading
+    with naming(source):
+        return make_plan(config, cls, spec), loading
 
 
 def load_resized(

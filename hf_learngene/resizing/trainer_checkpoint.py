@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from hf_learngene.disk import check_space
-from hf_learngene.errors import TrainingStateError, first_line
+from hf_learngene.errors import TrainingStateError, first_line, naming
 from hf_learngene.hub.files import source_files
 from hf_learngene.hub.inputs import read_inputs
 from hf_learngene.hub.load import load_whole
@@ -108,8 +108,10 @@ def resize_trainer_checkpoint(
     check_keeps_training(plan)
     held, scheduler = _read(folder / OPTIMIZER), _read(folder / SCHEDULER)
     model = load_whole(folder, plan.model_class, dtype="auto")
-    states = OptimizerStates.of(held, _names(held, model), model)
-    _check_scheduler(scheduler, states)
+    with naming(folder / OPTIMIZER):
+        states = OptimizerStates.of(held, _names(held, model), model)
+    with naming(folder / SCHEDULER):
+        _check_scheduler(scheduler, states)
     copied = source_files(folder, _COPIED, {})
     following = FollowingStates(states, reset)
     grown = carry_out(plan, model, source=os.fspath(folder), loading=loading, own=True, follow=following)

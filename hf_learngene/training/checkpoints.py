@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from hf_learngene.disk import sync_files
+from hf_learngene.disk import sync_files, write_failure
 from hf_learngene.errors import ResumeError
 from hf_learngene.training.resuming import STATE, check_resumable, checkpoints_of, fault_of, last_whole_checkpoint
 
@@ -39,6 +39,7 @@ class CheckpointSafeTrainer(Trainer):
 
     Raises:
         ResumeError: the checkpoint lacks weights of the model, or is not whole.
+        OutputError: a checkpoint could not be written.
 
     Example:
         >>> import tempfile
@@ -87,8 +88,12 @@ class CheckpointSafeTrainer(Trainer):
             self._note_best(run, final, written)
             self.accelerator.wait_for_everyone()
             self._put(written, final)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            left = "The checkpoints before it are whole: go on from the last of them."
+            failure = write_failure(error, final, left=left) if isinstance(error, Exception) else None
+            if failure is not None:
+                raise failure from error
             raise
         finally:
             self._writing = False

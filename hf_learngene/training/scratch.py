@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,12 +10,18 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
+from hf_learngene.disk import new_scratch
+
 
 @contextmanager
 def scratch_folder(args: TrainingArguments) -> Iterator[None]:
-    """A folder for the checkpoints of a run, the same one for every process, that goes with it: `args.output_dir` meanwhile."""
+    """A folder for the checkpoints of a run, the same one for every process, that goes with it: `args.output_dir` meanwhile.
+
+    Raises:
+        OutputError: there is no place for one.
+    """
     first, several = args.process_index == 0, args.world_size > 1
-    folder = tempfile.mkdtemp(prefix="hf_learngene_") if first else ""
+    folder = new_scratch("hf_learngene_") if first else ""
     args.output_dir = broadcast_object_list([folder])[0] if several else folder
     try:
         yield

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from hf_learngene.disk import writing
 from hf_learngene.errors import OutputError, ResumeError
 from hf_learngene.training.checkpoints import PARTIAL
 from hf_learngene.training.resuming import checkpoints_of, fault_of, last_whole_checkpoint, read_json, write_json
@@ -17,6 +18,7 @@ from hf_learngene.training.resuming import checkpoints_of, fault_of, last_whole_
 
 ASKED = "asked.json"
 RESULT = "result.json"
+_KEPT = "What was trained so far is kept: the same call goes on from there."
 
 
 class WorkFolder:
@@ -44,20 +46,22 @@ class WorkFolder:
         """Keeps other runs for the same output out, until this one ends or dies.
 
         Raises:
-            OutputError: another run holds it.
+            OutputError: another run holds it, or nothing can be written there.
         """
         new = [folder for folder in self.path.parents if not folder.exists()]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.with_name(f"{self.path.name}.lock")
-        lock = FileLock(file)
+        with writing(self.output):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(file)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise OutputError(
+                    f"Another run is making `{self.output}`. Wait until it has ended, or name another output."
+                ) from error
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise OutputError(
-                f"Another run is making `{self.output}`. Wait until it has ended, or name another output."
-            ) from error
-        try:
-            self._sweep()
+            with writing(self.output, _KEPT):
+                self._sweep()
             yield
         finally:
             if not checkpoints_of(self.path):  # nothing to go on with
@@ -78,7 +82,12 @@ class WorkFolder:
 
         Raises:
             ResumeError: a run was begun with other settings, which its checkpoints do not tell; says which differ.
+            OutputError: nothing can be written.
         """
+        with writing(self.output, _KEPT):
+            return self._begun(asked, start_over)
+
+    def _begun(self, asked: Mapping[str, str], start_over: bool) -> Path | None:
         begun = read_json(self.path / ASKED)
         if not isinstance(begun, dict):  # nothing vouches for what lies here
             begun = {}

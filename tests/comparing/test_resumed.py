@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from transformers import TrainingArguments, default_data_collator
 
 from hf_learngene.comparing import Comparison, fingerprint, folder, measuring, run
 from hf_learngene.errors import CheckpointError, OutputError, ResumeError, UnknownOptionError
 from testing.comparing import FINE, FIRST, Drawing, fine, small, whole
+from testing.killed import restore, watcher
 from testing.training import Images, teacher_of
 
 
@@ -52,6 +55,45 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         folder.write_text(tmp_path / "x", "after")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "before")]
+
+
+def test_a_disk_that_does_not_take_a_file_is_told(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    small(tmp_path)
+    monkeypatch.setattr(folder.os, "fsync", full)
+    with pytest.raises(OutputError, match=r"too little space for .*What is done is kept: compare again"):
+        small(tmp_path, steps=3, overwrite=True)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("place", ["", "jobs"])
+def test_halves_that_a_killed_run_left_are_no_hindrance(tmp_path, place):
+    litter = tmp_path / place / ".settings.json.0123abcd.partial"
+    litter.parent.mkdir(exist_ok=True)
+    litter.write_text("half")
+    (tmp_path / ".mine.partial").write_text("not ours")
+    small(tmp_path)
+    assert not litter.exists()
+    assert (tmp_path / ".mine.partial").exists()
+
+
+def test_starting_over_deletes_the_settings_last(tmp_path):
+    """Whatever is left in between, is known for a comparison."""
+    small(tmp_path)
+    states = watcher.watch(tmp_path, lambda: small(tmp_path, steps=3, overwrite=True))
+    for number, state in enumerate(states):
+        seen = restore(state, tmp_path.parent / f"seen-{number % 2}")
+        kept = folder.Folder(seen)
+        kept.open({"steps": 3}, overwrite=True)
+
+
+def test_a_picture_is_whole_or_as_it_was(tmp_path):
+    found = small(tmp_path)
+    states = watcher.watch(tmp_path, lambda: found.plot(tmp_path / "comparison.png"))
+    assert len(states) > 2
+    assert all(state["comparison.png"].endswith(b"IEND\xaeB`\x82") for state in states)
 
 
 def test_a_job_half_written_is_done_again(tmp_path, resizes):

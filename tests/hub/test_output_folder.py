@@ -90,6 +90,23 @@ def test_the_command_refuses_before_it_reads(bert_folder, tmp_path, capsys, monk
     assert "would delete it" in " ".join(done.output.split())
 
 
+@pytest.mark.parametrize(
+    "name", ["a\0b", "x" * 300, "x/" * 3000, os.fsdecode(b"a\xffb")], ids=["zero", "long", "deep", "bytes"]
+)
+def test_what_is_no_path_is_refused(bert, bert_folder, tmp_path, name):
+    from typer.testing import CliRunner
+
+    with pytest.raises(OutputError, match="is no path for a folder"):
+        save_resized(bert, tmp_path / name)
+    built = CliRunner().invoke(app, ["build", str(bert_folder), str(tmp_path / name), "--steps", "0"])
+    said = " ".join(built.output.split())
+    assert (built.exit_code, "is no path for a folder" in said or "null byte" in said) == (
+        2,
+        True,
+    )  # the parser's word
+    assert os.listdir(tmp_path) == ["bert"]
+
+
 # ---- runs that are killed
 
 

@@ -63,6 +63,7 @@ class Fault:
         times: how often; `math.inf` for always.
         stall: seconds of silence before the cut.
         status: an answer of this status takes the place of the cut.
+        changed: the answer is changed by this, in place of the cut.
     """
 
     pattern: str
@@ -70,6 +71,7 @@ class Fault:
     times: float = 1
     stall: float = 0
     status: int | None = None
+    changed: Callable[[Answer], Answer] | None = None
     seen: Any = field(default_factory=itertools.count)
 
     def strikes(self, request: Request) -> bool:
@@ -118,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, url.path, parse_qs(url.query), self.headers)
         hub.requests.append(request)
         fault = next((f for f in hub.faults if f.strikes(request)), None)
-        cut = fault if fault and fault.status is None else None
+        cut = fault if fault and fault.status is None and fault.changed is None else None
         length = int(self.headers.get("Content-Length") or 0)
         if cut and length:
             self.rfile.read(min(cut.after, length))
@@ -126,6 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
         request.body = self.rfile.read(length)
         hub.watch(request)
         answer = Answer(status=fault.status) if fault and fault.status else self._answer(request)
+        if fault and fault.changed:
+            answer = fault.changed(answer)
         request.status = answer.status
         self.send_response(answer.status)
         for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():

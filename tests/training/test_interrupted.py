@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 
@@ -127,6 +128,36 @@ def test_an_error_while_a_checkpoint_is_written_leaves_none(tmp_path, monkeypatc
     with pytest.raises(OSError, match="disk full"):
         trainer.train()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "too little space for .*checkpoint-2"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+            "checkpoint-2` could not be",
+        ),
+        (RuntimeError("File /x/optimizer.pt cannot be opened."), "checkpoint-2` could not be written: File"),
+    ],
+)
+def test_a_disk_that_does_not_take_a_checkpoint_is_told(tmp_path, monkeypatch, error, says):
+    def fail(self, folder):
+        if self.state.global_step == 2:
+            raise error
+
+    monkeypatch.setattr(CheckpointSafeTrainer, "_save_rng_state", fail)
+    with pytest.raises(errors.OutputError, match=f"{says}.*The checkpoints before it are whole"):
+        plain_trainer(CheckpointSafeTrainer, tmp_path).train()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_an_error_of_the_training_itself_stays_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        CheckpointSafeTrainer, "_save_rng_state", lambda *given: (_ for _ in ()).throw(RuntimeError("other"))
+    )
+    with pytest.raises(RuntimeError, match="^other$"):
+        plain_trainer(CheckpointSafeTrainer, tmp_path).train()
 
 
 def test_an_upload_starts_from_where_the_checkpoint_stays(tmp_path, monkeypatch):
