@@ -115,8 +115,8 @@ class LearngeneTrainer(CheckpointSafeTrainer):
             )
         if isinstance(model, Made) and args.n_gpu > 1:
             raise UnknownOptionError(
-                f"This process sees {args.n_gpu} GPUs, over which the Trainer copies a model by nn.DataParallel. Weights that are "
-                "made for each pass cannot be copied so. Start a process for each GPU (`accelerate launch` or `torchrun "
+                f"This process sees {args.n_gpu} GPUs, over which the Trainer copies a model by nn.DataParallel. Weights that "
+                "are made for each pass cannot be copied so. Start a process for each GPU (`accelerate launch` or `torchrun "
                 f"--nproc_per_node {args.n_gpu}`), or show it one (CUDA_VISIBLE_DEVICES=0)."
             )
         super().__init__(model=model, args=args, **kwargs)
