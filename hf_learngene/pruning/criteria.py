@@ -149,7 +149,9 @@ def activation_scores(
                     squares[name] = squares[name] + more if name in squares else more
             for layer, name in enumerate(blocks):
                 cosine = torch.cosine_similarity(seen.inputs[name][0].double(), seen.outputs[name][0].double(), dim=-1)
-                mask = torch.ones_like(cosine) if shown is None else shown.to(cosine.device).to(cosine.dtype)
+                # a family may lengthen its texts (Longformer, to whole windows), or put an image behind them (ViLT)
+                every = shown is None or shown.shape != cosine.shape
+                mask = torch.ones_like(cosine) if every else shown.to(cosine.device).to(cosine.dtype)
                 turns[layer] += ((1 - cosine) * mask).sum().cpu()
     check_finite(turns, *squares.values())
     width = anatomy.sizes["hidden_size"]
