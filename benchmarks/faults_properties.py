@@ -1,8 +1,8 @@
 """Draws resizes of every family by every method, and counts which are made right, which are refused, and which go wrong.
 
-    python benchmarks/faults_properties.py                       # 10,000 cases, in about a quarter of an hour
-    python benchmarks/faults_properties.py --cases 500 --seed 3  # fewer, others
-    python benchmarks/faults_properties.py --only bert           # of the classes whose family or name holds a word
+    python benchmarks/faults_properties.py                        # 5,000 cases of each of two seeds
+    python benchmarks/faults_properties.py --cases 500 --seeds 3  # fewer, others
+    python benchmarks/faults_properties.py --only bert            # of the classes whose family or name holds a word
 
 `tests/faults/properties.py` says what is looked at. Every class gets as many cases; they are drawn from the seed, the class and a
 number, so a run can be stopped, and goes on where it was, class by class. A fault is written down as a call that makes it again:
@@ -39,10 +39,13 @@ AUTO, ACCEPTED, WRONG, UNTYPED = "auto", "accepted", "wrong", "untyped"
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "faults_properties.json")
+    parser.add_argument("--cases", type=int, default=5_000, help="of each seed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--only", default="", help="classes whose family or name holds a word")
+    parser.add_argument(
+        "--rows", type=Path, default=HERE / ".cache" / "faults_properties.json", help="what is done already"
+    )
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "faults_properties.json", help="the counts")
     return parser.parse_args()
 
 
@@ -65,7 +68,14 @@ def row_of(of: tuple[str, dict[str, Any], str], numbers: Iterable[int], seed: in
     from faults.cases import draw
 
     kind, extra, name = of
-    row: dict[str, Any] = {"family": kind, "class": name, "extra": repr(extra), "methods": {}, "faults": []}
+    row: dict[str, Any] = {
+        "family": kind,
+        "class": name,
+        "extra": repr(extra),
+        "seed": seed,
+        "methods": {},
+        "faults": [],
+    }
     began, slowest = time.process_time(), (0.0, "")
     for number in numbers:
         case = draw(Random(f"{seed}/{name}/{extra}/{number}"), of)
@@ -80,25 +90,27 @@ def row_of(of: tuple[str, dict[str, Any], str], numbers: Iterable[int], seed: in
     return {**row, "slowest": slowest, "seconds": round(time.process_time() - began, 1)}
 
 
-def run(options: argparse.Namespace, head: dict[str, Any]) -> Rows:
-    """A row of every class; those that lie at the output under the same head are kept."""
+def run(options: argparse.Namespace) -> Rows:
+    """A row of every class and seed; those that were made of as many cases under the same versions are kept."""
     from faults.cases import CLASSES
 
-    saved = json.loads(options.output.read_text()) if options.output.exists() else {}
+    head = {"cases": options.cases, **machine()}
+    saved = json.loads(options.rows.read_text()) if options.rows.exists() else {}
     rows: Rows = saved["rows"] if saved.get("head") == head else []
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
     each, more = divmod(options.cases, len(CLASSES))
     for number, of in enumerate(CLASSES):
         kind, extra, name = of
-        done = any((r["class"], r["extra"]) == (name, repr(extra)) for r in rows)
-        if done or not (options.only in kind or options.only in name):
+        if options.report or not (options.only in kind or options.only in name):
             continue
-        rows.append(row_of(of, range(each + (number < more)), options.seed))
-        write(options.output, json.dumps({"head": head, "summary": summary(rows), "rows": rows}, indent=1))
-        faults = len(rows[-1]["faults"])
-        print(
-            f"{number + 1} of {len(CLASSES)}: {name}, {rows[-1]['seconds']} s{f', {faults} faults' * bool(faults)}",
-            flush=True,
-        )
+        for seed in options.seeds:
+            if any((r["class"], r["extra"], r["seed"]) == (name, repr(extra), seed) for r in rows):
+                continue
+            row = row_of(of, range(each + (number < more)), seed)
+            rows.append(row)
+            write(options.rows, json.dumps({"head": head, "rows": rows}))
+            faults = f", {len(row['faults'])} faults" if row["faults"] else ""
+            print(f"{number + 1} of {len(CLASSES)}: {name}, seed {seed}, {row['seconds']} s{faults}", flush=True)
     return rows
 
 
@@ -119,7 +131,7 @@ def summary(rows: Rows) -> dict[str, Any]:
         "refusals": {n: c for n, c in whole.most_common() if n not in (ACCEPTED, WRONG, UNTYPED)},
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "slowest": {"seconds": slowest[0], "case": slowest[1]},
-        "classes": len(rows),
+        "classes": len({(row["class"], row["extra"]) for row in rows}),
         "families": len(by_family),
         "families x methods made": len(pairs),
         "by method": {name: _counted(counts) for name, counts in sorted(by_method.items())},
@@ -148,15 +160,18 @@ def table(found: dict[str, Any]) -> str:
 def main() -> int:
     options = parse()
     only = f" --only {options.only}" if options.only else ""
-    command = f"python benchmarks/faults_properties.py --cases {options.cases} --seed {options.seed}{only}"
+    seeds = " ".join(map(str, options.seeds))
+    command = f"python benchmarks/faults_properties.py --cases {options.cases} --seeds {seeds}{only}"
     quiet()
     logging.getLogger("hf_learngene").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    rows = run(options, {"command": command, **machine()})
-    for row in rows:
-        for fault in row["faults"]:
-            print(f"{fault['kind']}: {fault['what']}\n    {fault['case']}")
+    head = {"command": command, **machine()}
+    rows = run(options)
+    faults = [fault for row in rows for fault in row["faults"]]
+    for fault in faults:
+        print(f"{fault['kind']}: {fault['what']}\n    {fault['case']}")
     found = summary(rows)
+    write(options.output, json.dumps({"head": head, **found, "faults": faults}, indent=1))
     print(table(found))
     return 1 if found[WRONG] or found[UNTYPED] else 0
 

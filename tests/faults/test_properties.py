@@ -40,7 +40,7 @@ SAMPLE = (
 
 @pytest.mark.parametrize(("kind", "name"), SAMPLE, ids=lambda value: value)
 def test_whatever_is_asked_for_is_made_right_or_refused(kind, name):
-    @settings(max_examples=11, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=6, suppress_health_check=list(HealthCheck))
     @given(case=st.randoms(use_true_random=False).map(lambda rng: draw(rng, (kind, {}, name))))
     def holds(case):
         check(case)
@@ -51,10 +51,10 @@ def test_whatever_is_asked_for_is_made_right_or_refused(kind, name):
 def test_most_of_what_is_drawn_is_made():
     """Else the cases would say little; and each is drawn from its seed alone."""
     of = ("bert", {}, "BertForSequenceClassification")
-    cases = [draw(Random(seed), of) for seed in range(40)]
-    assert cases == [draw(Random(seed), of) for seed in range(40)]
+    cases = [draw(Random(seed), of) for seed in range(24)]
+    assert cases == [draw(Random(seed), of) for seed in range(24)]
     refusals = Counter(check(case) for case in cases)
-    assert refusals[""] >= 24, refusals
+    assert refusals[""] >= 14, refusals
 
 
 def test_every_method_and_every_option_is_drawn():
