@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=5_000, help="of each seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--report", action="store_true", help="only count what is done already")
     parser.add_argument("--only", default="", help="classes whose family or name holds a word")
     parser.add_argument(
         "--rows", type=Path, default=HERE / ".cache" / "faults_properties.json", help="what is done already"
