@@ -35,7 +35,7 @@ from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.anatomy.trace import Trace, is_norm
 from hf_learngene.anatomy.types import DISTANCES, FIXED, HEAD_DIM, Dim, NormInfo, TensorInfo
 from hf_learngene.anatomy.whole import Anatomy
-from hf_learngene.errors import LearngeneError, UnsupportedFamilyError
+from hf_learngene.errors import InvalidSizeError, LearngeneError, UnsupportedFamilyError
 from hf_learngene.state import exclusive
 
 
@@ -277,10 +277,21 @@ def anatomy_like(
             with torch.device("cpu"):
                 same = known.counts_no_tokens and known.grid == _grid(section(config, known.section))
                 lean = few_tokens(config, known.section, 1) or config if same else config
-                like = _like(known, config, model_class, build(model_class, lean))
+                built = build(model_class, lean)
+                _check_labels(known, config, built)
+                like = _like(known, config, model_class, built)
                 check_target(like, known, config, model_class, lean)
             _LIKE[key] = known, like
         return _used(_LIKE, key)[1]
+
+
+def _check_labels(known: Anatomy, config: PreTrainedConfig, built: PreTrainedModel) -> None:
+    """Refuses another number of labels of a head that has its own, whatever its config says (RoFormer's spans)."""
+    if config.num_labels not in (known.sizes.get("num_labels", 0), built.config.num_labels):
+        raise InvalidSizeError(
+            f"num_labels={config.num_labels}: {type(built).__name__} has {built.config.num_labels}, whatever its config says. "
+            "Leave it out."
+        )
 
 
 def _like(

@@ -17,7 +17,7 @@ from hf_learngene.anatomy.trace import Trace, record
 from hf_learngene.anatomy.types import DISTANCES, PATCHES, RELATIVE, SIDE
 from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import InvalidSizeError
-from hf_learngene.state import exclusive
+from hf_learngene.state import exclusive, seeded
 
 
 _TOKENS = (10, 64, 16)  # some attentions take only certain lengths
@@ -47,7 +47,8 @@ def plain_pass(
         for candidate, own, tokens in _candidates(model, config, on_cpu):
             device = str(next(candidate.parameters()).device)
             try:
-                return record(candidate, example_inputs(candidate, own, device, tokens), layers)
+                with seeded(0):  # some draw in eval mode too (a layer dropout that is then not applied)
+                    return record(candidate, example_inputs(candidate, own, device, tokens), layers)
             except Exception as error:  # any class of error may come from a family's own code
                 failure = error
         raise failure or RuntimeError("no pass was tried")
@@ -80,7 +81,7 @@ def _built(
     for config in filter(None, configs):
         own = _short_windows(config)
         try:
-            with exclusive(), torch.random.fork_rng(devices=[]):  # constructors may draw
+            with exclusive():
                 built = build(type(model), own, "cpu")
                 nn.Module.to(built, torch.float32)
         except Exception:  # sizes that the family refuses

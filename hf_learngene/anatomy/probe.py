@@ -24,6 +24,7 @@ from hf_learngene.anatomy.config_fields import (
 )
 from hf_learngene.anatomy.reads import told_whole, watched
 from hf_learngene.anatomy.trace import is_norm
+from hf_learngene.state import seeded
 
 
 LISTS = (nn.ModuleList, nn.Sequential)
@@ -32,7 +33,7 @@ LISTS = (nn.ModuleList, nn.Sequential)
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str = "meta") -> PreTrainedModel:
     """An uninitialised model in eval mode. On `meta` it takes no memory. The config stays as it is."""
     own = copy.deepcopy(config)  # some constructors write into it (Longformer's attention_window)
-    with torch.device(device), _Unfilled():
+    with torch.device(device), _Unfilled(), seeded(0):  # some constructors draw on the CPU, whatever the device
         model: PreTrainedModel = model_class(own)
         model.train(False)
     if device == "meta":

@@ -79,15 +79,23 @@ def fit(
 
     amounts = [amount for amount, _ in found.values()]
     least, most = min(amounts), max(amounts)
-    off = 1.0  # how far an estimate was below what the model then had
+    off, measured = 1.0, False  # how far an estimate was below what the model then had
+    unbuilt: InvalidSizeError | None = None
     for size in sorted(found, key=cost):
         amount, sizes = found[size]
         if amount * off > meter.ceiling or 2 * most < meter.ceiling:
             continue
-        reached = meter.exact(sizes)
+        try:
+            reached = meter.exact(sizes)
+        except InvalidSizeError as error:  # a width that the family cannot be built with, beside widths of its own
+            unbuilt = error.with_traceback(None)
+            continue
         if reached <= meter.ceiling:
             return {across: size[0], "num_hidden_layers": size[1]}
         off = max(off, reached / amount)
+        measured = True
+    if unbuilt is not None and not measured:
+        raise unbuilt
     reached = most if most < meter.ceiling else least * off
     raise InvalidSizeError(
         f"No size of `{anatomy.model_type}` in the source's proportions has about {meter.told(meter.ceiling)}; the nearest has "

@@ -16,7 +16,7 @@ from hf_learngene.anatomy.inputs import example_inputs
 from hf_learngene.anatomy.probe import build
 from hf_learngene.budget.flops import TOKENS
 from hf_learngene.errors import UnsupportedFamilyError
-from hf_learngene.state import exclusive
+from hf_learngene.state import exclusive, seeded
 
 
 ROUNDS = 15  # of which each runs both models once
@@ -108,7 +108,7 @@ def _runner(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Cal
                 buffer.nan_to_num_()
     inputs = example_inputs(model, model.config, "cpu", TOKENS)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), seeded(0):
             model(**inputs)
     except Exception as error:  # any class of error may come from a family's own code
         raise UnsupportedFamilyError(
@@ -117,7 +117,7 @@ def _runner(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Cal
         ) from error
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), seeded(0):
             model(**inputs)
 
     return run

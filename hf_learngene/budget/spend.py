@@ -14,7 +14,7 @@ from hf_learngene.budget.flops import flop_count, flops
 from hf_learngene.budget.latency import MARGIN, fitted, stopwatch
 from hf_learngene.budget.meter import Budget, Meter
 from hf_learngene.budget.stage_fit import fit_stages
-from hf_learngene.errors import InvalidSizeError
+from hf_learngene.errors import InvalidSizeError, LearngeneError
 
 
 Sizes = Mapping[str, Any]
@@ -60,7 +60,13 @@ def metered(
         estimate: Callable[[Sizes], float] = parameter_count(base)
 
         def exact(sizes: Sizes) -> float:
-            return anatomy_like(source, config_of(sizes), model_class).num_parameters
+            try:
+                return anatomy_like(source, config_of(sizes), model_class).num_parameters
+            except LearngeneError:
+                raise
+            except Exception as error:  # what the family's own constructor raises at a size that it refuses
+                said = ", ".join(f"{n}={v}" for n, v in sizes.items())
+                raise InvalidSizeError(f"`{source.model_type}` cannot be built with {said}: {error}") from error
     elif budget.quantity == "flops":
         amount, estimate = flops(config, model_class), flop_count(base, base_config, model_class)
 

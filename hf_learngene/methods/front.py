@@ -88,6 +88,9 @@ class Front(Method):
         place = min(tensor.layer, task.source.num_layers - 1) if tensor.layer is not None else None
         named = tensor.template.format(place) if place is not None else tensor.name
         each = tuple((tensor.template.format(i), weight) for i, weight in layers) if mixed else ()
+        each = tuple(
+            pair for pair in each if pair[0] in task.source.tensors
+        )  # WavLM's first layer has a table of its own
         return [_Standardise(each), *resized, _Restore(named)]
 
     def _matrix(self, old: int, new: int) -> Tensor:

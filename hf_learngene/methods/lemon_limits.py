@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from hf_learngene.anatomy import Anatomy
-from hf_learngene.anatomy.types import FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
+from hf_learngene.anatomy.types import AXES, FFN, HEAD_DIM, HEADS, HIDDEN, KV_HEADS
 from hf_learngene.errors import DirectionError, InvalidSizeError, LossyGrowthError
 from hf_learngene.maps.task import GEOMETRY, WIDTHS, changes, flat_heads, shown
 
@@ -48,6 +48,13 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool, m
         raise DirectionError(
             f"method={method!r} copies the source's function, so it only grows ({shown(smaller)}). method='calibrated' shrinks "
             "on unlabelled examples, 'weight_selection' without; method='auto' shrinks one axis and grows the other."
+        )
+    tables = _own_tables(source, sizes)
+    if tables and not allow_lossy:
+        raise LossyGrowthError(
+            f"{shown(tables)}: these count rows of a table that only `{source.model_type}` has, and what other rows stand for is "
+            f"not known (buckets of distances, tokens that all others attend to). Leave {', '.join(tables)} out, or change that "
+            "in a call of its own; allow_lossy=True grows all the same."
         )
     old, new = source.sizes["hidden_size"], sizes["hidden_size"]
     parted = next((n for n in source.linked if sizes.get(n, new) != new), None)
@@ -117,6 +124,13 @@ def check_growth(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool, m
                 f"{axis} {before} → {after}: only whole multiples are exact, because a norm runs over it; the nearest are "
                 f"{nearest_multiples(before, after)}."
             )
+
+
+def _own_tables(source: Anatomy, sizes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Rows of a family's own tables that change (WavLM's `num_buckets`): (source's, target's) by the size that counts them."""
+    rows = {d.axis: d.size for t in source.templates.values() for d in t.dims if d.side == "-"}
+    own = {n: source.sizes.get(n, rows[n]) for n in sorted(rows.keys() - {*AXES, *GEOMETRY})}
+    return {n: (old, sizes[n]) for n, old in own.items() if sizes.get(n, old) != old}
 
 
 def _check_unseen(source: Anatomy, sizes: Mapping[str, int], allow_lossy: bool) -> None:

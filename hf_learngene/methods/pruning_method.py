@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
+from hf_learngene.anatomy.types import HEADS, KV_HEADS
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.shares import agree, shared
 from hf_learngene.errors import CalibrationError, DirectionError, InvalidSizeError, UnsupportedFamilyError
@@ -81,9 +82,11 @@ class PruningMethod(Method):
         examples: Batches | None,
         disable_progress: bool = False,
     ) -> list[Fitted]:
-        """The refit of every matrix and norm, where this method refits."""
+        """The refit of every matrix and norm, where this method refits and anything was pruned."""
         if not self.refits or examples is None or task.selection is None:
             return []
+        if not changes(task.source, task.target.sizes, task.source.sizes):
+            return []  # fitted to themselves, weights would only be rounded
         with shared(examples) as mine:
             kind = StageRefit if task.stage_maps else Refit
             refit = kind(source, task.source, target, task.target, task.selection, mine, self.refit_ridge)
@@ -150,7 +153,7 @@ class PruningMethod(Method):
         place = task.target.layer_of(tensor)
         layer = task.layer_map[place].index if place is not None else None
         inside = in_stream(tensor, change.side)
-        projected = selection is not None and layer in selection.inside
+        projected = selection is not None and layer in selection.inside and change.axis in (HEADS, KV_HEADS)
         if selection is None or (selection.index(change.axis, layer, inside) is None and not projected):
             return Take(task.blocks(tensor, change.dim), uniform_indices(change.old, change.new), label)
         role = "o" if change.side == "in" else tensor.role

@@ -95,7 +95,7 @@ class Wanda(PruningMethod):
                 found.stream += score.reshape(dim.parts, -1).sum(0)
             elif dim.axis == FFN and layer is not None:
                 found.units[layer] = found.units.get(layer, 0) + score
-            elif layer is not None:
+            elif dim.axis == HEADS and layer is not None:  # not ALBERT's embeddings, read through a norm of their own
                 found.heads[layer] = found.heads.get(layer, 0) + score
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -149,7 +150,9 @@ def activation_scores(
                     squares[name] = squares[name] + more if name in squares else more
             for layer, name in enumerate(blocks):
                 cosine = torch.cosine_similarity(seen.inputs[name][0].double(), seen.outputs[name][0].double(), dim=-1)
-                mask = torch.ones_like(cosine) if shown is None else shown.to(cosine.device).to(cosine.dtype)
+                # a family may lengthen its texts (Longformer, to whole windows), or put an image behind them (ViLT)
+                masked = shown is not None and shown.shape == cosine.shape
+                mask = cast(Tensor, shown).to(cosine) if masked else torch.ones_like(cosine)
                 turns[layer] += ((1 - cosine) * mask).sum().cpu()
     check_finite(turns, *squares.values())
     width = anatomy.sizes["hidden_size"]

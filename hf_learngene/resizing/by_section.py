@@ -20,7 +20,7 @@ def flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes with those that came as a mapping named by their section.
 
     Raises:
-        UnknownOptionError: one size given in both ways.
+        UnknownOptionError: one size given in both ways, or a mapping of none.
 
     Example:
         >>> flat({"vision_config": {"hidden_size": 384}, "text_config.num_hidden_layers": 6})
@@ -28,6 +28,10 @@ def flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, value in sizes.items():
+        if isinstance(value, Mapping) and not value:
+            raise UnknownOptionError(
+                f"{name}={{}} asks for nothing. Leave it out, or name sizes: {name}={{'hidden_size': 384}}."
+            )
         for full, one in (
             {f"{name}.{n}": v for n, v in value.items()}.items() if isinstance(value, Mapping) else [(name, value)]
         ):

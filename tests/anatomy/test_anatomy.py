@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertForMaskedLM, ViTForImageClassification
 
-from hf_learngene import resize, verify
+from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import anatomy_like, anatomy_of, infer, register_anatomy, registry
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
@@ -198,3 +198,16 @@ def test_a_head_size_that_a_target_gives_counts():
     config.head_dim = 4
     assert known.sizes["head_dim"] == 8
     assert anatomy_like(known, config, type(model)).sizes["head_dim"] == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("wav2vec2", "Wav2Vec2Model"), ("wavlm", "WavLMModel"), ("vilt", "ViltModel")]
+)
+def test_what_a_family_draws_on_the_way_leaves_the_callers_random_numbers_alone(kind, name):
+    """In its constructor, whatever the device, or in a forward pass in eval mode."""
+    cls = model_class(name)
+    config = tiny_config(kind, cls.main_input_name, num_hidden_layers=4)
+    state = torch.get_rng_state()
+    made = plan(config, model_class=cls, calibration=None, num_hidden_layers=2)
+    assert made.costs
+    assert torch.equal(torch.get_rng_state(), state)

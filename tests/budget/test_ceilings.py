@@ -153,3 +153,13 @@ def test_where_the_width_stays_the_ffn_takes_its_place(kind, class_name):
         intermediate_size=made.source.sizes["intermediate_size"],
     )
     assert kept.target.sizes["intermediate_size"] == made.source.sizes["intermediate_size"]
+
+
+def test_a_budget_passes_over_widths_that_a_family_cannot_be_built_with():
+    """MobileBERT's decoder takes what its width has beyond the embeddings': none that is narrower than these is a model."""
+    model = tiny_model("mobilebert", "MobileBertForMaskedLM")
+    made = plan(model, params=0.9, calibration=None)
+    assert made.target.sizes["hidden_size"] >= model.config.embedding_size
+    assert made.num_parameters <= 0.9 * made.source_parameters
+    with pytest.raises(errors.InvalidSizeError, match="`mobilebert` cannot be built with|No size"):
+        plan(model, params=0.9, hidden_size=8, calibration=None)

@@ -108,3 +108,12 @@ def test_layers_whose_tables_are_interpolated_too_are_standardised_after_it():
 def test_another_scaling_is_refused():
     with pytest.raises(UnknownOptionError, match="scaling is one of constant, released; it was 'orthonormal'"):
         Front(scaling="orthonormal")
+
+
+def test_the_released_amplitude_of_a_tensor_that_only_the_first_layer_has():
+    """WavLM's table of distances: layers that are mixed into the first one have none."""
+    model = tiny_model("wavlm", "WavLMModel")
+    made = resize(model, method="front", scaling="released", num_hidden_layers=2)
+    table = "encoder.layers.0.attention.rel_attn_embed.weight"
+    assert made.get_parameter(table).shape == model.get_parameter(table).shape
+    assert all(torch.isfinite(p).all() for p in made.parameters())

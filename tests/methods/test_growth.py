@@ -199,3 +199,12 @@ def test_a_stream_without_means_is_widened_by_zeros():
     model = tiny_model("eurobert", "EuroBertForMaskedLM")
     assert not any(n.centred for n in anatomy_of(model.config, type(model)).norms)
     assert verify(model, resize(model, method="lemon", hidden_size=40), inputs_for(model)).relative < 1e-5
+
+
+@pytest.mark.parametrize("method", ["lemon", "hyperclone"])
+def test_rows_of_a_table_of_a_familys_own_are_not_guessed(method):
+    """WavLM's buckets of distances: with more of them, the same distance falls into another."""
+    model = tiny_model("wavlm", "WavLMModel")
+    for sizes in ({}, {"hidden_size": 48}):
+        with pytest.raises(LossyGrowthError, match="num_buckets 320 → 640: these count rows"):
+            resize(model, method=method, num_buckets=640, **sizes)

@@ -8,6 +8,7 @@ import torch
 from hf_learngene import errors, plan, resize
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.pruning.criteria import Scores
+from testing.examples import examples_for
 from testing.families import tiny_model
 
 
@@ -221,3 +222,11 @@ def test_labels_are_handed_on_only_where_asked_for():
 
 def test_a_plan_needs_no_examples():
     assert "selected 20 of 40" in str(plan(bert(), method="minitron", intermediate_size=20))
+
+
+@pytest.mark.parametrize("method", ["minitron", "shortgpt"])
+def test_layers_are_ranked_where_a_family_lengthens_its_texts(method):
+    """Longformer fills texts up to whole windows, so its layers see more tokens than the mask has."""
+    source = tiny_model("longformer", "LongformerForSequenceClassification")
+    small = resize(source, method=method, calibration=examples_for(source, 24), num_hidden_layers=2)
+    assert small.config.num_hidden_layers == 2

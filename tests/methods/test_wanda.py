@@ -81,3 +81,12 @@ def test_layers_and_other_options_are_refused():
         resize(model, method="wanda", calibration=examples_for(model, 8), num_hidden_layers=2)
     with pytest.raises(UnknownOptionError, match="refit is True or False"):
         resize(model, method="wanda", refit="yes", calibration=examples_for(model, 8), intermediate_size=20)
+
+
+def test_a_width_of_the_embeddings_is_no_head():
+    """ALBERT reads its narrow embeddings through a norm of their own."""
+    model = tiny_model("albert", "AlbertForTokenClassification")
+    made = resize(model, method="wanda", calibration=examples_for(model, 24), hidden_size=16, intermediate_size=14)
+    assert (made.config.hidden_size, made.config.embedding_size) == (16, 16)
+    heads = made.albert.encoder.albert_layer_groups[0].albert_layers[0].attention.dense
+    assert heads.weight.shape == (16, 16)

@@ -186,6 +186,7 @@ class TestHowSizesAreNamed:
             ({"vision_config.hiden_size": 48}, r"no size field 'hiden_size'.*Did you mean 'hidden_size'"),
             ({"vision_config": {"hiden_size": 48}}, r"no size field 'hiden_size'.*Did you mean 'hidden_size'"),
             ({"vision_config": {"hidden_size": 48}, "vision_config.hidden_size": 72}, "given twice"),
+            ({"vision_config": {}}, r"vision_config=\{\} asks for nothing"),
             ({"params": 0.5}, r"params= does not say which part.*vision_config"),
             ({"method": "layers", "layer_map": [0]}, r"method= does not say which part"),
         ],

@@ -101,6 +101,7 @@ def test_an_embedding_that_parts_from_the_width():
     ("kind", "name", "asked", "message"),
     [
         ("bert", "BertForQuestionAnswering", {"num_labels": 3}, "num_labels 2 → 3.*too many values"),
+        ("roformer", "RoFormerForQuestionAnswering", {"num_labels": 3}, "num_labels=3: RoFormer.* has 2, whatever its config"),
         ("roformer", "RoFormerModel", {"num_attention_heads": 8, "method": "random"}, "head_dim 8 → 3"),
         ("eurobert", "EuroBertModel", {"num_attention_heads": 5, "method": "random"}, "[Hh]ead|multiple|divisible|divisor"),
         ("dinov2", "Dinov2Model", {"image_size": (12, 16)}, "3×3 → 3×4 patches.*shape"),
