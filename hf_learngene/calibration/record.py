@@ -24,6 +24,14 @@ def told(record: dict[str, Any], agreement: str = "") -> str:
         >>> told({"examples": "synthetic", "count": 512, "tokens": 8704}, "agrees with it on 93.8 % of 64 others")
         'Calibrated on 512 made-up examples, without any data: it agrees with it on 93.8 % of 64 others. A few hundred of your
         own (calibration=) do better.'
+        >>> told({"examples": "given and synthetic", "count": 512, "tokens": 8704})
+        'Calibrated on 512 examples, some of them made up. More of your own (calibration=, calibration_size=) would take the
+        place of those.'
     """
+    better = {
+        GIVEN: "",
+        SYNTHETIC: " A few hundred of your own (calibration=) do better.",
+        BOTH: " More of your own (calibration=, calibration_size=) would take the place of those.",
+    }
     line = f"Calibrated on {record['count']:,} {_SHOWN[record['examples']]}{f': it {agreement}' if agreement else ''}."
-    return line if record["examples"] == GIVEN else f"{line} A few hundred of your own (calibration=) do better."
+    return line + better[record["examples"]]
