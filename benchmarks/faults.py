@@ -5,8 +5,8 @@
     python benchmarks/faults.py --report    # writes the page from what lies in benchmarks/results
 
 The cases stand in tests/faults, a file for each part; its tests try a sample of each. Every part runs in a process of its own,
-two at a time, and its counts are kept in results/faults.json as soon as it is done. Random configs, sizes and methods are the
-part of `python -m tests.faults.properties`, which writes results/faults_properties.json.
+two at a time, and its counts are kept in results/faults.json as soon as it is done. Random families, sizes and methods are drawn
+by `faults_properties.py`, whose counts the page shows too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ PAGE = ROOT / "docs" / "reliability.md"
 WORKERS = 2
 OUTCOMES = ("whole", "absent", "typed")
 WRONG = ("untyped", "half", "hung")
+DRAWN = "Random families, methods and sizes"
+ABOUT_DRAWN = """Every class of the tests' families, with its heads, dtypes and ties, is resized by every method to sizes that are
+drawn: larger, smaller, its own, and ones that no model has. *Whole*: the plan told what came; the source, its mode
+and the caller's random numbers are as they were; again with the same seed it is the same model, at its own size the
+source, grown by an exact method the same function in float64; it is finite, keeps dtype and ties, runs both ways,
+and saved and loaded it is equal. *Typed*: plan and resize refuse alike."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +128,9 @@ def page(parts: dict[str, Any], head: dict[str, str]) -> str:
     lines = [ABOUT + "| part | cases | whole | absent | typed | wrong |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for part in PARTS:
         lines.append(f"| [{part.title}](#{part.title.lower().replace(' ', '-')}) {_sum(parts.get(part.name))}")
-    lines.append(f"| Random families, methods and sizes {_sum(_properties())}")
-    lines += [
-        "",
-        "`make faults` makes every row but the last, `python -m tests.faults.properties --cases 10000 --seed 0` that.",
-    ]
+    drawn = _properties()
+    lines.append(f"| [{DRAWN}](#{DRAWN.lower().replace(' ', '-').replace(',', '')}) {_sum(drawn)}")
+    lines += ["", "`make faults` makes every row."]
     lines += [f"Measured with {head['versions']}; {head['machine']}." if parts else "", ""]
     for part in PARTS:
         lines += [f"## {part.title}", "", part.about, ""]
@@ -138,6 +142,15 @@ def page(parts: dict[str, Any], head: dict[str, str]) -> str:
         lines += [f"`python -m tests.faults.{part.name} {given}`, {found['minutes']:g} minutes.", ""]
         for case in found["wrong"][:10]:
             lines.append(f"- wrong: {case['group']}, {case['name']}: {case['outcome']}")
+    lines += [f"## {DRAWN}", "", ABOUT_DRAWN, ""]
+    if drawn is None:
+        lines += ["Not run.", ""]
+    else:
+        lines += [
+            *table(drawn), "",
+            f"{drawn['classes']} classes of {drawn['families']} families, {drawn['families x methods made']} pairs of a family "
+            f"and a method; `{drawn['head']['command']}`, {drawn['seconds'] / 60:.0f} processor minutes.",
+        ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n" + BELOW
 
 
@@ -146,7 +159,15 @@ def _sum(found: dict[str, Any] | None) -> str:
 
 
 def _properties() -> dict[str, Any] | None:
-    return json.loads(PROPERTIES.read_text()) if PROPERTIES.exists() else None
+    """What drawn cases came to, with a group for each method."""
+    if not PROPERTIES.exists():
+        return None
+    found: dict[str, Any] = json.loads(PROPERTIES.read_text())
+    groups = {
+        method: {"whole": n["accepted"], "typed": n["refused"], "half": n["wrong"], "untyped": n["untyped"]}
+        for method, n in found["by method"].items()
+    }
+    return found | {"groups": groups}
 
 
 def main() -> None:
