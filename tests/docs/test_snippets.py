@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -14,7 +15,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 from typer.testing import CliRunner
 
 # What pages import, once for all: each page is a fork of the process that has loaded this module.
@@ -36,6 +44,7 @@ SHORTER = {
     "intermediate_size=1536": "intermediate_size=192",
     'params="20M"': 'params="0.3M"',
     "latency=0.5": "latency=0.9",
+    "max_steps=300": "max_steps=2",
     "--steps 2000": "--steps 1 --batch-size 2",
     "--steps 300": "--steps 2 --batch-size 2",
     "--learning-rate calibrated=3e-5": "--learning-rate calibrated=3e-5 --steps 1 --seeds 1 --batch-size 2 --eval-limit 2 "
@@ -86,7 +95,7 @@ def run_page(found: list[tuple[str, str]], folder: str) -> list[str]:
 
 
 def place(folder: Path) -> None:
-    """What pages take for granted: pictures in a folder for each class, and a few texts."""
+    """What pages take for granted: pictures in a folder for each class, a few texts, and a classifier of them."""
     rng = np.random.default_rng(0)
     for part in ("images", "train", "test"):
         for label in ("cat", "dog"):
@@ -95,6 +104,17 @@ def place(folder: Path) -> None:
                 pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / part / label / f"{number}.png")
     (folder / "films.txt").write_text("a film with no plot\nwhat a fine film\n" * 4)
+    rows = [
+        {"sentence": text, "label": i % 2} for i, text in enumerate(["a film with no plot", "what a fine film"] * 20)
+    ]
+    for name in ("train", "validation"):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = tokenizer()
+    labels = {0: "negative", 1: "positive"}
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 1536, "num_hidden_layers": 6}
+    config = BertConfig(vocab_size=len(words), id2label=labels, label2id={n: i for i, n in labels.items()}, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder / "minilm-l6-sst2")
+    words.save_pretrained(folder / "minilm-l6-sst2")
 
 
 def publish(hub: Hub, folder: Path) -> None:
