@@ -50,7 +50,7 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "sentences": [{"intermediate_size": 384}, {"num_hidden_layers": 3}],
 }
 METHODS = ("start", "unlabelled", "made up")
-EXAMPLES = 9_600  # 300 steps of 32
+BATCH = 32
 
 
 def start_of(task: Any, name: str, job: dict[str, Any]) -> Any:
@@ -68,15 +68,15 @@ def start_of(task: Any, name: str, job: dict[str, Any]) -> Any:
     return type(task.source).from_pretrained(path).eval()
 
 
-def unlabelled(task: Any, name: str, seed: int) -> Any:
-    """Training examples in an order of their own, without labels."""
+def unlabelled(task: Any, name: str, seed: int, count: int) -> Any:
+    """So many training examples in an order of their own, without labels."""
     import torch
     from calibrated import examples_of
     from datasets import Dataset
 
     if name != "sentences":
-        return examples_of(task.data, seed, EXAMPLES)
-    order = torch.randperm(len(task.training), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
+        return examples_of(task.data, seed, count)
+    order = torch.randperm(len(task.training), generator=torch.Generator().manual_seed(seed))[:count]
     return Dataset.from_dict({"sentence": [task.training[i] for i in order.tolist()]})
 
 
@@ -89,11 +89,13 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
     if job["method"] != "source":
         model = start_of(task, options.task, job)
     if job["method"] in ("unlabelled", "made up"):
-        data = unlabelled(task, options.task, job["seed"]) if job["method"] == "unlabelled" else "synthetic"
+        data: Any = "synthetic"
+        if job["method"] == "unlabelled":
+            data = unlabelled(task, options.task, job["seed"], BATCH * options.steps)
         more = {"pooling": "mean"} if options.task == "sentences" else {}
         model, row["cpu_seconds"] = timed(
             distill, model, task.source, data, processing_class=task.processor, learning_rate=job["rate"], seed=job["seed"],
-            disable_tqdm=True, **more,
+            disable_tqdm=True, max_steps=options.steps, **more,
         )  # fmt: skip
         row["steps"] = model.config.learngene["distillation"]["steps"]
     return [row | counted(model) | task.score(model, options.split, options.limit)]
@@ -115,8 +117,8 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        f"{head['measure'].capitalize()}, mean ± standard deviation over seeds; *steps*: of 300, those of the model that was",
-        "kept; *CPU s*: processor seconds of distilling on unlabelled examples.",
+        f"{head['measure'].capitalize()}, mean ± standard deviation over seeds; *steps*: of {head['steps']}, those of the model",
+        "that was kept; *CPU s*: processor seconds of distilling on unlabelled examples.",
         "",
         "| shape | encoder | share | at load | rate | unlabelled examples | steps | made-up examples | steps | CPU s |",
         "| --- | ---: | ---: | --- | ---: | --- | --- | --- | --- | ---: |",
@@ -138,12 +140,17 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
 def main() -> None:
     parser = parser_of(__doc__, SHAPES, METHODS, DATA, HERE / "results")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-5], help="peak learning rates")
+    parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
     task = task_of(options.task, options.data)  # made once, before the workers read it
     head = {
-        "command": command_of("distill.py", options), "task": options.task, "measure": task.measure, **machine(),
+        "command": command_of("distill.py", options), "task": options.task, "measure": task.measure,
+        "steps": options.steps, **machine(),
     }  # fmt: skip
     name = "distilled" if options.split == "test" else "distilled_rates"
+    if options.steps != 300:
+        head["command"] += f" --steps {options.steps}"
+        name += f"_{options.steps}"
     tabulate(name, head, jobs(options), work, report, options)
 
 
