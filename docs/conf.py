@@ -55,6 +55,7 @@ def _colours(brand: str) -> dict[str, str]:
 
 html_theme = "furo"
 pygments_dark_style = "github-dark"
+highlight_language = "none"  # of blocks that name none: what a program prints
 html_title = f"hf_learngene {release}"
 html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
