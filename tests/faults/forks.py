@@ -8,10 +8,13 @@ import resource
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from tqdm import tqdm
 
 
 LIMIT = 60.0  # seconds, of a job that nothing is said of
@@ -116,6 +119,8 @@ def _work(job: Callable[[], Any], write: int) -> None:
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        # tqdm's own lock is one of all forks: who is killed while a bar is drawn would keep it for ever
+        tqdm.set_lock(threading.RLock())
         size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_AS, (size + _SPARE, resource.RLIM_INFINITY))
         try:
