@@ -24,7 +24,6 @@ from hf_learngene.pruning.merging import merges_layers
 from hf_learngene.pruning.select import CalibratedSelection
 from hf_learngene.pruning.stage_select import select_stages
 from hf_learngene.pruning.stream import rotates_between_norms, rotates_residual_stream
-from hf_learngene.pruning.targets import check_head_size
 
 
 @register_method
@@ -63,9 +62,6 @@ class Calibrated(PruningMethod):
 
     def check(self, source: Anatomy, sizes: Mapping[str, int]) -> None:
         super().check(source, sizes)
-        heads = source.sizes.get("num_attention_heads", 1)
-        group = heads // (source.sizes.get("num_key_value_heads") or heads)
-        check_head_size(source, group, source.sizes.get("head_dim", 1), sizes.get("head_dim", 1))
         parted = next((n for n in source.linked if sizes.get(n, sizes["hidden_size"]) != sizes["hidden_size"]), None)
         if parted is not None:
             raise InvalidSizeError(

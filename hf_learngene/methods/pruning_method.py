@@ -25,6 +25,7 @@ from hf_learngene.pruning.criteria import Scores
 from hf_learngene.pruning.moments import RIDGE
 from hf_learngene.pruning.refit import Fitted, Refit
 from hf_learngene.pruning.stage_refit import StageRefit
+from hf_learngene.pruning.targets import check_head_size
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,9 @@ class PruningMethod(Method):
             raise DirectionError(
                 f"{self.name} shrinks; it cannot grow ({shown(grown)}). method='lemon' grows without loss."
             )
+        heads = source.sizes.get("num_attention_heads", 1)
+        group = heads // (source.sizes.get("num_key_value_heads") or heads)
+        check_head_size(source, group, source.sizes.get("head_dim", 1), sizes.get("head_dim", 1))
 
     def depth_map(self, source: Anatomy, depth: int) -> LayerMap:
         return LayerMap.spread(source.num_layers, depth, source.period)

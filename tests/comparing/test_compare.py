@@ -53,7 +53,7 @@ def test_what_is_left_behind_says_the_same(finished):
     for shown in (page, text):
         assert f"{row.before:.3f}" in shown
         assert f"{row.after:.3f} ({min(c[-1] for c in row.curves):.3f}–" in shown
-        assert "lemon cannot make hidden_size=16: lemon keeps the function" in shown
+        assert "lemon cannot make hidden_size=16: method='lemon' copies" in shown
     assert f"| {row.mean[1]:.3f} (" in page
     assert max(map(len, text.split("\n\n")[1].splitlines())) <= 120
     assert not [p for p in folder.rglob("*") if p.name.endswith(".partial")]

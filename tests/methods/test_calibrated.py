@@ -290,7 +290,7 @@ def broken(model):
         (bert, {"calibration": "data.csv"}, errors.CalibrationError, "data.csv does not exist"),
         (bert, {"calibration": [{"input_ids": [5, 6]}], "calibration_top_up": False}, errors.CalibrationError,
          "2 tokens .* at least 20 tokens"),
-        (lambda: broken(bert()), {"calibration": [{"input_ids": [5, 6]}] * 40}, errors.CalibrationError, "not all finite"),
+        (lambda: broken(bert()), {"calibration": [{"input_ids": [5, 6]}] * 40}, errors.UnsupportedSourceError, "not all finite"),
         (bert, {"calibration": [{"input_ids": [5]}], "method": "layers", "layer_map": [0]}, errors.UnknownOptionError,
          "'layers' looks at no examples"),
         (bert, {"method": "calibrated", "calibration": None}, errors.CalibrationError, "give calibration="),
