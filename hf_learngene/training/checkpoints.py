@@ -133,7 +133,16 @@ class CheckpointSafeTrainer(Trainer):
             resume_from_checkpoint = _last(str(self.args.output_dir))
         elif resume_from_checkpoint:
             check_resumable(resume_from_checkpoint)
+        if self.args.should_save:
+            shutil.rmtree(Path(str(self.args.output_dir)) / PARTIAL, ignore_errors=True)  # of a run that was killed
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Goes no step beyond the last: the Trainer counts behind each step, and takes one more where all are done already."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._unread = None

@@ -17,7 +17,7 @@ from hf_learngene import ResizableMixin, errors, resize
 from hf_learngene.training import CheckpointSafeTrainer, get_lemon_schedule, lemon_steps
 from hf_learngene.training.schedule import HORIZON
 from testing.families import randomise, tiny_model
-from testing.training import NO_DROPOUT, Images, Texts
+from testing.training import NO_DROPOUT, Images, Texts, plain_trainer
 
 
 CASES = {
@@ -92,6 +92,18 @@ def test_the_best_model_comes_back_whole(data, trainer_class, tmp_path):
         tmp_path / "checkpoint-4"
     )  # at such a rate the last step is not the best, or this would test nothing
     same(type(model).from_pretrained(best).state_dict(), model.state_dict(), 0)
+
+
+def test_a_run_that_was_killed_behind_its_last_checkpoint_goes_no_further(tmp_path):
+    whole = plain_trainer(CheckpointSafeTrainer, tmp_path)
+    whole.train()
+    files = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*.safetensors")}
+    (tmp_path / "_partial" / "checkpoint-3").mkdir(parents=True)
+    again = plain_trainer(CheckpointSafeTrainer, tmp_path)
+    assert again.train(resume_from_checkpoint=True).global_step == 3
+    assert {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*.safetensors")} == files
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    same(whole.model.state_dict(), again.model.state_dict(), 0)
 
 
 def test_a_class_of_ones_own_comes_back_too(tmp_path):
