@@ -74,7 +74,8 @@ command runs once more: it has to succeed with the same files, bit for bit, and 
 whole model in one commit, and the same push then succeeds."""),
     Part("hub", "A Hub that answers wrongly", """At each request that a call makes, the Hub on loopback is silent, cuts
 the connection, refuses, is down, or sends a page of HTML, other bytes, another size or tag. *Typed* is an error of
-the package or one of huggingface_hub's own. Afterwards the same call succeeds with the same cache."""),
+the package or one of huggingface_hub's own. Afterwards the same call succeeds with the same cache,
+or says that it wants force_download where the client keeps bytes that were altered on the way."""),
 )  # fmt: skip
 ABOUT = """# What is promised, and tried
 

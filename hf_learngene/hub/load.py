@@ -116,7 +116,8 @@ def read_model(
         loaded: Any = cls.from_pretrained(source, **keywords)
     except SafetensorError as error:
         raise CheckpointError(
-            f"The weights of `{source}` are truncated or no safetensors file: {error}. Fetch them again."
+            f"The weights of `{source}` are truncated or no safetensors file: {error}. Fetch them again, from the "
+            "Hub with force_download=True."
         ) from error
     except (OSError, EOFError) as error:
         raise CheckpointError(f"The weights of `{source}` cannot be read: {first_line(error)}") from error

@@ -127,8 +127,10 @@ def _put(partial: Path, path: Path, overwrite: bool) -> None:
             if not path.exists():
                 os.rename(old, path)
             raise
-        _sync_folder(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         release(lock)
 

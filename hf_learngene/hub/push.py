@@ -14,7 +14,7 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.disk import scratch
-from hf_learngene.errors import OutputError, UploadError
+from hf_learngene.errors import LearngeneError, OutputError, UploadError
 from hf_learngene.hub.card import model_card
 from hf_learngene.hub.card_parts import Result, is_ours, renamed, with_introduction
 from hf_learngene.hub.load import load_whole
@@ -113,7 +113,8 @@ def push_folder(
 
     Raises:
         OutputError: no saved model, or a file that would tell of the machine. Nothing was uploaded.
-        UploadError: the connection broke off. A repository or branch that was to be made may be there.
+        UploadError: the connection broke off, or an answer makes no sense. A repository or branch that was to be made may be
+            there.
     """
     folder = check_pushable(folder, repo_id)
     return _upload(
@@ -171,9 +172,9 @@ def _upload(
         )  # fmt: skip
     except LocalEntryNotFoundError as error:  # an OSError for a connection that broke while the card was asked for
         raise _broken_off(repo_id, error) from error
-    except (OSError, ValueError):  # refusals of the Hub: the client says what and why
+    except (OSError, HFValidationError, LearngeneError):  # refusals of the Hub: the client says what and why
         raise
-    except Exception as error:  # a broken connection is an error of whatever HTTP library the client uses
+    except Exception as error:  # a broken connection or half an answer is an error of whatever library the client uses
         raise _broken_off(repo_id, error) from error
 
 

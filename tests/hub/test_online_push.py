@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -135,6 +136,16 @@ def test_a_broken_upload_is_sent_again(hub, client, bert, part_size):
     assert len(hub.asked("PUT")) == (math.ceil(size / part_size) if part_size else 1) + 1
     assert same(pushed(hub, name), wanted)
     assert state(hub, name) == ({"main": hub.head(name)}, 2)
+
+
+@pytest.mark.parametrize("what", ["/preupload/", "POST /api/repos/create", "POST .*/commit/"])
+def test_an_answer_that_makes_no_sense_is_told(hub, client, bert, what):
+    name = f"user/garbled-{len(what)}"
+    hub.faults = [Fault(what, changed=lambda answer: dataclasses.replace(answer, body=b"{half"), times=math.inf)]
+    with pytest.raises(JobError) as caught:
+        client.run(push_random, name, seed=40)
+    assert caught.value.kinds[0] == "UploadError"
+    assert caught.value.message.startswith(f"The upload to {name} broke off (JSONDecodeError")
 
 
 BROKEN = {
