@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import shutil
@@ -148,6 +149,17 @@ class CheckpointSafeTrainer(Trainer):
         self._unread = None
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._read_the_rest(resume_from_checkpoint, model if model is not None else self.model)
+        self._note_problem(resume_from_checkpoint)
+
+    def _note_problem(self, folder: str) -> None:
+        """Takes over which kind of labels there were: a model notes it at its first batch, and a finished run sees none again."""
+        path = Path(folder) / "config.json"
+        written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        inner: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        for name, found in (("config", written), ("base", written.get("base_config"))):  # of a learngene's model
+            config: Any = getattr(inner, name, None)
+            if found and getattr(config, "problem_type", "") is None:
+                config.problem_type = found.get("problem_type")
 
     def _load_best_model(self) -> None:
         self._unread = None

@@ -195,7 +195,9 @@ def places(tried: Tried) -> Iterator[Case]:
         ended = forks.run(job)
         group, after = f"places: {tried.command.name}", _everything(place)
         lost = [path for path, content in before.items() if after.get(path) != content]
-        if tried.command.overwrites and ended.error is None and state(output) == tried.wanted:
+        there = state(output)
+        whole = isinstance(there, dict) and there.keys() >= tried.wanted.keys()
+        if tried.command.overwrites and ended.error is None and whole:
             lost = [path for path in lost if not (place / path).is_relative_to(output)]  # another model: as was asked
         if lost:
             yield Case(group, name, Outcome.HALF, "what was there is not there any more")
@@ -206,8 +208,6 @@ def places(tried: Tried) -> Iterator[Case]:
             outcome = Outcome.UNTYPED if not ended.error.typed else Outcome.HALF if left else Outcome.TYPED
             yield Case(group, name, outcome, f"{ended.error} {left[:2] if left else ''}")
         else:
-            there = state(output)
-            whole = isinstance(there, dict) and there.keys() >= tried.wanted.keys()
             yield Case(group, name, Outcome.WHOLE if whole else Outcome.HALF, "" if whole else str(there)[:200])
 
 

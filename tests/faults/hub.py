@@ -226,7 +226,8 @@ def _case(asked: Asked, name: str, folder: Path, request: str, fault: str, known
             return Case(name, told, Outcome.HUNG, error.message)
         if not _is_typed(error):
             return Case(name, told, Outcome.UNTYPED, f"{error.kinds[0]}: {error.message[:200]}")
-        if there != before and not (name in PUSHES and _is_a_branch(there, before)):
+        # a commit that was made, and whose answer was lost, is there whole
+        if there not in (before, made) and not (name in PUSHES and _is_a_branch(there, before)):
             return Case(name, told, Outcome.HALF, str(there)[:200])
     elif not _same(found, there, wanted, made):
         return Case(name, told, Outcome.HALF, f"it says that it is done: {str(there)[:200]}")

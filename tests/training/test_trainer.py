@@ -104,6 +104,7 @@ def test_a_run_that_was_killed_behind_its_last_checkpoint_goes_no_further(tmp_pa
     assert {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*.safetensors")} == files
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     same(whole.model.state_dict(), again.model.state_dict(), 0)
+    assert again.model.config.problem_type == whole.model.config.problem_type == "single_label_classification"
 
 
 def test_a_class_of_ones_own_comes_back_too(tmp_path):
