@@ -120,7 +120,9 @@ def _work(job: Callable[[], Any], write: int) -> None:
             os.dup2(nothing, stream)
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
         # tqdm's own lock is one of all forks: who is killed while a bar is drawn would keep it for ever
-        tqdm.set_lock(threading.RLock())
+        lock = threading.RLock()
+        for bar in _kinds(tqdm):
+            bar.set_lock(lock)
         size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_AS, (size + _SPARE, resource.RLIM_INFINITY))
         try:
@@ -131,6 +133,11 @@ def _work(job: Callable[[], Any], write: int) -> None:
             pipe.write(found)
     finally:
         os._exit(0)
+
+
+def _kinds(cls: type) -> list[type]:
+    """A class and all below it: each kind of bar may have got a lock of its own."""
+    return [cls, *(kind for below in cls.__subclasses__() for kind in _kinds(below))]
 
 
 def _resident() -> int:

@@ -159,8 +159,7 @@ def test_freed_memory_is_used_again_while_tensors_are_made():
     anew = faults()
     with reused_memory():
         again = faults()
-    assert again < anew / 4  # one page of each place, not eight
-    assert faults() > 2 * again
+    assert again < anew / 2  # the pages of one or two, not of eight
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
