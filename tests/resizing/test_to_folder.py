@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import subprocess
 import sys
 import weakref
 
@@ -146,31 +144,6 @@ def test_one_tensor_at_a_time_is_alive(tmp_path, monkeypatch):
     resize_checkpoint(source, tmp_path / "made", hidden_size=48)
     assert len(most) > 50
     assert max(most) <= 2  # the one being written, and the next
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="memory is freed in another way")
-def test_freed_memory_is_used_again_while_tensors_are_made():
-    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
-    anew, again = map(int, done.stdout.split())
-    assert again < anew / 2  # the pages of one or two tensors, not of eight
-
-
-# In a process of its own: what the first tensors take depends on what was freed before.
-FRESH = """
-import resource
-import torch
-from hf_learngene.disk import reused_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(8):
-        torch.ones(12 << 20)  # 48 MB: more than glibc keeps by itself
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-anew = faults()
-with reused_memory():
-    print(anew, faults())
-"""
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
