@@ -32,7 +32,7 @@ def exclusive() -> Iterator[None]:
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Random numbers under a seed, those of an accelerator too if named; the caller's random state is as it was afterwards."""
     accelerators = [device] if device is not None and device.type == "cuda" else []
-    with _LOCK, torch.random.fork_rng(devices=accelerators):
+    with _LOCK, torch.random.fork_rng(devices=accelerators), _numpy_kept():
         torch.default_generator.manual_seed(
             seed
         )  # torch.manual_seed would seed every accelerator, for good, and takes long
@@ -40,6 +40,16 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             with torch.cuda.device(place):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _numpy_kept() -> Iterator[None]:
+    """Gives numpy's random state back: some models draw from it even in eval mode (wav2vec 2.0's adapter)."""
+    kept = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(kept)
 
 
 @contextmanager

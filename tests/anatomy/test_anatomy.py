@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertForMaskedLM, ViTForImageClassification
@@ -211,3 +212,11 @@ def test_what_a_family_draws_on_the_way_leaves_the_callers_random_numbers_alone(
     made = plan(config, model_class=cls, calibration=None, num_hidden_layers=2)
     assert made.costs
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_numpys_random_numbers_are_left_alone_too():
+    cls = model_class("Wav2Vec2Model")
+    config = tiny_config("wav2vec2", cls.main_input_name, num_hidden_layers=4, add_adapter=True)
+    state = np.random.get_state()[1].copy()
+    plan(config, model_class=cls, calibration=None, num_hidden_layers=2)  # its adapter draws in eval mode
+    assert (np.random.get_state()[1] == state).all()
