@@ -127,8 +127,14 @@ def check_target(
         run (`PreTrainedConfig`): the config, or one of fewer tokens where no parameter counts them.
 
     Raises:
-        InvalidSizeError: says what the family answers.
+        InvalidSizeError: says what the family answers, or which tensor would have no entry.
     """
+    empty = next((name for name, tensor in anatomy.tensors.items() if 0 in tensor.shape), None)
+    if empty is not None and all(0 not in t.shape for t in known.tensors.values()):
+        raise InvalidSizeError(  # a family's own quotient of a size, rounded down (LiLT's layout side)
+            f"`{anatomy.model_type}` as {model_class.__name__} with {_changes(known, anatomy)} would have no entry in `{empty}`. "
+            "Give larger sizes."
+        )
     try:
         _check_round_trip(anatomy, config)
         trace = _short_pass(anatomy, run, model_class)

@@ -12,7 +12,7 @@ from transformers import BertForMaskedLM, ViTForImageClassification
 from hf_learngene import plan, resize, verify
 from hf_learngene.anatomy import anatomy_like, anatomy_of, infer, register_anatomy, registry
 from hf_learngene.anatomy.axes import UNKNOWN
-from hf_learngene.errors import UnknownOptionError, UnsupportedFamilyError
+from hf_learngene.errors import InvalidSizeError, UnknownOptionError, UnsupportedFamilyError
 from testing.families import case_id, listed, model_class, tiny_config, tiny_model
 
 
@@ -212,6 +212,13 @@ def test_what_a_family_draws_on_the_way_leaves_the_callers_random_numbers_alone(
     made = plan(config, model_class=cls, calibration=None, num_hidden_layers=2)
     assert made.costs
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_size_whose_quotient_leaves_a_tensor_empty_is_refused():
+    cls = model_class("LiltModel")
+    config = tiny_config("lilt", cls.main_input_name)
+    with pytest.raises(InvalidSizeError, match="would have no entry in `.*layout"):
+        plan(config, model_class=cls, method="weight_selection", intermediate_size=1)
 
 
 def test_numpys_random_numbers_are_left_alone_too():
