@@ -231,10 +231,8 @@ def _timeless(path: Path) -> bytes:
 
 def state(folder: Path) -> dict[str, str] | str:
     """The digests of a folder; in words, why there are none."""
-    if not folder.exists():
-        return "absent"
-    try:
-        return digests(folder)
+    try:  # a name that is too long is an error where it is looked for
+        return digests(folder) if folder.exists() else "absent"
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
 
