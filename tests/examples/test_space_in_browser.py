@@ -14,6 +14,8 @@ import pytest
 from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from testing.families import randomise
+from testing.hub import OWNER, Hub
+from testing.hub_client import online
 from testing.trained_tokenizers import bert as bert_tokenizer
 
 
@@ -27,8 +29,15 @@ SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """A page that offers two tiny checkpoints, and turns away what has more than 100,000 parameters."""
+def hub():
+    """A Hub on loopback."""
+    with Hub() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, hub):
+    """A page that offers two tiny checkpoints and those of the Hub, and turns away what has more than 100,000 parameters."""
     folder = tmp_path_factory.mktemp("page")
     tokenizer = bert_tokenizer()
     tokenizer.save_pretrained(folder / "bert")
@@ -45,7 +54,13 @@ def address(tmp_path_factory):
         port = free.getsockname()[1]
     local = [f"--local={name}={folder / name}" for name in ("bert", "vit", "huge")]
     command = [sys.executable, str(SPACE / "app.py"), "--port", str(port), "--most", "100000", *local]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+    hub.create("a-lab/bert")
+    hub.upload("a-lab/bert", folder / "bert")
+    environment = online(hub.endpoint, folder / "home")
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as server,
+    ):
         found = f"http://127.0.0.1:{port}"
         for _ in range(240):
             try:
@@ -131,6 +146,26 @@ def test_three_sizes_from_a_learngene(page):
     page.locator("#descend").click()
     table = said(page, "#descendants", "held-back examples")
     assert table.count("held-back examples") == 3
+
+
+def test_push_a_model_of_the_hub_back_to_it(page, hub):
+    opened(page, "a-lab/bert")
+    said(page, "#about", "BertForMaskedLM")
+    move(page, "intermediate_size", 32)
+    said(page, "#cost", "64 → 32")
+    page.locator("#make").click()
+    said(page, "#agreement", "held-back examples")
+    page.get_by_label("or push to").fill("user/small-bert")
+    page.get_by_label("your token").fill("wrong")
+    page.get_by_role("button", name="Push").click()
+    sync_api.expect(page.locator(".toast-close").first).to_be_visible(timeout=SLOW)
+    page.locator(".toast-close").first.click()
+    page.get_by_label("your token").fill(OWNER)
+    page.get_by_role("button", name="Push").click()
+    said(page, "#agreement", "Pushed")
+    files = hub.files("user/small-bert")
+    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= files.keys()
+    assert b"a-lab/bert" in files["README.md"]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,19 @@ class JobError(Exception):
         self.kinds, self.message = kinds, message
 
 
+def online(endpoint: str, home: Path) -> dict[str, str]:
+    """The environment of a process that is online, with the Hub at `endpoint` and a person's folders below `home`."""
+    own = home / PERSON
+    own.mkdir(parents=True)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
+    return {
+        **kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+        "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}",
+        "HOME": str(own), "USER": PERSON, "LOGNAME": PERSON,
+    }  # fmt: skip
+
+
 class Client:
     """A process that is online, with the Hub at `endpoint`; each job is a function run in a fork of it.
 
@@ -40,15 +53,7 @@ class Client:
 
     def __init__(self, endpoint: str, home: Path) -> None:
         self.home, self._caches = home, itertools.count()
-        own = home / PERSON
-        own.mkdir(parents=True)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
-        self.environment = {
-            **kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "2",
-            "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}",
-            "HOME": str(own), "USER": PERSON, "LOGNAME": PERSON,
-        }  # fmt: skip
+        self.environment = online(endpoint, home)
         command = [sys.executable, "-c", "from testing import hub_client; hub_client.work()"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, env=self.environment, stdin=pipe, stdout=pipe)
