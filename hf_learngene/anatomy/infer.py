@@ -31,6 +31,7 @@ from hf_learngene.anatomy.registry import Declaration, declaration_of
 from hf_learngene.anatomy.roles import Flow, settle
 from hf_learngene.anatomy.sections import followers_of, only_section
 from hf_learngene.anatomy.small import few_tokens
+from hf_learngene.anatomy.stacks import sample_of
 from hf_learngene.anatomy.stages import stage_fields
 from hf_learngene.anatomy.trace import Trace, is_norm
 from hf_learngene.anatomy.types import DISTANCES, FIXED, HEAD_DIM, Dim, NormInfo, TensorInfo
@@ -148,12 +149,15 @@ def _anatomy(
         # ALBERT's groups of shared layers: a short model uses only some of them
         short, short_config, counted = full, lean, layer_dims(full, depth, short, short_depth)
         trace = traced(short, short_config, section_of, containers)
-    followers = followers_of(model_class, short_config, section_of)
-    prober = Prober(model_class, short_config, section_of, short, followers)
+    sample = sample_of(model_class, short_config, section_of, short, containers)
+    followers = followers_of(model_class, sample.config, section_of)
+    prober = Prober(model_class, sample.config, section_of, sample.model, followers, sample.fields)
     prober.run()
+    eps_field, norms_that_follow = prober.eps_field()
+    eps_followers = {name for name, _ in short.named_modules() if sample.stand_in(name) in norms_that_follow}
+    prober.stand_for(short, sample.stand_in)
     if section_of:
         trace = trace.within(prober.writers())
-    eps_field, eps_followers = prober.eps_field()
     flow = Flow(trace, containers)
     tensors = {}
     for name, parameter in short.named_parameters(remove_duplicate=False):
@@ -167,8 +171,7 @@ def _anatomy(
     fixed = {n.name for n in norms if n.axis == FIXED}
     by_template: dict[str, TensorInfo] = {}
     for info in tensors.values():
-        scale = layer_of(info.scaled_by, containers)[1] if info.scaled_by else ""
-        by_template.setdefault(info.template, dataclasses.replace(info, scaled_by=scale))
+        by_template.setdefault(info.template, info)
     whole = _spread(full, containers, by_template, 0 if short is full else depth - short_depth)
     anatomy = Anatomy(
         model_type=config.model_type,

@@ -20,7 +20,7 @@ from hf_learngene.errors import UnsupportedFamilyError
 def axis_fields(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Axes that carry the name of the field that drives them, by that name."""
     axes = {d.axis for t in tensors.values() for d in t.dims}
-    return {axis: axis for axis in axes - NAMED_AXES}
+    return {axis: axis for axis in sorted(axes - NAMED_AXES)}
 
 
 def traced(model: PreTrainedModel, config: PreTrainedConfig, section_of: str, containers: Sequence[str]) -> Trace:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,19 +37,21 @@ def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: 
     with torch.device(device), _Unfilled(), seeded(0):  # some constructors draw on the CPU, whatever the device
         model: PreTrainedModel = model_class(own)
         model.train(False)
+    parameters = list(
+        model.named_parameters(remove_duplicate=False)
+    )  # once: a walk over the modules takes a tenth of a build
     if device == "meta":
-        _leave_nothing_behind(model)
-    if len({p.dtype for p in model.parameters() if p.is_floating_point()}) > 1:
+        _leave_nothing_behind(model, [(n, p) for n, p in parameters if not p.is_meta])
+    if len({p.dtype for _, p in parameters if p.is_floating_point()}) > 1:
         nn.Module.to(model, torch.float32)  # a backbone takes its own config's dtype, the head over it does not
     return model
 
 
-def _leave_nothing_behind(model: nn.Module) -> None:
+def _leave_nothing_behind(model: nn.Module, left: Sequence[tuple[str, nn.Parameter]]) -> None:
     """Moves parameters to `meta` that a constructor allocates on the CPU whatever it is told: `torch.Tensor(size)` (wav2vec 2.0).
 
     With one of them left there, no pass runs on `meta`.
     """
-    left = [(n, p) for n, p in model.named_parameters(remove_duplicate=False) if not p.is_meta]
     moved = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for _, p in left}
     for name, parameter in left:
         module, _, leaf = name.rpartition(".")
@@ -66,12 +69,17 @@ class _Unfilled(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        filled = args[0] if args else kwargs.get("tensor")  # the functions of torch.nn.init hand it on by name
-        name = getattr(func, "__name__", "")
-        in_place = name.endswith("_") and not name.startswith("__") and name != "requires_grad_"
-        if in_place and isinstance(filled, nn.Parameter):
-            return filled
+        if _is_in_place(func):
+            filled = args[0] if args else kwargs.get("tensor")  # the functions of torch.nn.init hand it on by name
+            if isinstance(filled, nn.Parameter):
+                return filled
         return func(*args, **kwargs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_in_place(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.startswith("__") and name != "requires_grad_"
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -130,8 +138,9 @@ class Prober:
         section_of: str,
         model: PreTrainedModel,
         followers: tuple[str, ...] = (),
+        passed_over: Collection[str] = (),
     ) -> None:
-        self.followers = followers
+        self.followers, self.passed_over = followers, passed_over
         self.model_class, self.config, self.section_of = model_class, config, section_of
         self.part = section(config, section_of)
         self.fields = self.fields_to_probe()
@@ -180,7 +189,7 @@ class Prober:
         self.probe_images(value)
         self.try_field("num_labels", 3, {"num_labels": (self.config.num_labels or 0) + 3})
         for name in other_integers(self.part):
-            if name not in self.linked:
+            if name not in self.linked and name not in self.passed_over:
                 step = getattr(self.part, name)
                 self.try_field(name, step, {name: 2 * step})
 
@@ -235,6 +244,11 @@ class Prober:
     def follows(self, field: str) -> bool:
         """Whether a dimension followed a field."""
         return any(field in effect for effects in self.effects.values() for effect in effects)
+
+    def stand_for(self, whole: PreTrainedModel, stand_in: Callable[[str], str]) -> None:
+        """Says of a whole model what was seen of the one that was probed; `stand_in` names the parameter there for each of it."""
+        self.model, self.shapes = whole, shapes(whole)
+        self.effects = {name: self.effects[stand_in(name)] for name in self.shapes}
 
     def writers(self) -> set[str]:
         """Parameters that write a vector over the width or the heads of this section: of a matrix, its rows follow."""

@@ -196,7 +196,9 @@ def settle(
             or (kind == "token" and info.layer is None and bool(dims) and dims[-1].axis == HIDDEN),
             reads_norm=bool(reads) and reads <= {"norm"},
             norm=_norm_read(seen, flow),
-            scaled_by=next((flow.scale_of[w] for w in seen if w in flow.scale_of), ""),
+            scaled_by=layer_of(
+                next((flow.scale_of[w] for w in sorted(seen) if w in flow.scale_of), ""), flow.containers
+            )[1],
             reads_made=len(dims) > 1
             and dims[1].axis in (HIDDEN, HEADS)
             and dims[1].side == "in"

@@ -21,6 +21,7 @@ from hf_learngene.anatomy.inputs import FRAMES, IMAGES
 
 _HEAD = 16  # dimensions of a narrow model's heads
 _SPARE = 8  # tokens behind the last special one
+_PARTS = ("coordinate_size", "shape_size")  # tables that stand beside each other in the width (LayoutLM)
 _PATCHES = 2  # in height and in width, of a small image
 
 
@@ -53,6 +54,9 @@ def narrow(config: PreTrainedConfig, section_of: str) -> PreTrainedConfig | None
     small |= {n: _HEAD for n in ("head_dim", "attention_head_size") if _is(part, n, hidden // heads)}
     if isinstance(width := value.get("intermediate_size"), int):
         small[names["intermediate_size"]] = max(1, width * _HEAD * heads // hidden)
+    for name in _PARTS:
+        if isinstance(width := getattr(part, name, None), int) and width * _HEAD * heads % hidden == 0:
+            small[name] = width * _HEAD * heads // hidden
     outside = dict.fromkeys(width_repeated(config, section_of), _HEAD * heads) | _few_rows(config)
     return changed(config, section_of, {n: v for n, v in small.items() if n is not None}, outside=outside)
 

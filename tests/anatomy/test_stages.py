@@ -10,7 +10,7 @@ from hf_learngene.anatomy import anatomy_of
 from hf_learngene.anatomy.axes import UNKNOWN
 from hf_learngene.anatomy.stages import StageBlocks, stage_fields
 from hf_learngene.errors import UnsupportedFamilyError
-from testing.families import case_id, model_class, tiny_config
+from testing.families import case_id, model_class, tiny_config, tiny_model
 from testing.hierarchies import CASES
 
 
@@ -49,6 +49,16 @@ def test_axes_of_swin():
     assert axes(anatomy, "classifier.weight") == [("labels", "-", 1), ("hidden.3", "in", 1)]
     assert [anatomy.sizes[f"hidden_size.{s}"] for s in range(4)] == [96, 192, 384, 768]
     assert anatomy.linked == ("hidden_size",)
+
+
+def test_each_block_of_convnext_has_a_scale_of_its_own():
+    model = tiny_model("convnext", "ConvNextModel")
+    anatomy = anatomy_of(model.config, type(model))
+    scaled = {n: t.scaled_by.format(t.layer) for n, t in anatomy.tensors.items() if t.scaled_by}
+    ends = ("pwconv2.weight", "pwconv2.bias")
+    assert scaled == {
+        n: f"{n.rpartition('.pwconv2')[0]}.layer_scale_parameter" for n in anatomy.tensors if n.endswith(ends)
+    }
 
 
 def test_axes_of_convnext():
