@@ -21,6 +21,7 @@ from hf_learngene.anatomy.inputs import main_input
 from hf_learngene.budget.flops import flops
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.processing import processor_of
+from hf_learngene.calibration.record import COMPARED_ON, SYNTHETIC
 from hf_learngene.errors import CheckpointError, LearngeneError, nearest
 from hf_learngene.pruning.agreement import agreement
 
@@ -190,7 +191,7 @@ class Page:
         examples = synthetic_examples(source, visit.processor, count=_HELD_BACK, seed=_UNSEEN)
         with Examples(examples, source) as unseen:
             found = agreement(source, made, unseen)
-        return str(found) if found is not None else "reads other inputs than its source"
+        return found.on(COMPARED_ON[SYNTHETIC]) if found is not None else "reads other inputs than its source"
 
 
 def asked(visit: Visit, sizes: Mapping[str, int]) -> dict[str, int]:

@@ -8,30 +8,42 @@ from hf_learngene.calibration.examples import Examples
 
 
 GIVEN, SYNTHETIC, BOTH = "given", "synthetic", "given and synthetic"
-_SHOWN = {GIVEN: "examples", SYNTHETIC: "made-up examples, without any data", BOTH: "examples, some of them made up"}
+# what the examples are called on which the result was compared with its source: made-up ones lie nearer to where a model decides
+COMPARED_ON = {
+    GIVEN: "held-back examples",
+    SYNTHETIC: "held-back made-up examples",
+    BOTH: "held-back examples, given and made-up ones",
+}
 
 
 def record_of(examples: Examples) -> dict[str, Any]:
     """The entry `calibration` of `config.learngene`: where examples came from, how many they were, and their tokens."""
-    origin = GIVEN if not examples.made_up_count else BOTH if examples.given_count else SYNTHETIC
-    return {"examples": origin, "count": examples.given_count + examples.made_up_count, "tokens": examples.tokens}
+    given, made_up = examples.given_count, examples.made_up_count
+    origin = GIVEN if not made_up else BOTH if given else SYNTHETIC
+    return {"examples": origin, "count": given + made_up, "given": given, "tokens": examples.tokens}
 
 
 def told(record: dict[str, Any], agreement: str = "") -> str:
     """A record in a line, with what was found of the result.
 
     Example:
-        >>> told({"examples": "synthetic", "count": 512, "tokens": 8704}, "agrees with it on 93.8 % of 64 others")
+        >>> told({"examples": "synthetic", "count": 512, "given": 0}, "agrees with it on 93.8 % of 64 others")
         'Calibrated on 512 made-up examples, without any data: it agrees with it on 93.8 % of 64 others. A few hundred of your
         own (calibration=) do better.'
-        >>> told({"examples": "given and synthetic", "count": 512, "tokens": 8704})
-        'Calibrated on 512 examples, some of them made up. More of your own (calibration=, calibration_size=) would take the
-        place of those.'
+        >>> told({"examples": "given and synthetic", "count": 1536, "given": 512})
+        'Calibrated on 512 examples and 1,024 made-up ones, for those given have too few tokens. More of your own (calibration=,
+        calibration_size=) would take the place of those.'
     """
-    better = {
-        GIVEN: "",
-        SYNTHETIC: " A few hundred of your own (calibration=) do better.",
-        BOTH: " More of your own (calibration=, calibration_size=) would take the place of those.",
-    }
-    line = f"Calibrated on {record['count']:,} {_SHOWN[record['examples']]}{f': it {agreement}' if agreement else ''}."
-    return line + better[record["examples"]]
+    count, given = record["count"], record["given"]
+    shown, better = {
+        GIVEN: (f"{count:,} examples", ""),
+        SYNTHETIC: (
+            f"{count:,} made-up examples, without any data",
+            " A few hundred of your own (calibration=) do better.",
+        ),
+        BOTH: (
+            f"{given:,} examples and {count - given:,} made-up ones, for those given have too few tokens",
+            " More of your own (calibration=, calibration_size=) would take the place of those.",
+        ),
+    }[record["examples"]]
+    return f"Calibrated on {shown}{f': it {agreement}' if agreement else ''}.{better}"

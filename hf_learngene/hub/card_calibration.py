@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hf_learngene.calibration.record import BOTH, GIVEN, SYNTHETIC
+from hf_learngene.calibration.record import BOTH, COMPARED_ON, GIVEN, SYNTHETIC
 from hf_learngene.hub.markdown import plain
 from hf_learngene.pruning.agreement import Agreement
 
@@ -24,7 +24,7 @@ def calibrated_on(record: Mapping[str, Any]) -> str:
         >>> told = {"examples": "synthetic", "count": 512, "agreement": {"kind": "same top class", "value": 0.9375, "count": 64}}
         >>> calibrated_on({"calibration": told})
         'It was calibrated on 512 made-up examples, so no data was needed. It agrees with the source on 93.8 % of 64 held-back
-        examples.'
+        made-up examples.'
         >>> calibrated_on({"fallback": {"from": "calibrated", "why": "..."}})
         'A calibrated shrink was tried first and did not do, so that its weights were selected without examples.'
     """
@@ -45,7 +45,8 @@ def calibrated_on(record: Mapping[str, Any]) -> str:
     elif told.get("examples") in _KINDS:
         sentences.append(f"It was calibrated on {kind}.")
     if (found := _agreement(told.get("agreement"))) is not None:
-        sentences.append(f"It {plain(found)}.")
+        held = COMPARED_ON.get(str(told.get("examples")), COMPARED_ON[GIVEN])
+        sentences.append(f"It {plain(found.on(held))}.")
     return " ".join(sentences)
 
 
@@ -65,7 +66,8 @@ def distilled_on(record: Mapping[str, Any]) -> str:
     what = "made-up" if told.get("examples") == SYNTHETIC else "unlabelled"
     found = _agreement(told.get("agreement"))
     said = f"It was then distilled from its source for {steps:,} steps on {count:,} {what} examples."
-    return f"{said} It {plain(found)}." if found is not None else said
+    held = COMPARED_ON[SYNTHETIC if told.get("examples") == SYNTHETIC else GIVEN]
+    return f"{said} It {plain(found.on(held))}." if found is not None else said
 
 
 def learned_on(record: Mapping[str, Any]) -> str:

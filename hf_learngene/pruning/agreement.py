@@ -29,12 +29,12 @@ RANKS = "rank correlation of cosines"
 PREDICTIONS = "rank correlation of predictions"
 
 _SAID = {
-    TOP_CLASS: "agrees with the source on {percent} of {count:,} held-back examples",
-    TOP_TOKEN: "fills in what the source does at {percent} of {count:,} masked places in held-back examples",
-    TOP_PLACES: "agrees with the source at {percent} of {count:,} places in held-back examples",
-    COSINE: "gives embeddings with a mean cosine of {value:.3f} to the source's, on {count:,} held-back examples",
-    RANKS: "orders pairs of {count:,} held-back examples by cosine as the source does, at a rank correlation of {value:.3f}",
-    PREDICTIONS: "orders {count:,} held-back examples as the source does, at a rank correlation of {value:.3f}",
+    TOP_CLASS: "agrees with the source on {percent} of {count:,} {examples}",
+    TOP_TOKEN: "fills in what the source does at {percent} of {count:,} masked places in {examples}",
+    TOP_PLACES: "agrees with the source at {percent} of {count:,} places in {examples}",
+    COSINE: "gives embeddings with a mean cosine of {value:.3f} to the source's, on {count:,} {examples}",
+    RANKS: "orders pairs of {count:,} {examples} by cosine as the source does, at a rank correlation of {value:.3f}",
+    PREDICTIONS: "orders {count:,} {examples} as the source does, at a rank correlation of {value:.3f}",
 }
 _MASKED = 7  # one in so many places is masked, about as many as in training
 _EMBEDDINGS = ("image_embeds", "text_embeds")
@@ -61,8 +61,13 @@ class Agreement:
     count: int
 
     def __str__(self) -> str:
-        said = _SAID.get(self.kind, "agrees with the source: {kind} {value:.3f} on {count:,} held-back examples")
-        return said.format(kind=self.kind, value=self.value, count=self.count, percent=f"{self.value:.1%}"[:-1] + " %")
+        return self.on("held-back examples")
+
+    def on(self, examples: str) -> str:
+        """The sentence, with these words for the examples."""
+        said = _SAID.get(self.kind, "agrees with the source: {kind} {value:.3f} on {count:,} {examples}")
+        percent = f"{self.value:.1%}"[:-1] + " %"
+        return said.format(kind=self.kind, value=self.value, count=self.count, percent=percent, examples=examples)
 
 
 def agreement(

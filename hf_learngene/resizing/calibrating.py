@@ -14,7 +14,7 @@ from transformers.utils import logging
 from hf_learngene.calibration.examples import Batches, Examples
 from hf_learngene.calibration.held_back import held_back
 from hf_learngene.calibration.processing import resolved_processor
-from hf_learngene.calibration.record import record_of, told
+from hf_learngene.calibration.record import COMPARED_ON, record_of, told
 from hf_learngene.calibration.shares import shared
 from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, synthetic_examples
 from hf_learngene.errors import (
@@ -128,7 +128,7 @@ def carry_out(
                 record["agreement"] = dataclasses.asdict(agreed[0])
             made.config.learngene = {**made.config.learngene, "calibration": record}
             if any(step.method.refits for step in plan.passes):
-                logger.warning(told(record, str(agreed[0]) if agreed else ""))
+                logger.warning(told(record, agreed[0].on(COMPARED_ON[record["examples"]]) if agreed else ""))
     provenance.seal(made)
     return made
 

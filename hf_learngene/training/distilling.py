@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.processing import processor_for
+from hf_learngene.calibration.record import COMPARED_ON, GIVEN, SYNTHETIC
 from hf_learngene.calibration.synthetic import synthetic_examples
 from hf_learngene.calibration.synthetic.masked_lm import is_masked_lm
 from hf_learngene.errors import TeacherError, TrainingDataError, UnknownOptionError
@@ -30,7 +31,7 @@ from hf_learngene.training.trainer import LearngeneTrainer
 
 logger = logging.get_logger(__name__)
 
-SYNTHETIC = "synthetic"
+
 # A rate that starts which work already survive: of 1e-5, 3e-5 and 1e-4, tried on a calibrated third of a ViT, only the first came
 # nearer to the source (docs/distil.md).
 GENTLE = 1e-5
@@ -135,7 +136,7 @@ def distill(
     record = {
         "teacher": provenance.public_name(teacher.config._name_or_path) if teacher.config._name_or_path else None,
         "loss": chosen.distillation,
-        "examples": SYNTHETIC if made_up else "given",
+        "examples": SYNTHETIC if made_up else GIVEN,
         "count": len(fitted),
         "steps": trainer.kept_step,
         "learning_rate": chosen.learning_rate,
@@ -313,7 +314,8 @@ def _note(model: PreTrainedModel, record: dict[str, Any], before: Agreement | No
     if after is not None and before is not None:
         record = {**record, "before": before.value, "agreement": dataclasses.asdict(after)}
         if record["steps"]:
-            logger.warning("Distilled for %d steps: it %s (%.3f before).", record["steps"], after, before.value)
+            after_on = after.on(COMPARED_ON[record["examples"]])
+            logger.warning("Distilled for %d steps: it %s (%.3f before).", record["steps"], after_on, before.value)
     if getattr(model.config, "learngene", None):
         calibration = model.config.learngene.get("calibration")
         if isinstance(calibration, dict):  # of the model as it was

@@ -74,7 +74,7 @@ def test_a_visit_from_checkpoint_to_download(space, open_page):
     cost, table, _ = page.planned(visit, {"hidden_size": 32, "intermediate_size": 32})
     assert "`calibrated`: intermediate_size 64 → 32" in cost
     assert "encoder.layer.{0-2}" in table
-    assert "held-back examples" in page.make(visit, {"intermediate_size": 32})
+    assert "held-back made-up examples" in page.make(visit, {"intermediate_size": 32})
     with zipfile.ZipFile(page.saved(visit)) as packed:
         assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(packed.namelist())
         packed.extractall(visit.path / "unpacked")
@@ -90,7 +90,7 @@ def test_a_learngene_and_sizes_from_it(open_page):
     page.open(visit, "small BERT")
     assert "A learngene of" in page.condense(visit, 1 / 2)
     table = page.descend(visit, [1, 2, 3])
-    assert table.count("held-back examples") == 3
+    assert table.count("held-back made-up examples") == 3
     assert [p.suffix for p in visit.descendants.values()] == [".zip"] * 3
 
 

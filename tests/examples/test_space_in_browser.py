@@ -115,7 +115,7 @@ def test_shrink_a_bert_try_it_and_download_it(page, tmp_path):
     move(page, "intermediate_size", 32)
     assert "100%" not in said(page, "#cost", "intermediate_size 64 → 32")
     page.locator("#make").click()
-    said(page, "#agreement", "held-back examples")
+    said(page, "#agreement", "held-back made-up examples")
     page.locator("#try-0 textarea").fill("the [MASK] of a larger tree")
     page.locator("#ask").click()
     for side in ("#said-0", "#said-1"):
@@ -144,8 +144,8 @@ def test_three_sizes_from_a_learngene(page):
     said(page, "#learngene", "A learngene of")
     page.locator("#depths textarea, #depths input").fill("1, 2, 3")
     page.locator("#descend").click()
-    table = said(page, "#descendants", "held-back examples")
-    assert table.count("held-back examples") == 3
+    table = said(page, "#descendants", "held-back made-up examples")
+    assert table.count("held-back made-up examples") == 3
 
 
 def test_push_a_model_of_the_hub_back_to_it(page, hub):
@@ -154,7 +154,7 @@ def test_push_a_model_of_the_hub_back_to_it(page, hub):
     move(page, "intermediate_size", 32)
     said(page, "#cost", "64 → 32")
     page.locator("#make").click()
-    said(page, "#agreement", "held-back examples")
+    said(page, "#agreement", "held-back made-up examples")
     page.get_by_label("or push to").fill("user/small-bert")
     page.get_by_label("your token").fill("wrong")
     page.get_by_role("button", name="Push").click()

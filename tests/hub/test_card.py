@@ -276,7 +276,7 @@ def test_it_says_what_the_model_was_calibrated_on_until_it_is_trained(source, tm
     with torch.no_grad():
         model.get_input_embeddings().weight[3] += 1
     assert "It was calibrated" not in model_card(model)
-    assert "held-back examples." not in model_card(model)
+    assert "held-back" not in model_card(model)
 
 
 @pytest.mark.parametrize(
