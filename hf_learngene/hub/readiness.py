@@ -71,7 +71,7 @@ def readiness(record: Mapping[str, Any], anew: list[str]) -> str:
     if refitted and not anew:
         return (
             "**Works as it is, less well than its source.** What is left was refitted on examples to compute what the source "
-            "computes. Measure it on your own data; training brings back more."
+            "computes. Measure it on your own data; distillation from the source at a small rate may bring back more."
         )
     besides = f" Besides, {' and '.join(anew)}." if anew else ""
     return (

@@ -27,6 +27,12 @@ _CALIBRATION = (
     "resize, from_pretrained_resized and `condensed` learngenes take calibration examples, with processing_class= for raw "
     "texts and images."
 )
+_WORDS = {  # what people call a size
+    "hidden_size": ("width", "hidden", "hidden_dims", "model_dim"),
+    "num_hidden_layers": ("depth", "layers", "n_layer", "num_blocks", "blocks"),
+    "num_attention_heads": ("heads", "n_head", "attention_heads"),
+    "intermediate_size": ("ffn", "ffn_size", "ff_dim", "mlp", "mlp_size"),
+}
 _ELSEWHERE = {
     "tokenizer": "A tokenizer is processing_class= beside calibration=, and tokenizer= in save_resized.",
     "image_processor": "An image processor is processing_class= beside calibration=.",
@@ -92,8 +98,22 @@ def _hint(name: str, names: list[str]) -> str:
     """Where a keyword belongs that is no size, or the size that was meant, if it is written almost like one."""
     if name in _ELSEWHERE:
         return f" {_ELSEWHERE[name]}"
+    meant = size_meant(name)
+    if any(f"{field!r}" in meant for field in names):
+        return f" {meant}"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def size_meant(name: str) -> str:
+    """A sentence that names the size field for a word that people use for it, or nothing.
+
+    Example:
+        >>> size_meant("depth")
+        "Did you mean 'num_hidden_layers'?"
+    """
+    found = next((field for field, words in _WORDS.items() if name in words), None)
+    return f"Did you mean {found!r}?" if found else ""
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -187,9 +207,13 @@ def _complete_heads(
         elif hidden % head_dim == 0:
             sizes["num_attention_heads"] = hidden // head_dim
         else:
+            heads = anatomy.sizes["num_attention_heads"]
+            kept = (
+                f" ({native}={heads} as in the source, with heads of {hidden // heads})" if hidden % heads == 0 else ""
+            )
             raise InvalidSizeError(
                 f"hidden_size={hidden} cannot keep the source's head size of {head_dim}. The nearest widths are "
-                f"{_around(hidden, head_dim)}; or give {native} too, a divisor of {hidden}{own}."
+                f"{_around(hidden, head_dim)}; or give {native} too, a divisor of {hidden}{kept}{own}."
             )
     sizes["head_dim"] = head_dim
     if not anatomy.head_dim_honoured and sizes["num_attention_heads"] * head_dim != hidden:

@@ -15,6 +15,7 @@ from hf_learngene.errors import InvalidSizeError, UnknownOptionError
 from hf_learngene.methods import Method
 from hf_learngene.methods.registry import METHODS, make_method, option_owners, options_of
 from hf_learngene.resizing.by_section import flat
+from hf_learngene.resizing.sizes import size_meant
 
 
 # Keywords of `PreTrainedModel.from_pretrained` and of the Hub client below it.
@@ -157,6 +158,7 @@ class ResizeSpec:
                 used = chosen.name if chosen is not None else "auto"
                 raise UnknownOptionError(
                     f"{name!r} is an option of method {owners[0]!r}, not of {used!r}. Give method={owners[0]!r} with it."
+                    + (f" {meant}" if (meant := size_meant(name)) else "")
                 )
         return cls(
             sizes,

@@ -95,3 +95,24 @@ def test_two_encoders_have_no_one_width(source):
         UnknownOptionError, match=r"hidden_size alone does not say which: .*vision_config \(hidden_size="
     ):
         plan(source(), hidden_size=384)
+
+
+@pytest.mark.parametrize(
+    ("word", "field"),
+    [
+        ("depth", "num_hidden_layers"),
+        ("layers", "num_hidden_layers"),
+        ("heads", "num_attention_heads"),
+        ("ffn", "intermediate_size"),
+        ("width", "hidden_size"),
+    ],
+)
+def test_words_that_people_use_for_a_size_name_its_field(word, field):
+    with pytest.raises(UnknownOptionError, match=f"Did you mean '{field}'"):
+        plan(tiny_model("vit", "ViTModel"), **{word: 2})
+
+
+def test_the_heads_of_the_source_are_named_where_they_divide_the_width():
+    model = tiny_model("vit", "ViTModel")  # 3 heads of 8
+    with pytest.raises(InvalidSizeError, match=r"\(num_attention_heads=3 as in the source, with heads of 7\)"):
+        plan(model, hidden_size=21)
