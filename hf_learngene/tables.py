@@ -10,13 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 
+_FOR_WORDS = 24  # columns that are left to what may wrap beside what may not
+
+
 def render(table: Table, width: int = 120) -> str:
-    """A rich table as plain text, for `print` and for files."""
+    """A rich table as plain text, for `print` and for files; wider than `width` where a column that may not wrap needs it."""
     out = io.StringIO()
     # in a notebook rich would show the table at once, and what is returned here would be empty
-    Console(file=out, width=width, no_color=True, highlight=False, force_jupyter=False, force_terminal=False).print(
-        table
+    console = Console(
+        file=out, no_color=True, highlight=False, force_jupyter=False, force_terminal=False, width=10_000
     )
+    needed = console.measure(table)
+    console.width = min(needed.maximum, max(width, needed.minimum + _FOR_WORDS))
+    console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_learngene.anatomy import Anatomy
@@ -26,11 +27,14 @@ from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
 from hf_learngene.pruning.activations import Runner
+from hf_learngene.pruning.estimate import LONG, seconds_needed, spoken
 from hf_learngene.pruning.moments import Moments
 from hf_learngene.pruning.running import output_of
 from hf_learngene.pruning.targets import heads_can_shrink, writer
 from hf_learngene.state import without_autocast
 
+
+logger = logging.get_logger(__name__)
 
 SHARES = (0.75, 0.5, 0.25)  # of each size, at which its error is measured
 TRIED = 3  # combinations that are pruned and measured before one is chosen
@@ -111,6 +115,9 @@ def allocated(
     fit = fitting.on(max(_rank(anatomy, s) for s in (given, *itertools.chain(*alone.values()))))
     axes: list[Trial] = []
     curves: dict[str, list[tuple[int, float]]] = {}
+    seconds = total * seconds_needed(model, fit)
+    if seconds >= LONG:
+        logger.warning("Choosing sizes tries %d smaller models, which takes about %s.", total, spoken(seconds))
     with tqdm(total=total, desc="measuring sizes", disable=hidden) as bar:
         # what is given by name costs in every trial: counted anew for each size, it would favour shrinking one alone
         least_error = 0.0

@@ -14,6 +14,7 @@ from hf_learngene.budget.flops import flop_count, flops
 from hf_learngene.budget.latency import MARGIN, fitted, stopwatch
 from hf_learngene.budget.meter import Budget, Meter
 from hf_learngene.budget.stage_fit import fit_stages
+from hf_learngene.budget.width import fit_width
 from hf_learngene.errors import InvalidSizeError, LearngeneError
 
 
@@ -88,20 +89,26 @@ def metered(
     return Meter(budget, budget.ceiling(amount), amount, lambda at: estimate(_plain(at)), exact)
 
 
-def spent(meter: Meter, source: Anatomy, given: Sizes, whole: Callable[[Sizes], Sizes]) -> dict[str, Any]:
-    """The sizes that were given, with a width and a depth in the source's proportions that a budget allows.
+def spent(
+    meter: Meter, source: Anatomy, given: Sizes, whole: Callable[[Sizes], Sizes], refitted: bool = False
+) -> dict[str, Any]:
+    """The sizes that were given, with those that a budget allows.
 
     Args:
         meter: the budget.
         source: the source's anatomy.
         given: sizes given by name, canonical; they are kept.
         whole: as `metered` takes it.
+        refitted: whether the result is refitted to the source. Then width alone shrinks, as far as that goes, since layers and
+            whole heads are missed more; otherwise width and depth keep the source's proportions.
 
     Raises:
         InvalidSizeError: no size is that small, or that large.
     """
-    found = fit_stages if source.num_stages else fit
-    return {**found(source, meter, given, whole), **given}
+    if source.num_stages:
+        return {**fit_stages(source, meter, given, whole), **given}
+    narrower = fit_width(source, meter, given, whole) if refitted else None
+    return {**(narrower or fit(source, meter, given, whole)), **given}
 
 
 def _probes(source: Anatomy) -> list[dict[str, Any]]:

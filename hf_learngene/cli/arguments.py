@@ -24,6 +24,9 @@ Source = Annotated[
 ]
 HiddenSize = Annotated[int | None, typer.Option(help="Width. Heads and ffn follow it.", show_default=False)]
 NumHiddenLayers = Annotated[int | None, typer.Option(help="Depth.", show_default=False)]
+# They work as they are typed, beside the two that fit into the help; `--size` takes every other.
+IntermediateSize = Annotated[int | None, typer.Option(hidden=True)]
+NumAttentionHeads = Annotated[int | None, typer.Option(hidden=True)]
 Params = Annotated[
     str | None,
     typer.Option(metavar="COUNT", help="A budget instead: 20M, or 0.25 of the source.", show_default=False),
@@ -125,9 +128,16 @@ def method_with_options(name: str, options: list[str] | None) -> Method | str:
     if chosen is None and given:
         option = next(iter(given))
         owners = option_owners(option)
-        hint = f"It is an option of {', '.join(owners)}: add --method {owners[0]}." if owners else "No method has it."
+        hint = f"It is an option of {', '.join(owners)}: add --method {owners[0]}." if owners else _likely(option)
         raise UnknownOptionError(f"--method auto has no option {option!r}. {hint}")
     return chosen or name
+
+
+def _likely(option: str) -> str:
+    from hf_learngene.methods import METHODS
+
+    likely = nearest(option, {field.name for method in METHODS.values() for field in fields(method)})
+    return f"No method has it.{likely} `hf-learngene methods` lists the options of each."
 
 
 def _pairs(flag: str, given: list[str] | None, example: str) -> list[tuple[str, str]]:

@@ -16,8 +16,10 @@ from hf_learngene.cli.arguments import (
     Corpus,
     Flops,
     HiddenSize,
+    IntermediateSize,
     Latency,
     MethodName,
+    NumAttentionHeads,
     NumHiddenLayers,
     Option,
     Params,
@@ -59,6 +61,8 @@ def plan_command(
     source: Source,
     hidden_size: HiddenSize = None,
     num_hidden_layers: NumHiddenLayers = None,
+    num_attention_heads: NumAttentionHeads = None,
+    intermediate_size: IntermediateSize = None,
     vocab_size: VocabSize = None,
     corpus: Corpus = None,
     size: Size = None,
@@ -83,6 +87,8 @@ def plan_command(
         size,
         hidden_size=hidden_size,
         num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=intermediate_size,
         vocab_size=vocab_size,
         revision=revision,
         token=token,
@@ -118,6 +124,8 @@ def resize_command(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
     hidden_size: HiddenSize = None,
     num_hidden_layers: NumHiddenLayers = None,
+    num_attention_heads: NumAttentionHeads = None,
+    intermediate_size: IntermediateSize = None,
     vocab_size: VocabSize = None,
     corpus: Corpus = None,
     size: Size = None,
@@ -173,7 +181,14 @@ def resize_command(
                 "--trainer-checkpoint takes larger sizes, --method, --option, --seed and --overwrite: everything else "
                 "would make another training of it."
             )
-        sizes = keywords(size, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers, vocab_size=vocab_size)
+        sizes = keywords(
+            size,
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+            vocab_size=vocab_size,
+        )
         grow_trainer_checkpoint(source, output, method, option, seed, overwrite, sizes)
         return
     data = data_of(calibration)
@@ -184,6 +199,8 @@ def resize_command(
         size,
         hidden_size=hidden_size,
         num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=intermediate_size,
         vocab_size=vocab_size,
         num_labels=num_labels,
         revision=revision,
@@ -208,6 +225,11 @@ def resize_command(
         loads=True,
     )
     made = _plan(source, spec, task)
+    if not spec.sizes and spec.budget is None and chosen == "auto" and task is None and dtype is None:
+        raise UnknownOptionError(
+            f"Nothing to do: no size of {source} was given. Take --hidden-size, --num-hidden-layers, --size NAME=VALUE, or a "
+            f"budget such as --params 0.5; `hf-learngene plan {source}` shows what it has."
+        )
     _check_learns_nothing(made, source)
     check_modules(source, hub_keywords(given), made.model_class, made.source_config, made.target_config)
     if data is not None and any(step.method.needs_labels for step in made.passes):

@@ -16,6 +16,7 @@ from hf_learngene.calibration.stacking import count_tokens
 from hf_learngene.pruning.running import run
 
 
+LONG = 15.0  # seconds: what takes longer is announced
 PASSES = 8  # of the source over the examples that a shrink takes as long as: benchmarks/results/cost.md
 TIMED, QUICK = (
     4,
@@ -41,10 +42,20 @@ def seconds_needed(model: PreTrainedModel, examples: Batches) -> float:
     return PASSES * once * tokens / max(1, count_tokens(timed, main, config))
 
 
+def spoken(seconds: float) -> str:
+    """A time as one says it when it is not known precisely.
+
+    Example:
+        >>> spoken(33.0), spoken(100.0), spoken(400.0)
+        ('30 seconds', '2 minutes', '7 minutes')
+    """
+    return f"{round(seconds, -1):.0f} seconds" if seconds < 75 else f"{max(2, round(seconds / 60))} minutes"
+
+
 def _seconds(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> float:
     began = time.perf_counter()
     run(model, batch)
     return time.perf_counter() - began
 
 
-__all__ = ["seconds_needed"]
+__all__ = ["LONG", "seconds_needed", "spoken"]

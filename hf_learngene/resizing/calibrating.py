@@ -28,7 +28,7 @@ from hf_learngene.errors import (
 from hf_learngene.hub import provenance
 from hf_learngene.hub.sentence import read_modules
 from hf_learngene.pruning.agreement import Agreement, agreement
-from hf_learngene.pruning.estimate import seconds_needed
+from hf_learngene.pruning.estimate import LONG, seconds_needed, spoken
 from hf_learngene.resizing.execute import check_numbers, execute, spend_budget
 from hf_learngene.resizing.guard import check_gain
 from hf_learngene.resizing.learning import check_trainable
@@ -39,8 +39,6 @@ from hf_learngene.resizing.spec import GIVEN, SYNTHETIC, ResizeSpec
 
 
 logger = logging.get_logger(__name__)
-
-LONG = 15.0  # seconds
 
 
 def carry_out(
@@ -147,18 +145,8 @@ def _announce(model: PreTrainedModel, fitted: Batches, examples: Examples) -> No
         logger.warning(
             "Calibrating on %s examples takes about %s.",
             f"{examples.given_count + examples.made_up_count:,}",
-            _spoken(seconds),
+            spoken(seconds),
         )
-
-
-def _spoken(seconds: float) -> str:
-    """A time as one says it when it is not known precisely.
-
-    Example:
-        >>> _spoken(33.0), _spoken(100.0), _spoken(400.0)
-        ('30 seconds', '2 minutes', '7 minutes')
-    """
-    return f"{round(seconds, -1):.0f} seconds" if seconds < 75 else f"{max(2, round(seconds / 60))} minutes"
 
 
 def _starts_anew(plan: Plan, model: PreTrainedModel) -> bool:

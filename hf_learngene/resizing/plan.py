@@ -210,11 +210,15 @@ class Plan:
         return made if self.vocabulary is None else {**made, "kept_tokens": self.vocabulary.record()}
 
     def __str__(self) -> str:
+        if self.budget is not None:
+            return self._awaited(self.budget)
         costs = self.costs + ([self.latency] if "latency" in vars(self) else [])
         lines = [*self._head(), *map(str, costs), *self._limit(), *self._layers()]
         return "\n".join(lines) + f"\n\n{render(origin_table(self.tensors))}"
 
     def _repr_html_(self) -> str:
+        if self.budget is not None:
+            return paragraphs(self._awaited(self.budget))
         costs = self.costs + ([self.latency] if "latency" in vars(self) else [])
         below = "\n".join([*self._limit(), *self._layers()])
         return "\n".join(
@@ -224,6 +228,14 @@ class Plan:
                 *([paragraphs(below)] if below else []),
                 folded(f"{len(self.tensors):,} tensors", html(origin_table(self.tensors))),
             ]
+        )
+
+    def _awaited(self, budget: Meter) -> str:
+        """A plan whose sizes nobody knows yet: what it holds until then are the source's own."""
+        return (
+            f"{self.model_class.__name__}, method {self.method}: {budget.told(budget.source)} → at most "
+            f"{budget.told(budget.ceiling)}\nThe sizes are chosen when the model is made, by the error that each leaves on the "
+            "examples. Planned without calibration=, the budget goes by rule, and the plan shows to which sizes."
         )
 
     def _head(self) -> list[str]:
@@ -341,7 +353,8 @@ def _part(
     meter = None if spec.budget is None else metered(spec.budget, source, config, model_class, sizes, whole, at)
     waits = meter is not None and origin is not None and spends_by_error(spec, meter, source, sizes)
     if meter is not None and not waits:
-        sizes = spent(meter, source, sizes, whole)
+        refitted = origin is not None if method is None else method.refits
+        sizes = spent(meter, source, sizes, whole, refitted)
     if method is not None:
         sizes = {**method.implied_sizes(source.sizes), **sizes}
     sizes = whole(sizes)

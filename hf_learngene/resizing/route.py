@@ -202,7 +202,7 @@ def _examples_first(route: Route, source: Anatomy, vocabulary: Vocabulary | None
 def spends_by_error(spec: ResizeSpec, budget: Meter, source: Anatomy, wanted: Mapping[str, Any]) -> bool:
     """Whether a budget waits for examples: on those that a caller names, it goes by the error that each size leaves.
 
-    Left alone, it is spent in the source's proportions, which a plan can show before any weight is read.
+    Left alone, it is spent by rule, which a plan can show before any weight is read.
 
     Raises:
         InvalidSizeError: a budget below all that is searched.

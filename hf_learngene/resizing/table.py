@@ -62,7 +62,7 @@ def origin_table(tensors: Iterable[TensorOrigin]) -> Table:
     groups = grouped(tensors)
     moves = any(group.layers for group in groups)
     table = Table(show_edge=False, pad_edge=False, box=None)
-    table.add_column("tensor", overflow="fold")
+    table.add_column("tensor", no_wrap=True)  # a name is looked for as it stands
     for title in ("source", "target"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("origin", overflow="fold")

@@ -53,9 +53,10 @@ def resize(
             adapter, which follows it.
         method (`str` or `Method`, *optional*, defaults to `"auto"`): `auto` grows with `lemon` and shrinks with `calibrated`;
             see `registered_methods()`.
-        params (`str`, `int` or `float`, *optional*): a budget (`"20M"`, or a share such as `0.25`), never exceeded: width and
-            depth are chosen in the source's proportions; where `calibration` is named, width, head size, ffn and depth by the
-            error that each of them is measured to leave (`allocate` shows the measurements).
+        params (`str`, `int` or `float`, *optional*): a budget (`"20M"`, or a share such as `0.25`), never exceeded. What is
+            refitted (`auto`, `calibrated`) shrinks in width, with all heads and layers; else width and depth are chosen in the
+            source's proportions; where `calibration` is named, width, head size, ffn and depth by the error that each of them is
+            measured to leave (`allocate` shows the measurements).
         flops (`str`, `int` or `float`, *optional*): a budget of FLOPs (`"4G"`, or a share) in place of parameters, of a
             forward pass of one example: an image of the config's size, or a text of 128 tokens. A multiply-add counts two.
         latency (`str`, `int` or `float`, *optional*): a budget of time (`"20ms"`, or a share) of such a pass, measured on this

@@ -66,6 +66,28 @@ def test_plan_shows_the_table_and_needs_no_weights(run, checkpoints, tmp_path, n
     assert "vit.layers.{0-1}.attention.q_proj.weight" in result.stdout
 
 
+def test_a_plan_whose_budget_waits_for_examples_tells_no_sizes(run, checkpoints):
+    result = run("plan", checkpoints / "vit", "--params", "0.5", "--calibration", "pictures")
+    assert result.exit_code == 0
+    assert re.search(r"method calibrated: [\d,]+ parameters → at most [\d,]+ parameters\n", result.stdout)
+    assert "chosen when the model is made" in result.stdout
+    assert "hidden_size" not in result.stdout
+
+
+def test_sizes_of_the_ffn_and_heads_are_options_too(run, checkpoints):
+    result = run("plan", checkpoints / "vit", "--intermediate-size", 16, "--num-attention-heads", 1)
+    assert "num_attention_heads 3 → 1, intermediate_size 40 → 16" in result.stdout
+
+
+def test_a_resize_without_a_size_is_refused(run, checkpoints, no_weights):
+    fails(run("resize", checkpoints / "vit", "out"), "Nothing to do", "--params 0.5")
+    assert not os.path.exists("out")
+
+
+def test_an_option_that_no_method_has_names_the_nearest(run, checkpoints):
+    fails(run("plan", checkpoints / "vit", "--hidden-size", 16, "--option", "ridg=1"), "Did you mean 'ridge'?")
+
+
 def test_plan_for_a_budget(run, checkpoints):
     result = run("plan", checkpoints / "vit", "--params", "0.5")
     assert result.exit_code == 0
