@@ -133,12 +133,12 @@ def selection_after_fine_tune(content: Content) -> Found:
 # ---- growth
 
 
-def saved_by(method: str, published: float) -> Callable[[Content], Found]:
+def saved_by(method: str, published: float, target: str = "both") -> Callable[[Content], Found]:
     def read(content: Content) -> Found:
         from growth import METHODS, saved
 
         assert method in METHODS
-        values = saved(content["rows"], method, "both", True)
+        values = saved(content["rows"], method, target, True)
         reached = [v for v in values if v is not None]
         if not values:
             return NOT_MEASURED
@@ -312,6 +312,11 @@ CLAIMS: tuple[Claim, ...] = (
                               ("mango", "Mango (2310.10699)", 39.2))),
         )
         for method, name, published in rows
+    ),
+    *(
+        Claim(f"lemon, images, {target}", GROWTH, f"LEMON (2310.07999) saves compute, ViT, {target} alone doubled", "56.7 %, both",
+              _GROWTH.format("images"), "growth_images", saved_by("lemon", 56.7, target))
+        for target in ("width", "depth")
     ),
     Claim("no data, images", CLOSED, "A ViT-S at a third works with no data at all: CIFAR-10",
           "nobody's; our aim 97 % of the gap", _SYNTHETIC.format("images", " --limit 2000"), "synthetic_images",
