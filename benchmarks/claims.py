@@ -314,8 +314,8 @@ CLAIMS: tuple[Claim, ...] = (
         for method, name, published in rows
     ),
     *(
-        Claim(f"lemon, images, {target}", GROWTH, f"LEMON (2310.07999) saves compute, ViT, {target} alone doubled", "56.7 %, both",
-              _GROWTH.format("images"), "growth_images", saved_by("lemon", 56.7, target))
+        Claim(f"lemon, images, {target}", GROWTH, f"LEMON (2310.07999) saves compute, ViT, {target} alone doubled",
+              "56.7 %, both", _GROWTH.format("images"), "growth_images", saved_by("lemon", 56.7, target))
         for target in ("width", "depth")
     ),
     Claim("no data, images", CLOSED, "A ViT-S at a third works with no data at all: CIFAR-10",

@@ -5,9 +5,11 @@ Torch works out their results there by rules in Python, about a millisecond for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +30,30 @@ def run(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     plain = all(t.is_meta and t.dtype == tensors[0].dtype for t in tensors)
     found = quick(*args, **kwargs) if plain else None
     return func(*args, **kwargs) if found is None else found
+
+
+def arange(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """`torch.arange(*args, **kwargs)` where `meta` is the device, in a twentieth of the time.
+
+    Example:
+        >>> arange((0, 10, 4), {}).shape, arange((3.0,), {"dtype": torch.float64}).dtype
+        (torch.Size([3]), torch.float64)
+    """
+    known = {"dtype", "device"} >= kwargs.keys() and kwargs.get("device") is None
+    if not known or not all(type(a) in (int, float) for a in args):
+        return torch.arange(*args, **kwargs)
+    start, end, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
+    dtype = kwargs.get("dtype")
+    if dtype is None:
+        dtype = torch.int64 if all(isinstance(a, int) for a in args) else torch.get_default_dtype()
+    count = math.ceil((end - start) / step) if step else 0
+    if count <= 0:
+        return torch.arange(*args, **kwargs)
+    return torch.empty(count, dtype=dtype, device="meta")
+
+
+def _each(input: Tensor) -> Tensor | None:
+    return input.new_empty(input.shape) if input.is_floating_point() else None
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
@@ -67,4 +93,6 @@ _QUICK: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     functional.layer_norm: _layer_norm,
     functional.gelu: _gelu,
     functional.scaled_dot_product_attention: _attention,
+    torch.cos: _each,
+    torch.sin: _each,
 }

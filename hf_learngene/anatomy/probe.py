@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_learngene.anatomy import meta
 from hf_learngene.anatomy.config_fields import (
     EPS_FIELDS,
     LINKED_TO_HIDDEN,
@@ -34,7 +36,11 @@ LISTS = (nn.ModuleList, nn.Sequential)
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str = "meta") -> PreTrainedModel:
     """An uninitialised model in eval mode. On `meta` it takes no memory. The config stays as it is."""
     own = copy.deepcopy(config)  # some constructors write into it (Longformer's attention_window)
-    with torch.device(device), _Unfilled(), seeded(0):  # some constructors draw on the CPU, whatever the device
+    with (
+        torch.device(device),
+        _Unfilled(device == "meta"),
+        seeded(0),
+    ):  # some constructors draw on the CPU, whatever the device
         model: PreTrainedModel = model_class(own)
         model.train(False)
     parameters = list(
@@ -63,7 +69,14 @@ class _Unfilled(TorchFunctionMode):
 
     Transformers' `no_init_weights` replaces `torch.nn.init` for the whole process: a model that another thread builds at that
     moment would be left at whatever memory held. A function mode belongs to its thread.
+
+    Args:
+        on_meta: whether tensors are made on `meta`; rows of numbers, as sinusoids begin with, are not worked out there either.
     """
+
+    def __init__(self, on_meta: bool) -> None:
+        super().__init__()
+        self._on_meta = on_meta
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -73,7 +86,9 @@ class _Unfilled(TorchFunctionMode):
             filled = args[0] if args else kwargs.get("tensor")  # the functions of torch.nn.init hand it on by name
             if isinstance(filled, nn.Parameter):
                 return filled
-        return func(*args, **kwargs)
+        if self._on_meta and func is torch.arange:
+            return meta.arange(args, kwargs)
+        return meta.run(func, args, kwargs) if self._on_meta else func(*args, **kwargs)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -149,6 +164,7 @@ class Prober:
         self.read = self.fields_read()
         self.effects: dict[str, list[dict[str, Effect]]] = {n: [{} for _ in s] for n, s in self.shapes.items()}
         self.linked = self.fields_of_the_width()
+        self.epsilons: dict[str, float] = {}  # of the model of twice the width
 
     def fields_to_probe(self) -> dict[str, str]:
         """Canonical size name -> the config's own name of the field that says it."""
@@ -163,9 +179,8 @@ class Prober:
         value = {c: getattr(self.part, n) for c, n in self.fields.items()}
         hidden = value["hidden_size"]
         # a stored head_dim would pin the heads while the width doubles, or be inconsistent with it
-        self.try_field(
-            "hidden_size", hidden, {self.fields["hidden_size"]: 2 * hidden, **dict.fromkeys(self.linked, 2 * hidden)}
-        )
+        wide = {self.fields["hidden_size"]: 2 * hidden, **dict.fromkeys(self.linked, 2 * hidden)}
+        self.try_field("hidden_size", hidden, {**wide, **self._other_epsilons()})
         heads = value.get("num_attention_heads")
         if isinstance(heads, int):
             self.probe_heads(hidden, heads, value)
@@ -231,9 +246,12 @@ class Prober:
         try:
             wide = values.get(self.fields["hidden_size"]) if self.followers else None
             outside = dict.fromkeys(self.followers, wide) if wide is not None else {}
-            other = shapes(build(self.model_class, changed(self.config, self.section_of, values, outside=outside)))
+            model = build(self.model_class, changed(self.config, self.section_of, values, outside=outside))
         except Exception:  # any refusal by the family's own checks only means: not a field to probe this way
             return False
+        if name == "hidden_size":
+            self.epsilons = epsilons(model)
+        other = shapes(model)
         for tensor, shape in self.shapes.items():
             if tensor in other and len(other[tensor]) == len(shape):
                 for effects, old, new in zip(self.effects[tensor], shape, other[tensor], strict=True):
@@ -269,18 +287,20 @@ class Prober:
         return None if told_whole(read) else read
 
     def eps_field(self) -> tuple[str | None, set[str]]:
-        """The config field of the epsilon, and the norms that follow it."""
-        before = epsilons(self.model)
-        for name in EPS_FIELDS:
-            native = native_name(self.part, name)
-            if native is None:
-                continue
-            after = epsilons(
-                build(
-                    self.model_class, changed(self.config, self.section_of, {native: 3 * getattr(self.part, native)})
-                )
-            )
-            followers = {n for n, eps in before.items() if after.get(n) not in (eps, None)}
+        """The config field of the epsilon, and the norms that follow it: it changes no shape, so twice the width shows it too."""
+        before, after = epsilons(self.model), self.epsilons
+        if not after:  # the family refuses twice the width
+            after = epsilons(build(self.model_class, changed(self.config, self.section_of, self._other_epsilons())))
+        for native, value in self._other_epsilons().items():
+            times = value / getattr(self.part, native)
+            followers = {n for n, eps in before.items() if eps and math.isclose(after.get(n, eps) / eps, times)}
             if followers:
                 return native, followers
         return None, set()
+
+    def _other_epsilons(self) -> dict[str, float]:
+        """Another epsilon for each field that may say one, each so many times as large as no other."""
+        natives = dict.fromkeys(n for n in (native_name(self.part, name) for name in EPS_FIELDS) if n is not None)
+        return {
+            native: times * getattr(self.part, native) for native, times in zip(natives, (3, 5, 7, 11), strict=False)
+        }

@@ -23,6 +23,8 @@ FITTING = [
     (functional.layer_norm, (empty(2, 3, 8), (8,)), {"weight": empty(8), "bias": empty(8), "eps": 1e-6}),
     (functional.layer_norm, (empty(2, 3, 8), (3, 8)), {}),
     (functional.gelu, (empty(2, 8),), {"approximate": "tanh"}),
+    (torch.cos, (empty(2, 8, dtype=torch.float64),), {}),
+    (torch.sin, (empty(2, 8, dtype=torch.int64),), {}),
     (functional.scaled_dot_product_attention, (empty(1, 2, 3, 4), empty(1, 2, 5, 4), empty(1, 2, 5, 4)), {}),
     (
         functional.scaled_dot_product_attention,
@@ -30,6 +32,16 @@ FITTING = [
         {"attn_mask": empty(1, 1, 3, 5)},
     ),
     (functional.linear, (torch.ones(2, 8), torch.ones(5, 8)), {}),
+]
+NUMBERS = [
+    ((7,), {}),
+    ((2, 9), {}),
+    ((9, 2, -3), {}),
+    ((0, 1, 0.3), {}),
+    ((5.0,), {}),
+    ((5,), {"dtype": torch.float64}),
+    ((5,), {"dtype": torch.float16, "requires_grad": True}),
+    ((0,), {}),
 ]
 MISFITS = [
     (functional.linear, (empty(2, 3, 7), empty(5, 8)), {}),
@@ -44,6 +56,17 @@ MISFITS = [
 def test_what_fits_is_as_torch_makes_it(function, args, kwargs):
     found, wanted = meta.run(function, args, kwargs), function(*args, **kwargs)
     assert (found.shape, found.dtype, found.device) == (wanted.shape, wanted.dtype, wanted.device)
+
+
+@pytest.mark.parametrize(("args", "kwargs"), NUMBERS)
+def test_rows_of_numbers_are_as_torch_makes_them(args, kwargs):
+    with torch.device("meta"):
+        found, wanted = meta.arange(args, kwargs), torch.arange(*args, **kwargs)
+    assert (found.shape, found.dtype, found.device) == (wanted.shape, wanted.dtype, wanted.device)
+
+
+def test_rows_of_numbers_elsewhere_are_left_to_torch():
+    assert meta.arange((3,), {"device": "cpu"}).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("function", "args", "kwargs"), MISFITS)
