@@ -129,7 +129,7 @@ class Streamed:
         parameters = dict.fromkeys(self._parameters)
 
         def read(name: str) -> Tensor:
-            self.source.give_back()  # what the tensor before it was made of
+            self.source.give_back()
             first = self._first(name)
             if first not in self.weights:
                 return self._buffer(name)
@@ -142,19 +142,24 @@ class Streamed:
         shards.write(folder, read)
         for name in parameters.keys() - excerpts.keys():  # what is never saved is sealed too
             read(name)
-        self.source.give_back()
+        self.source.give_back(everything=True)
         sealed = fingerprint_of(list(excerpts.values()))
         self.model.config.learngene = {**self.model.config.learngene, "weights": sealed}
         self.model.config.save_pretrained(folder)
 
 
 class _Source(Mapping):
-    """A model's parameters by name, as they were mapped; the memory of those that were read is given back at a word."""
+    """A model's parameters by name, as they were mapped; the memory of those that were read is given back at a word.
+
+    What was read last is given back at the next word: a tensor that is kept as it is shares its memory, and is still being
+    written when the next is made.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._tensors = {n: p.detach() for n, p in model.named_parameters(remove_duplicate=False)}
         self._files = MappedFiles()
         self._read: set[str] = set()
+        self._before: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._read:
@@ -172,9 +177,9 @@ class _Source(Mapping):
         return name in self._tensors
 
     def give_back(self, everything: bool = False) -> None:
-        for name in self._tensors if everything else self._read:
+        for name in self._tensors if everything else self._before - self._read:
             self._files.give_back(self._tensors[name])
-        self._read.clear()
+        self._before, self._read = (set(), set()) if everything else (self._read, set())
 
 
 class _Weights(Mapping):
