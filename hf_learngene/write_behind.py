@@ -15,7 +15,7 @@ _START = 2  # of sync_file_range: begin to write what is changed, and wait for n
 
 
 class WriteBehind:
-    """What it is given to write, a thread writes, in order. Pieces wait as long as they are small together; a large one waits alone.
+    """What it is given to write, a thread writes, in order. Small pieces wait together, a large one alone.
 
     Writing lets other threads run, and so does waiting for a disk. What is written begins its way to the disk at once, where the
     system can be told so (Linux); by itself it would begin when the file is complete and is to be there.

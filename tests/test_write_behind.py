@@ -30,6 +30,14 @@ def test_what_is_written_is_what_was_given(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b"header" + b"".join(p.tobytes() for p in given) + b"end"
 
 
+def hand(file, *lengths, then=None):
+    with WriteBehind(file) as behind:
+        for piece in pieces(*lengths):
+            behind.write(piece.data)
+        if then is not None:
+            then(behind)
+
+
 class Slow:
     """A file that writes when it is told to."""
 
@@ -58,7 +66,12 @@ def test_small_pieces_wait_together_and_a_large_one_alone(monkeypatch):
 
     thread = threading.Thread(target=hand)
     thread.start()
-    for written, waiting in ((0, 2), (1, 2), (2, 3), (3, 4)):  # 500 has room once both before it are written, 1 once 500 is
+    for written, waiting in (
+        (0, 2),
+        (1, 2),
+        (2, 3),
+        (3, 4),
+    ):  # 500 has room once both before it are written, 1 once 500 is
         for _ in range(written and 1):
             file.may.release()
         deadline = threading.Event()
@@ -89,20 +102,19 @@ def test_memory_is_free_once_there_is_room_again(monkeypatch):
 def test_what_fails_is_raised_by_the_next_piece_or_at_the_end(monkeypatch):
     monkeypatch.setattr(write_behind, "ROOM", 0)
     for count in (1, 2):
-        file, handed = Slow(OSError(errno.ENOSPC, "full")), []
+        file = Slow(OSError(errno.ENOSPC, "full"))
         file.may.release()
-        with pytest.raises(OSError, match="full"), WriteBehind(file) as behind:
-            for piece in pieces(10, 10)[:count]:
-                behind.write(piece.data)
-                handed.append(piece)
-        assert len(handed) == 1
+        with pytest.raises(OSError, match="full"):
+            hand(file, *[10] * count)
 
 
 def test_who_stops_early_is_not_kept_waiting():
     file = Slow()
-    with pytest.raises(ZeroDivisionError), WriteBehind(file) as behind:
-        for piece in pieces(10, 10, 10):
-            behind.write(piece.data)
+
+    def stop(behind):
         threading.Timer(0.1, file.may.release).start()  # the one that is being written
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        hand(file, 10, 10, 10, then=stop)
     assert file.written <= 10
