@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
+from collections.abc import Callable
 from threading import Condition, Thread
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -36,7 +37,7 @@ class WriteBehind:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._pieces: deque[memoryview] = deque()
+        self._pieces: deque[tuple[memoryview, Callable[[], object] | None]] = deque()
         self._waiting = 0  # bytes, of the piece that is being written too
         self._changed = Condition()
         self._error: Exception | None = None
@@ -44,14 +45,14 @@ class WriteBehind:
         self._place = self._started = file.tell()
         self._thread = Thread(target=self._run, name="write behind", daemon=True)
 
-    def write(self, piece: memoryview) -> None:
-        """Takes a piece, once there is room for it. Nobody may change it before it is written."""
+    def write(self, piece: memoryview, then: Callable[[], object] | None = None) -> None:
+        """Takes a piece, once there is room for it. Nobody may change it before it is written; `then` is called afterwards."""
         size = piece.nbytes
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._waiting + size <= max(ROOM, size))
             if self._error is not None:
                 raise self._error
-            self._pieces.append(piece.cast("B"))
+            self._pieces.append((piece.cast("B"), then))
             self._waiting += size
             self._changed.notify_all()
 
@@ -77,10 +78,12 @@ class WriteBehind:
                 self._changed.wait_for(lambda: self._pieces or self._ended)
                 if not self._pieces:
                     return
-                piece = self._pieces.popleft()
+                piece, then = self._pieces.popleft()
             size = piece.nbytes
             try:
                 self._put(piece)
+                if then is not None:
+                    then()
             except Exception as error:
                 with self._changed:
                     self._error = error.with_traceback(None)  # its frames hold the piece

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -85,13 +86,16 @@ class Shards:
         }
         return cls(files, {names[id(tensor)]: tensor for tensor in on_disk.values()}, index)
 
-    def write(self, folder: Path, read: Callable[[str], Tensor]) -> None:
+    def write(
+        self, folder: Path, read: Callable[[str], Tensor], written: Callable[[str], object] = lambda _: None
+    ) -> None:
         """Writes all files, one tensor after the other in the order of the files.
 
         Args:
             folder: where to.
             read: name in memory -> tensor, on the CPU; it is asked once for each, and may forget it then. The one before it may
                 still be read: it is written meanwhile.
+            written: is told each name once that is so, by the thread that writes.
 
         Raises:
             ValueError: what is read has another shape or dtype than the model has.
@@ -102,19 +106,22 @@ class Shards:
                 out.write(_header([(name, self.tensors[names[name]]) for name in ordered]))
                 with WriteBehind(out) as behind:
                     for name in ordered:
-                        self._write(behind, names[name], read)
+                        self._write(behind, names[name], read, written)
         if self.index is not None:
             text = json.dumps(self.index, indent=2, sort_keys=True) + "\n"
             (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(text, encoding="utf-8")
 
-    def _write(self, out: WriteBehind, name: str, read: Callable[[str], Tensor]) -> None:
+    def _write(
+        self, out: WriteBehind, name: str, read: Callable[[str], Tensor], written: Callable[[str], object]
+    ) -> None:
         tensor, wanted = read(name), self.tensors[name]
         if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
             raise ValueError(
                 f"`{name}` is {tuple(tensor.shape)} of {tensor.dtype}, and the model has {tuple(wanted.shape)} of {wanted.dtype}."
             )
         if tensor.numel():
-            out.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            out.write(data, partial(written, name))
 
 
 def _split(tensors: dict[str, Tensor], max_shard_size: int | str) -> StateDictSplit:
