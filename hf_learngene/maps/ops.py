@@ -25,7 +25,6 @@ class Context:
         read: name -> source tensor.
         seed: the caller's seed.
         name: the target tensor, so that every tensor draws its own numbers whatever the order.
-        place: of the op among those of the tensor.
         more: whether another op follows, which makes new memory: until then a view will do, or what lies in `scratch`.
         scratch: memory for what does not last; None where gradients are followed.
     """
@@ -34,13 +33,16 @@ class Context:
     seed: int = 0
     name: str = ""
     draws: int = 0
-    place: int = 0
     more: bool = False
     scratch: Scratch | None = None
+    rooms: int = 0
 
     def room(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor | None:
-        """Memory for what the next op reads and nobody after it; None where the result needs memory of its own."""
-        return self.scratch.room(f"op {self.place}", shape, dtype) if self.scratch is not None and self.more else None
+        """Memory for what lasts until the tensor is made, another each time; None where the result needs memory of its own."""
+        if self.scratch is None or not self.more:
+            return None
+        self.rooms += 1  # an op may be made of others, and need what each of them gives
+        return self.scratch.room(f"room {self.rooms}", shape, dtype)
 
     def normal(
         self, shape: tuple[int, ...] | torch.Size, std: float, dtype: torch.dtype, passing: bool = False

@@ -87,7 +87,7 @@ def apply(
         alone = len(recipe.sources) == 1 and recipe.sources[0][1] == 1.0
         tensor = first if alone else _mixed(source, recipe.sources, dtype)
         for place, op in enumerate(recipe.ops, 1):
-            context.place, context.more = place, place < len(recipe.ops)
+            context.more = place < len(recipe.ops)
             # what is only moved is the same in any dtype: half of the bytes, and two casts less
             tensor = op(tensor if op.only_moves else tensor.to(dtype), context)
         _check_shape(recipe, tensor)

@@ -20,6 +20,17 @@ class Same(Op):
         return tensor
 
 
+@dataclass(frozen=True)
+class Both(Op):
+    """An op made of two."""
+
+    first: Op
+    second: Op
+
+    def __call__(self, tensor, context):
+        return torch.cat([self.first(tensor, context), self.second(tensor, context)], 1)
+
+
 DOUBLED, MORE, THINNED, TURNED = (
     torch.arange(12) % 6,
     torch.cat([torch.arange(6), torch.tensor([0, 1, 0, -1])]),
@@ -36,7 +47,9 @@ COLUMNS = [
     Split(Blocks(1), DOUBLED, std=0.02, first=True),
     Same(),
 ]
+TURNS = Both(Take(Blocks(1), TURNED), Take(Blocks(1), THINNED + 1))  # six columns again
 CHAINS = [(row, column, *then) for row in ROWS for column in COLUMNS for then in ((), (Scale(0.5),), (Same(),))]
+CHAINS += [(row, TURNS, Scale(0.5)) for row in ROWS]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
