@@ -75,14 +75,14 @@ def child_write(folder: str, model: str, sizes: dict[str, int]) -> dict[str, flo
     target = {
         n: p.detach() for n, p in cls.from_pretrained_resized(folder, calibration=None, **sizes).named_parameters()
     }
-    start = time.perf_counter()
+    faults, start = _faults(), time.perf_counter()
     clones = {name: tensor.clone() for name, tensor in target.items()}
-    memory = time.perf_counter() - start
+    memory, faults = time.perf_counter() - start, _faults() - faults
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
         save_file(clones, Path(out) / "model.safetensors")
         file = time.perf_counter() - start
-    return {"memory_s": memory, "file_s": file, **_bytes(source, target)}
+    return {"memory_s": memory, "memory_faults": faults, "file_s": file, **_bytes(source, target)}
 
 
 def child_anatomy(model: str) -> dict[str, float]:
@@ -139,14 +139,20 @@ def _measured(act: Callable[[], Any]) -> dict[str, float]:
     gc.disable()
     resident = _status("VmRSS")
     reset = _reset_peak()
-    used = _processor_seconds()
+    used, faults = _processor_seconds(), _faults()
     start = time.perf_counter()
     kept = act()
     wall = time.perf_counter() - start
     gc.enable()
     peak = _status("VmHWM") if reset else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     del kept
-    return {"wall_s": wall, "cpu_s": _processor_seconds() - used, "peak_bytes": peak - resident}
+    used, faults = _processor_seconds() - used, _faults() - faults
+    return {"wall_s": wall, "cpu_s": used, "faults": faults, "peak_bytes": peak - resident}
+
+
+def _faults() -> int:
+    """Pages that the system had to clear or to map so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _processor_seconds() -> float:
@@ -272,7 +278,8 @@ def report(results: Mapping[str, Any]) -> str:
                 time_table(results["cases"]),
                 "\n*load* is plain `from_pretrained` of the source, which maps the file and reads little of it; *read* goes over"
                 " all of it once. *clone* writes the target's bytes once to memory, *save* to a safetensors file."
-                f" Aim: at most {RATIO} × (load + clone), probing included.",
+                f" Aim: at most {RATIO} × (load + clone), probing included. *faults*: pages that the system had to clear or to"
+                " map; a clone has those of the target, as the resize must have.",
                 "\n## Peak memory\n",
                 memory_table(results["cases"]),
                 "\nHighest resident memory over what was resident before the call (pages of the mapped checkpoint count). Aim: at"
@@ -292,6 +299,7 @@ def table(rows: list[list[str]]) -> str:
 
 def time_table(cases: list[dict[str, Any]]) -> str:
     sums = ["÷ load", "÷ (load + clone)", "÷ (load + read + clone)", "÷ (load + save)", f"load + clone ≤ {RATIO}"]
+    sums += ["CPU s, load", "resized", "faults, load", "clone", "resized"]
     rows = [["", "load", "read", "clone", "save", "resized", *sums]]
     for c in cases:
         load, write = c["load"], c["write"]
@@ -299,6 +307,8 @@ def time_table(cases: list[dict[str, Any]]) -> str:
         ratios = [c["ratio_load"], c["ratio_memory"], c["ratio_read"], c["ratio_file"]]
         met = "yes" if c["ratio_memory"] <= RATIO else "no"
         rows.append([c["case"], *(f"{s:.2f} s" for s in seconds), *(f"{r:.2f}" for r in ratios), met])
+        rows[-1] += [f"{c[k]['cpu_s']:.2f}" for k in ("load", "resized")]
+        rows[-1] += [f"{n:,.0f}" for n in (load["faults"], write["memory_faults"], c["resized"]["faults"])]
     return table(rows)
 
 

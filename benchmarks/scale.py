@@ -115,6 +115,15 @@ def child_copy(output: str, copy: str) -> dict[str, float]:
     return {}
 
 
+def child_read(folder: str) -> dict[str, float]:
+    """Reads the source once: a copy of the result does not, and the result may be made of four times its bytes."""
+    for path in Path(folder).glob("*.safetensors"):
+        with path.open("rb") as source:
+            while source.read(BLOCK):
+                pass
+    return {}
+
+
 def run(action: str, **arguments: Any) -> dict[str, float]:
     """A child's own figures, its seconds from start to end, and the highest memory that it had."""
     command = [sys.executable, __file__, "--child", json.dumps({"action": action, **arguments})]
@@ -143,6 +152,7 @@ def measure(model: str, change: str, arguments: list[str], scratch: Path, made: 
     imported = run("import")
     resized = run("resize", folder=str(source), output=str(output), arguments=arguments)
     copied = run("copy", output=str(output), copy=str(copy))
+    read = run("read", folder=str(source))
     largest = total = 0
     for file in output.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
@@ -161,6 +171,7 @@ def measure(model: str, change: str, arguments: list[str], scratch: Path, made: 
         "cpu": resized["cpu"] - imported["cpu"],
         "copy_seconds": copied["seconds"],
         "copy_cpu": copied["cpu"],
+        "read_seconds": read["seconds"],
         "load": os.getloadavg()[0],
     }
 
@@ -179,18 +190,22 @@ def report(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
         "",
         "Random weights in bfloat16. *Peak*: highest resident memory of the process, less that of one that only imports;",
         f"*allowed*: two of the largest tensors and {SLACK / 1e6:.0f} MB. *Seconds*: less those of importing; *copy*: reading",
-        f"and writing the result's bytes, through to the disk. Aim: at most the allowed memory, and {RATIO} × the copy. *Load*:",
-        "of the machine, when the row was done; where it is more than its cores, compare within a row only.",
+        f"and writing the result's bytes, through to the disk. Aim: at most the allowed memory, and {RATIO} × the copy. What a",
+        "copy does not do stands beside it: *read*, of all the source's bytes, which a narrower model is made of (the file cache",
+        "may hold some of them); and planning, which takes about a second of *CPU s* whatever the size. *Load*: of the machine,",
+        "when the row was done; where it is more than its cores, compare within a row only.",
         "",
-        "| | source | result | largest tensor | peak | allowed | ≤ 1 | seconds | copy | ÷ copy | CPU s | load |",
-        "| --- |" + " ---: |" * 11,
+        "| | source | result | largest tensor | peak | allowed | ≤ 1 | seconds | copy | ÷ copy | read | ÷ (copy + read) | CPU s "
+        "| load |",
+        "| --- |" + " ---: |" * 13,
     ]  # fmt: skip
     for r in rows:
         allowed = 2 * r["largest_bytes"] + SLACK
         cells = [
             f"{r['source_bytes'] / 1e6:,.0f} MB", f"{r['target_bytes'] / 1e6:,.0f} MB", f"{r['largest_bytes'] / 1e6:,.0f} MB",
             f"{r['peak_over_import'] / 1e6:,.0f} MB", f"{allowed / 1e6:,.0f} MB", f"{r['peak_over_import'] / allowed:.2f}",
-            f"{r['seconds']:.1f}", f"{r['copy_seconds']:.1f}", f"**{r['seconds'] / r['copy_seconds']:.2f}**", f"{r['cpu']:.1f}",
+            f"{r['seconds']:.1f}", f"{r['copy_seconds']:.1f}", f"**{r['seconds'] / r['copy_seconds']:.2f}**",
+            f"{r['read_seconds']:.1f}", f"{r['seconds'] / (r['copy_seconds'] + r['read_seconds']):.2f}", f"{r['cpu']:.1f}",
             f"{r['load']:.1f}",
         ]  # fmt: skip
         lines.append(f"| {r['row']} | {' | '.join(cells)} |")
@@ -211,7 +226,7 @@ def main() -> None:
     path = options.output / "scale.json"
     head = {"command": "python benchmarks/scale.py", **machine()}
     saved = json.loads(path.read_text()) if path.exists() else {}
-    rows = saved["rows"] if saved.get("head") == head else []
+    rows = [r for r in saved["rows"] if "read_seconds" in r] if saved.get("head") == head else []
     names = [f"{model}, {change}" for model, change, _ in ROWS]
     for model in MODELS:
         wanted = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections.abc import Iterable, Iterator
@@ -87,6 +88,19 @@ def without_autocast() -> Iterator[None]:
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+@contextmanager
+def without_old_garbage() -> Iterator[None]:
+    """Garbage is looked for among what is made from here on, not among all that was imported: that takes longer than a plan."""
+    if gc.get_freeze_count():  # the caller has objects of its own there
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hf_learngene.anatomy.inputs import example_inputs
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.types import HEADS
 from hf_learngene.budget.count import Amounts, scaled
+from hf_learngene.budget.remembered import Remembered
 from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.state import exclusive, seeded
 
@@ -94,7 +95,7 @@ def _by_module(
                         for parameter in model.parameters():
                             torch.nn.init.zeros_(parameter)
                     inputs = example_inputs(model, plain, device, TOKENS)
-                    with torch.no_grad(), seeded(0), FlopCounterMode(display=False) as counter:
+                    with torch.no_grad(), seeded(0), Remembered(), FlopCounterMode(display=False) as counter:
                         model(**inputs)
             except Exception as error:  # any class of error may come from a family's own code
                 failure = failure or error.with_traceback(None)  # its frames hold whatever the callers have

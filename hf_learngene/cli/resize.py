@@ -120,6 +120,7 @@ def plan_command(
     ),
 )
 def resize_command(
+    context: typer.Context,
     source: Source,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
     hidden_size: HiddenSize = None,
@@ -160,7 +161,10 @@ def resize_command(
     from hf_learngene.hub.sentence import check_modules
     from hf_learngene.hub.shards import check_shard_size
     from hf_learngene.resizing.spec import ResizeSpec
+    from hf_learngene.resizing.to_folder import resize_to_folder
+    from hf_learngene.state import without_old_garbage
 
+    context.with_resource(without_old_garbage())
     if trainer_checkpoint:
         unfit = (
             corpus,
@@ -238,8 +242,6 @@ def resize_command(
         spec = spec.with_sizes({**spec.sizes, **_spent(source, made, made.budget.budget, spec)})
         made = _plan(source, spec, task)
     typer.echo(str(made))
-
-    from hf_learngene.resizing.to_folder import resize_to_folder
 
     tables: list[str] = []
     with status(f"Resizing {source} to {output}", bars=True):

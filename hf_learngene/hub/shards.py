@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from huggingface_hub import StateDictSplit, split_torch_state_dict_into_shards
@@ -17,6 +17,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_learngene.errors import UnknownOptionError
+from hf_learngene.write_behind import WriteBehind
 
 
 SHARD_SIZE = "50GB"  # what transformers takes
@@ -85,12 +86,16 @@ class Shards:
         }
         return cls(files, {names[id(tensor)]: tensor for tensor in on_disk.values()}, index)
 
-    def write(self, folder: Path, read: Callable[[str], Tensor]) -> None:
+    def write(
+        self, folder: Path, read: Callable[[str], Tensor], written: Callable[[str], object] = lambda _: None
+    ) -> None:
         """Writes all files, one tensor after the other in the order of the files.
 
         Args:
             folder: where to.
-            read: name in memory -> tensor, on the CPU; it is asked once for each, and may forget it then.
+            read: name in memory -> tensor, on the CPU; it is asked once for each, and may forget it then. The one before it may
+                still be read: it is written meanwhile.
+            written: is told each name once that is so, by the thread that writes.
 
         Raises:
             ValueError: what is read has another shape or dtype than the model has.
@@ -99,20 +104,24 @@ class Shards:
             ordered = sorted(names, key=lambda name: (_RANK[self.tensors[names[name]].dtype], name))
             with (folder / file).open("wb") as out:
                 out.write(_header([(name, self.tensors[names[name]]) for name in ordered]))
-                for name in ordered:
-                    self._write(out, names[name], read)
+                with WriteBehind(out) as behind:
+                    for name in ordered:
+                        self._write(behind, names[name], read, written)
         if self.index is not None:
             text = json.dumps(self.index, indent=2, sort_keys=True) + "\n"
             (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(text, encoding="utf-8")
 
-    def _write(self, out: BinaryIO, name: str, read: Callable[[str], Tensor]) -> None:
+    def _write(
+        self, out: WriteBehind, name: str, read: Callable[[str], Tensor], written: Callable[[str], object]
+    ) -> None:
         tensor, wanted = read(name), self.tensors[name]
         if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
             raise ValueError(
                 f"`{name}` is {tuple(tensor.shape)} of {tensor.dtype}, and the model has {tuple(wanted.shape)} of {wanted.dtype}."
             )
         if tensor.numel():
-            out.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            out.write(data, partial(written, name))
 
 
 def _split(tensors: dict[str, Tensor], max_shard_size: int | str) -> StateDictSplit:

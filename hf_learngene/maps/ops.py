@@ -5,8 +5,6 @@ An op is a small frozen object with a call and a label. `Context` gives it rando
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from hf_learngene.maps.noise import fill
+from hf_learngene.maps.scratch import Scratch
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Context:
         read: name -> source tensor.
         seed: the caller's seed.
         name: the target tensor, so that every tensor draws its own numbers whatever the order.
-        more: whether another op follows, which makes new memory: until then a view will do.
+        more: whether another op follows, which makes new memory: until then a view will do, or what lies in `scratch`.
+        scratch: memory for what does not last; None where gradients are followed.
     """
 
     read: Callable[[str], Tensor]
@@ -32,37 +34,31 @@ class Context:
     name: str = ""
     draws: int = 0
     more: bool = False
+    scratch: Scratch | None = None
+    rooms: int = 0
 
-    def normal(self, shape: tuple[int, ...] | torch.Size, std: float, dtype: torch.dtype) -> Tensor:
+    def room(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor | None:
+        """Memory for what lasts until the tensor is made, another each time; None where the result needs memory of its own."""
+        if self.scratch is None or not self.more:
+            return None
+        self.rooms += 1  # an op may be made of others, and need what each of them gives
+        return self.scratch.room(f"room {self.rooms}", shape, dtype)
+
+    def normal(
+        self, shape: tuple[int, ...] | torch.Size, std: float, dtype: torch.dtype, passing: bool = False
+    ) -> Tensor:
         """Normal numbers that depend on nothing but the seed, the tensor's name and the number of earlier draws.
 
-        They are read from one pool of random numbers, round and round from a random place. Growing a base-size model
-        needs hundreds of millions, and drawing each anew took longer than all the rest. The pool's length is prime, so no
-        two rows of a matrix start at the same place.
+        What is `passing` is lost when the next of these are drawn.
         """
         self.draws += 1
-        digest = hashlib.sha256(f"{self.seed}|{self.name}|{self.draws}".encode()).digest()
-        start = int.from_bytes(digest[:7], "big") % _POOL
-        pool = _pool(self.seed)
-        flat = torch.empty(math.prod(shape), dtype=dtype, device="cpu")
-        done = 0
-        while done < len(flat):
-            count = min(len(flat) - done, _POOL - start)
-            torch.mul(pool[start : start + count], std, out=flat[done : done + count])
-            done, start = done + count, 0
+        count = math.prod(shape)
+        if passing and self.scratch is not None:
+            flat = self.scratch.room("noise", (count,), dtype)
+        else:
+            flat = torch.empty(count, dtype=dtype, device="cpu")
+        fill(flat, std, self.seed, f"{self.name}|{self.draws}")
         return flat.reshape(tuple(shape))
-
-
-_POOL = 1_000_003
-
-
-@functools.lru_cache(maxsize=2)
-def _pool(seed: int) -> Tensor:
-    # One pool serves every later call: it must not take after the caller's default dtype, device or mode. float32: the noise
-    # has no digits worth keeping.
-    with torch.inference_mode(False), torch.no_grad():
-        pool = torch.empty(_POOL, dtype=torch.float32, device="cpu")
-        return pool.normal_(generator=torch.Generator("cpu").manual_seed(seed))
 
 
 class Op:
@@ -143,18 +139,18 @@ def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     return tensor.index_select(dim, index) if span is None else tensor[(slice(None),) * dim + (span,)]
 
 
-def gather(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-    """`tensor.index_select(dim, index)` in new memory; copied piece by piece where `index` starts over regularly."""
+def gather(tensor: Tensor, dim: int, index: Tensor, out: Tensor | None = None) -> Tensor:
+    """`tensor.index_select(dim, index)`, in new memory or in `out`; copied in pieces where `index` starts over regularly."""
     restart = (index == index[0]).nonzero().flatten().tolist() if len(index) else []
     bounds = [*restart, len(index)]
     if 0 < len(restart) <= 16:
         slices = [_progression(index[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
         if all(s is not None for s in slices):
             pieces = [tensor[(slice(None),) * dim + (s,)] for s in slices]
-            return (
-                torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0].clone(memory_format=torch.contiguous_format)
-            )
-    return tensor.index_select(dim, index.to(tensor.device))
+            if len(pieces) > 1:
+                return torch.cat(pieces, dim, out=out)
+            return pieces[0].clone(memory_format=torch.contiguous_format) if out is None else out.copy_(pieces[0])
+    return torch.index_select(tensor, dim, index.to(tensor.device), out=out)
 
 
 def put(
@@ -206,12 +202,18 @@ class Take(Op):
         is_new = self.index < 0
         if not bool(is_new.any()):
             views = context.more and self.scale == 1.0 and _progression(self.index) is not None
-            return (select if views else gather)(tensor, dim, self.index)
+            if views:
+                return select(tensor, dim, self.index)
+            return gather(tensor, dim, self.index, self._room(tensor, dim, context))
         pieces = []
         for start, length, new in _stretches(is_new):
             piece = self.index[start : start + length]
             pieces.append(self._new(tensor, dim, length, context) if new else gather(tensor, dim, piece))
-        return torch.cat(pieces, dim)
+        return torch.cat(pieces, dim, out=self._room(tensor, dim, context))
+
+    def _room(self, tensor: Tensor, dim: int, context: Context) -> Tensor | None:
+        shape = [len(self.index) if i == dim else n for i, n in enumerate(tensor.shape)]
+        return context.room(torch.Size(shape), tensor.dtype)
 
     def _new(self, tensor: Tensor, dim: int, count: int, context: Context) -> Tensor:
         shape = [count if i == dim else n for i, n in enumerate(tensor.shape)]
@@ -286,7 +288,7 @@ class Split(Op):
         if self.ratio:
             std = self.ratio * float(part.norm()) / (count * math.sqrt(part.numel()))
             for _ in range(count // 2):
-                noise = context.normal(part.shape, std, part.dtype)
+                noise = context.normal(part.shape, std, part.dtype, passing=True)
                 yield noise
                 yield noise.neg_()
             if count % 2:
@@ -298,7 +300,7 @@ class Split(Op):
             yield from drawn
             return
         if count == 2:
-            noise = context.normal(part.shape, self.std * math.sqrt(0.5), part.dtype)
+            noise = context.normal(part.shape, self.std * math.sqrt(0.5), part.dtype, passing=True)
             yield noise
             yield noise.neg_()
             return

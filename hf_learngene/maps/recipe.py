@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.ops import Context, Op
+from hf_learngene.maps.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def apply(
         {'w': tensor([1., 1.])}
     """
     shared: set[str] = set()
+    scratch = None if torch.is_grad_enabled() else Scratch()
     for recipe in recipes:
         if not recipe.sources:
             continue
@@ -81,7 +83,7 @@ def apply(
             yield recipe.name, first if once else first.clone()
             continue
         dtype = compute_dtype(first.dtype)
-        context = Context(source.__getitem__, seed, recipe.name)
+        context = Context(source.__getitem__, seed, recipe.name, scratch=scratch if first.is_cpu else None)
         alone = len(recipe.sources) == 1 and recipe.sources[0][1] == 1.0
         tensor = first if alone else _mixed(source, recipe.sources, dtype)
         for place, op in enumerate(recipe.ops, 1):
@@ -89,7 +91,9 @@ def apply(
             # what is only moved is the same in any dtype: half of the bytes, and two casts less
             tensor = op(tensor if op.only_moves else tensor.to(dtype), context)
         _check_shape(recipe, tensor)
-        yield recipe.name, tensor.to(first.dtype).contiguous()
+        made = tensor.to(first.dtype).contiguous()
+        # an op that has nothing to do may hand on what it was given
+        yield recipe.name, made.clone() if scratch is not None and scratch.holds(made) else made
 
 
 def _check_shape(recipe: TensorRecipe, made: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,7 @@ class Streamed:
             return None
         check_fits(plan, model)
         base = _Source(model)
-        base.give_back(everything=True)  # tied tensors were compared
+        base.give_back()  # tied tensors were compared
         weights: Mapping[str, Tensor] = base
         current = model
         for number, step in enumerate(plan.passes):
@@ -83,7 +83,7 @@ class Streamed:
                 if number:  # it would have to read a model that there is not
                     return None
                 selection = step.method.select(step.task, current, None, True)
-                base.give_back(everything=True)
+                base.give_back()
             if selection is not None:
                 step = step.keeping(selection)
                 plan = plan.replacing(number, step)
@@ -127,19 +127,20 @@ class Streamed:
         shards = cast(Shards, self.shards)
         tables, excerpts = table_shapes(self.model), dict[str, Excerpt]()
         parameters = dict.fromkeys(self._parameters)
+        made_of = dict[str, set[str]]()  # a tensor that is kept shares the source's memory until it is written
 
         def read(name: str) -> Tensor:
-            self.source.give_back()  # what the tensor before it was made of
             first = self._first(name)
             if first not in self.weights:
                 return self._buffer(name)
             tensor = self.weights[first]
+            made_of[name] = self.source.taken()
             if first in parameters and first not in excerpts:
                 excerpts[first] = Excerpt.of(tensor, tables).copied()
             return tensor
 
         self.model.save_pretrained(folder, state_dict={})  # what stands beside weights; it would take shards away
-        shards.write(folder, read)
+        shards.write(folder, read, lambda name: self.source.give_back(made_of.pop(name, ())))
         for name in parameters.keys() - excerpts.keys():  # what is never saved is sealed too
             read(name)
         self.source.give_back()
@@ -171,10 +172,15 @@ class _Source(Mapping):
     def __contains__(self, name: object) -> bool:  # a plain mapping would read the tensor
         return name in self._tensors
 
-    def give_back(self, everything: bool = False) -> None:
-        for name in self._tensors if everything else self._read:
+    def taken(self) -> set[str]:
+        """What was read since this was asked last."""
+        found, self._read = self._read, set()
+        return found
+
+    def give_back(self, names: Iterable[str] | None = None) -> None:
+        """Gives back the memory of some, or of all."""
+        for name in self._tensors if names is None else names:
             self._files.give_back(self._tensors[name])
-        self._read.clear()
 
 
 class _Weights(Mapping):

@@ -68,7 +68,9 @@ def test_a_scaled_take_is_no_mere_move():
 def test_what_is_only_selected_is_never_cast(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        ops, "gather", lambda tensor, dim, index: seen.append(tensor.dtype) or tensor.index_select(dim, index)
+        ops,
+        "gather",
+        lambda tensor, dim, index, out=None: seen.append(tensor.dtype) or tensor.index_select(dim, index),
     )
     recipe = TensorRecipe("made", (2, 8), (("w", 1.0),), (Take(Blocks(0), torch.tensor([4, 0])),))
     _ = dict(apply({"w": SOURCE.bfloat16()}, [recipe]))

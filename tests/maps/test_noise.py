@@ -7,7 +7,8 @@ import contextlib
 import pytest
 import torch
 
-from hf_learngene.maps import TensorRecipe, apply, ops
+from hf_learngene.maps import TensorRecipe, apply
+from hf_learngene.maps import noise as pool
 from hf_learngene.maps.ops import Blocks, Context, Split
 
 
@@ -17,9 +18,9 @@ def noise(seed=3, dtype=torch.float64):
 
 @pytest.fixture(autouse=True)
 def _no_pool():
-    ops._pool.cache_clear()
+    pool._pool.cache_clear()
     yield
-    ops._pool.cache_clear()
+    pool._pool.cache_clear()
 
 
 @contextlib.contextmanager
@@ -40,7 +41,7 @@ def default_dtype(dtype):
 )  # fmt: skip
 def test_the_callers_surroundings_change_nothing(ambient):
     wanted = noise()
-    ops._pool.cache_clear()
+    pool._pool.cache_clear()
     with ambient():
         inside = noise()
     after = noise()

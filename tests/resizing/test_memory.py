@@ -9,7 +9,7 @@ import torch
 from hf_learngene import plan, resize
 from hf_learngene.budget import latency
 from hf_learngene.errors import LossyGrowthError
-from hf_learngene.maps import ops
+from hf_learngene.maps import noise
 from testing.families import model_class, tiny_config, tiny_model
 from testing.hierarchies import smaller, tiny_hierarchy
 
@@ -51,7 +51,7 @@ def tiny(kind, name):
     ],
 )
 def test_nothing_of_a_resize_stays_alive(kind, name, sizes, by_counting):
-    ops._pool(0)  # the noise that all models draw from
+    noise._pool(0)  # the noise that all models draw from
     source = tiny(kind, name)
     if name is None:
         sizes = {**smaller(source), **sizes}

@@ -6,16 +6,18 @@ import gc
 import sys
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_learngene import resize_checkpoint
+from hf_learngene import resize_checkpoint, write_behind
 from hf_learngene.disk import MappedFiles
 from hf_learngene.errors import OutputError, UnknownOptionError
 from hf_learngene.hub.shards import Shards
 from hf_learngene.resizing import streaming, to_folder
 from hf_learngene.resizing.streaming import Streamed
+from hf_learngene.write_behind import WriteBehind
 from testing.families import tiny_model
 from testing.method_tester import LARGER, NEEDED, SMALLER, methods_that
 from testing.saving import tokenizer
@@ -141,9 +143,32 @@ def test_one_tensor_at_a_time_is_alive(tmp_path, monkeypatch):
         return made
 
     monkeypatch.setattr(streaming._Weights, "__getitem__", watched)
+    monkeypatch.setattr(write_behind, "ROOM", 0)  # as if each were larger than what may wait together
     resize_checkpoint(source, tmp_path / "made", hidden_size=48)
     assert len(most) > 50
     assert max(most) <= 2  # the one being written, and the next
+
+
+def test_what_is_kept_is_given_back_once_it_is_written(tmp_path, monkeypatch):
+    source = saved(tmp_path / "source", tiny_model("bert", "BertForMaskedLM"))
+    events = []
+    put, give_back = WriteBehind._put, MappedFiles.give_back
+
+    def putting(self, piece):
+        put(self, piece)
+        events.append(("written", np.frombuffer(piece, np.uint8).ctypes.data))
+
+    def giving(self, tensor):
+        events.append(("given back", tensor.data_ptr()))
+        give_back(self, tensor)
+
+    monkeypatch.setattr(WriteBehind, "_put", putting)
+    monkeypatch.setattr(MappedFiles, "give_back", giving)
+    resize_checkpoint(source, tmp_path / "made", method="layers", layer_map=[0])
+    written = [place for event, place in events if event == "written"]
+    assert len(written) > 20
+    for place in written:
+        assert events[events.index(("written", place)) + 1] == ("given back", place)
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
@@ -151,11 +176,11 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     written = []
     write = Shards._write
 
-    def full(self, out, name, read):
+    def full(self, out, name, read, told):
         written.append(name)
         if len(written) == 20:
             raise OSError(28, "No space left on device")
-        write(self, out, name, read)
+        write(self, out, name, read, told)
 
     monkeypatch.setattr(Shards, "_write", full)
     with pytest.raises(OutputError, match="too little space"):
