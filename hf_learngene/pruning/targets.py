@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hf_learngene.anatomy import Anatomy, TensorInfo
-from hf_learngene.anatomy.types import DISTANCES, FFN, HIDDEN
+from hf_learngene.anatomy.types import DISTANCES, FFN, HEADS, HIDDEN
 from hf_learngene.errors import InvalidSizeError
 from hf_learngene.maps.task import ResizeTask
 
@@ -29,9 +29,10 @@ class AxisTargets:
         anatomy, ((heads, size), (new_heads, new_size)) = task.source, task.heads
         check_head_size(anatomy, task.groups[0][1], size, new_size)
         changed = {axis: new for axis, (old, new) in task.axis_sizes.items() if new != old}
+        written = HEADS in task.axis_sizes  # attention of a width of its own is cut into other heads (MobileBERT)
         return cls(
             changed.get(HIDDEN),
-            new_heads if new_heads != heads else None,
+            new_heads if written and new_heads != heads else None,
             new_size if new_size != size else None,
             changed.get(FFN),
         )
