@@ -1,7 +1,7 @@
 """What becomes of everything when it is killed, its disk is full, a checkpoint lies, or the Hub answers wrongly.
 
     python benchmarks/faults.py             # the parts that have no result yet; then writes the page
-    python benchmarks/faults.py --anew      # all of them, about 15 minutes of two cores (`make faults`)
+    python benchmarks/faults.py --anew      # all of them, about 20 minutes of two cores (`make faults`)
     python benchmarks/faults.py --report    # writes the page from what lies in benchmarks/results
 
 The cases stand in tests/faults, a file for each part; its tests try a sample of each. Every part runs in a process of its own,
@@ -151,8 +151,21 @@ def page(parts: dict[str, Any], head: dict[str, str]) -> str:
             *table(drawn), "",
             f"{drawn['classes']} classes of {drawn['families']} families, {drawn['families x methods made']} pairs of a family "
             f"and a method; `{drawn['head']['command']}`, {drawn['seconds'] / 60:.0f} processor minutes.",
+            "", *since(drawn["faults"]),
         ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n" + BELOW
+
+
+def since(faults: list[dict[str, str]]) -> list[str]:
+    """What was wrong when it was drawn, and what it comes to since; each kind of fault once."""
+    if not faults:
+        return []
+    line = f"{len(faults)} were wrong when they were drawn, and are counted so."
+    if all("now" in fault for fault in faults):
+        still = [fault for fault in faults if fault["now"] in ("wrong", "untyped")]
+        line += f" What they show was mended then: tried again (`--again`), {len(still)} of them are wrong."
+    told = [(fault["case"].split("'")[1], fault["what"][:100].replace("`", "").strip()) for fault in faults]
+    return [line, "", *(f"- {family}: `{what}`" for family, what in list(dict.fromkeys(told))[:10])]
 
 
 def _sum(found: dict[str, Any] | None) -> str:
