@@ -35,6 +35,16 @@ class Folder:
         self.path = Path(path)
         self.jobs = self.path / "jobs"
 
+    def check(self) -> None:
+        """Refuses a path at which no folder can be. Cheap: call it before anything is loaded.
+
+        Raises:
+            OutputError: it is no path for a folder, or a file lies there.
+        """
+        real_path(self.path)
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"`{self.path}` is a file. Name a folder.")
+
     def open(self, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Makes the folder, or goes on with the comparison that lies there.
 
@@ -46,9 +56,7 @@ class Folder:
             ResumeError: another comparison lies there; says which settings differ.
             OutputError: nothing can be written there.
         """
-        real_path(self.path)
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"`{self.path}` is a file. Name a folder.")
+        self.check()
         self._sweep()
         found = self.read(SETTINGS)
         if found is None and self.jobs.is_dir() and any(self.jobs.iterdir()):
