@@ -63,10 +63,10 @@ absent, of another type, or of a value that nothing has; tensors are absent, lef
 no numbers; pickles hold code. *Whole* means honest: the result is what transformers reads there, resized. *Typed*
 names the file or its folder, within 10 seconds and 1 GB. No code is ever run, and nothing is unpickled beyond plain
 tensors."""),
-    Part("disks", "Disks and outputs", """Every operation on files that a command does fails in turn, with no space, no
-right and an I/O error; file systems are too small, or fill up meanwhile; files may not grow (`ulimit -f`); folders,
-sources and TMPDIR are read-only, full or gone; outputs are files, links, pipes, devices, other people's folders,
-sources, or in and around them; two runs write to one output at once."""),
+    Part("disks", "Disks and outputs", """Operations on files fail in turn, with no space, no right and an I/O error: all that a
+command does, of more than 20 so many, drawn evenly by the seed. File systems are too small, or fill up meanwhile; files
+may not grow (`ulimit -f`); folders, sources and TMPDIR are read-only, full or gone; outputs are files, links, pipes,
+devices, other people's folders, sources, or in and around them; two runs write to one output at once."""),
     Part("kills", "Killed", """SIGKILL at moments drawn uniformly over a command's time, and at operations on files drawn
 from all that it does, halves of weights among them. *Absent* means nothing, or what was there before. Then the same
 command runs once more: it has to succeed with the same files, bit for bit, and to leave no litter."""),
