@@ -47,7 +47,7 @@ test-numeric: venv  ## Run the numeric tests with other kernels and threads
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 \
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "numeric and not every_family and not slow" tests $(ARGS)
 
-faults: venv  ## Draw, kill, fill, lie to and cut off everything, and count what becomes of it (half an hour)
+faults: venv  ## Draw, kill, fill, lie to and cut off everything, and count what becomes of it (three quarters of an hour)
 	rm -f benchmarks/.cache/faults_properties.json
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/faults_properties.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/faults.py --anew

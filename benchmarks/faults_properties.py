@@ -3,11 +3,14 @@
     python benchmarks/faults_properties.py                        # 5,000 cases of each of two seeds
     python benchmarks/faults_properties.py --cases 500 --seeds 3  # fewer, others
     python benchmarks/faults_properties.py --only bert            # of the classes whose family or name holds a word
+    python benchmarks/faults_properties.py --again                # only what went wrong: what becomes of it now
 
 `tests/faults/properties.py` says what is looked at. Every class gets as many cases; they are drawn from the seed, the class and a
 number, so a run can be stopped, and goes on where it was, class by class. A fault is written down as a call that makes it again:
 
     PYTHONPATH=.:tests python -c "from faults.properties import *; check(Case(...))"
+
+The counts stay as they were drawn; `--again` writes beside each fault what its case comes to since.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=5_000, help="of each seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--report", action="store_true", help="only count what is done already")
+    parser.add_argument("--again", action="store_true", help="only what went wrong, with the code as it is now")
     parser.add_argument("--only", default="", help="classes whose family or name holds a word")
     parser.add_argument(
         "--rows", type=Path, default=HERE / ".cache" / "faults_properties.json", help="what is done already"
@@ -115,6 +119,19 @@ def run(options: argparse.Namespace) -> Rows:
     return rows
 
 
+def again(output: Path) -> list[dict[str, Any]]:
+    """Every fault of the counts, with what its case comes to now; kept there."""
+    from faults.cases import Case
+
+    saved = json.loads(output.read_text())
+    for fault in saved["faults"]:
+        what, known = outcome(eval(fault["case"], {"Case": Case}))
+        fault |= {"now": what, "now what": known}
+    write(output, json.dumps(saved, indent=1))
+    found: list[dict[str, Any]] = saved["faults"]
+    return found
+
+
 def summary(rows: Rows) -> dict[str, Any]:
     """The counts over all rows."""
     by_method: dict[str, Counter[str]] = {}
@@ -166,6 +183,11 @@ def main() -> int:
     quiet()
     logging.getLogger("hf_learngene").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    if options.again:
+        faults = again(options.output)
+        for fault in faults:
+            print(f"{fault['case']}\n    then: {fault['what']}\n    now: {fault['now']} {fault['now what']}")
+        return 0
     head = {"command": command, **machine()}
     rows = run(options)
     faults = [fault for row in rows for fault in row["faults"]]

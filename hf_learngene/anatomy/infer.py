@@ -283,7 +283,7 @@ def anatomy_like(
                 built = build(model_class, lean)
                 _check_labels(known, config, built)
                 like = _like(known, config, model_class, built)
-                check_target(like, known, config, model_class, lean)
+                check_target(like, known, config, built, lean)
             _LIKE[key] = known, like
         return _used(_LIKE, key)[1]
 

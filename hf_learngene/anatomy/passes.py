@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.config_fields import changed, native_name, section
+from hf_learngene.anatomy.initialising import check_initialisation
 from hf_learngene.anatomy.inputs import example_inputs, main_input
 from hf_learngene.anatomy.probe import build
 from hf_learngene.anatomy.small import light
@@ -118,7 +119,7 @@ def check_target(
     anatomy: Anatomy,
     known: Anatomy,
     config: PreTrainedConfig,
-    model_class: type[PreTrainedModel],
+    model: PreTrainedModel,
     run: PreTrainedConfig,
 ) -> None:
     """Refuses a target that its family can build but not save, load or run.
@@ -127,12 +128,13 @@ def check_target(
         anatomy (`Anatomy`): the target's.
         known (`Anatomy`): the source's.
         config (`PreTrainedConfig`): the target's.
-        model_class (`type[PreTrainedModel]`): its class.
+        model (`PreTrainedModel`): one of `run` on `meta`.
         run (`PreTrainedConfig`): the config, or one of fewer tokens where no parameter counts them.
 
     Raises:
         InvalidSizeError: says what the family answers, or which tensor would have no entry.
     """
+    model_class = type(model)
     empty = next((name for name, tensor in anatomy.tensors.items() if 0 in tensor.shape), None)
     if empty is not None and all(0 not in t.shape for t in known.tensors.values()):
         raise InvalidSizeError(  # a family's own quotient of a size, rounded down (LiLT's layout side)
@@ -141,6 +143,7 @@ def check_target(
         )
     try:
         _check_round_trip(anatomy, config)
+        check_initialisation(model, run, anatomy.section)
         trace = _short_pass(anatomy, run, model_class)
     except Exception as error:  # any refusal by the family's own code
         raise InvalidSizeError(

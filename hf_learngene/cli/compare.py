@@ -99,10 +99,11 @@ def compare_command(
 
     from hf_learngene.calibration.processing import processor_of
     from hf_learngene.comparing import compare
-    from hf_learngene.comparing.folder import RESULTS
+    from hf_learngene.comparing.folder import RESULTS, Folder
     from hf_learngene.hub.load import load_whole, pinned
     from hf_learngene.training.data import training_data
 
+    Folder(output).check()
     with status(f"Loading {source}"):
         loading = pinned(source, keywords(None, revision=revision, token=token))
         model = load_whole(source, dtype="float32", **loading)

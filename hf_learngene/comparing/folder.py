@@ -8,8 +8,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,42 @@ class Folder:
         self.path = Path(path)
         self.jobs = self.path / "jobs"
 
+    def check(self) -> None:
+        """Refuses a path at which no folder can be. Cheap: call it before anything is loaded.
+
+        Raises:
+            OutputError: it is no path for a folder, or a file lies there.
+        """
+        real_path(self.path)
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"`{self.path}` is a file. Name a folder.")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other comparisons out of the folder, until this one ends or dies.
+
+        Raises:
+            OutputError: another run holds it, or nothing can be written there.
+        """
+        self.check()
+        new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = claim(self.path)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"Another run compares into `{self.path}`. Wait until it has ended, or name another folder."
+            ) from error
+        except OSError as error:
+            raise OutputError(f"`{self.path}` cannot be written: {error.strerror or error}.") from error
+        try:
+            yield
+        finally:
+            if new:
+                with suppress(OSError):  # what an error left empty
+                    self.path.rmdir()
+            release(lock)
+
     def open(self, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Makes the folder, or goes on with the comparison that lies there.
 
@@ -46,9 +82,7 @@ class Folder:
             ResumeError: another comparison lies there; says which settings differ.
             OutputError: nothing can be written there.
         """
-        real_path(self.path)
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"`{self.path}` is a file. Name a folder.")
+        self.check()
         self._sweep()
         found = self.read(SETTINGS)
         if found is None and self.jobs.is_dir() and any(self.jobs.iterdir()):

@@ -163,13 +163,14 @@ def compare(
         task = Task(train_dataset, eval_dataset, measure, arguments, data_collator, processing_class)
         kept = Folder(output_dir)
         settings = _settings(source, model, spec, task, shown)
-        kept.open(settings, overwrite)
-        if fault(kept.read(SOURCE), SOURCE_KINDS) is not None:
-            known = task.measure(copy.deepcopy(model)) if any(c.same_task for c in cells) else None
-            kept.write(SOURCE, {"metric": number(known), "parameters": model.num_parameters()})
-        refused = _run(model, cells, settled, task, shown, kept)
-        cells = [dataclasses.replace(c, cannot=refused.get((c.size, c.start.label), c.cannot)) for c in cells]
-        return _finished(cells, settled, settings, kept)
+        with kept.held():
+            kept.open(settings, overwrite)
+            if fault(kept.read(SOURCE), SOURCE_KINDS) is not None:
+                known = task.measure(copy.deepcopy(model)) if any(c.same_task for c in cells) else None
+                kept.write(SOURCE, {"metric": number(known), "parameters": model.num_parameters()})
+            refused = _run(model, cells, settled, task, shown, kept)
+            cells = [dataclasses.replace(c, cannot=refused.get((c.size, c.start.label), c.cannot)) for c in cells]
+            return _finished(cells, settled, settings, kept)
 
 
 def _loaded(source: Any, device: torch.device) -> PreTrainedModel:

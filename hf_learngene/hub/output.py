@@ -57,7 +57,8 @@ def real_path(output: str | os.PathLike) -> Path:
     """The path of an output, with all links followed.
 
     Raises:
-        OutputError: it is no text, as a card or a list of files has to be able to hold it, or longer than a path may be.
+        OutputError: it is no text, as a card or a list of files has to be able to hold it, longer than a path may be, or a link
+            that leads back to itself.
     """
     try:
         os.fspath(output).encode()
@@ -65,6 +66,8 @@ def real_path(output: str | os.PathLike) -> Path:
         _existing(path)
     except (OSError, ValueError) as error:
         raise OutputError(f"{os.fspath(output)!r} is no path for a folder: {first_line(error)}.") from error
+    if looped := next((p for p in (path, *path.parents) if p.is_symlink()), None):  # any other was followed
+        raise OutputError(f"`{looped}` is a link that leads back to itself. Delete it, or name another folder.")
     return path
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, NormInfo, TensorInfo
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
-from hf_learngene.errors import InvalidSizeError, UnsupportedFamilyError
+from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection, beside
 from hf_learngene.maps.task import ResizeTask
@@ -22,7 +22,7 @@ from hf_learngene.pruning.moments import RIDGE, Moments, enough
 from hf_learngene.pruning.optimal_brain_surgeon import kept_heads, kept_units
 from hf_learngene.pruning.rotations import head_maps, value_map
 from hf_learngene.pruning.stream import NormProducts, ResidualStream, StreamMap
-from hf_learngene.pruning.targets import AxisTargets, writer
+from hf_learngene.pruning.targets import AxisTargets, query_writers, writer
 from hf_learngene.state import without_autocast
 
 
@@ -250,19 +250,10 @@ class CalibratedSelection:
                     r: gram[order[i * flat : (i + 1) * flat]][:, order[i * flat : (i + 1) * flat]]
                     for i, r in enumerate("qk")
                 }
-        if found.keys() != {"q", "k"}:
-            raise InvalidSizeError(
-                f"The head size of `{self.anatomy.model_type}` cannot change: its queries and keys are not seen."
-            )
         return found
 
     def _queries(self, layer: int) -> dict[str, TensorInfo]:
-        roles = ("q", "k", "qkv")
-        return {
-            t.module: t
-            for t in self.anatomy.tensors.values()
-            if self.anatomy.layer_of(t) == layer and t.role in roles and len(t.dims) == 2 and t.reads_norm
-        }
+        return {t.module: t for t in query_writers(self.anatomy, layer)}
 
     @staticmethod
     def _like(info: TensorInfo, layer: int) -> str:

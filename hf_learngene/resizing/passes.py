@@ -19,6 +19,7 @@ from hf_learngene.maps.selection import Selection
 from hf_learngene.maps.task import ResizeTask, own_axes
 from hf_learngene.methods import Method
 from hf_learngene.resizing.composed import check_counted_together, check_parts_of_the_width
+from hf_learngene.resizing.near_widths import near_widths
 from hf_learngene.resizing.sizes import describe, raw_sizes, target_config
 from hf_learngene.vocabulary.rows import Vocabulary, check_padding, renumbered
 
@@ -122,22 +123,38 @@ def make_pass(
         check_parts_of_the_width(source, sizes)
     maps = layers if layers is not None else method.depth_maps(source, sizes)
     part = section(config, source.section)
-    edits: dict[str, Any] = {}
-    for own, its_sizes in zip(source.parts, _by_part(source, sizes), strict=True):
-        edits |= method.edits(own, its_sizes, part.to_dict())
     numbered = config if vocabulary is None else renumbered(config, vocabulary, source.sizes["vocab_size"])
-    new_config = target_config(numbered, source, sizes, maps[0], edits)
+
+    def config_of(its_sizes: Mapping[str, Any]) -> PreTrainedConfig:
+        edits: dict[str, Any] = {}
+        for own, inner in zip(source.parts, _by_part(source, its_sizes), strict=True):
+            edits |= method.edits(own, inner, part.to_dict())
+        return target_config(numbered, source, its_sizes, maps[0], edits)
+
+    def works(its_sizes: Mapping[str, Any]) -> bool:
+        try:
+            anatomy_like(source, config_of(its_sizes), model_class)
+        except Exception:  # as whatever is refused below
+            return False
+        return True
+
+    def nearest() -> str:
+        return near_widths(source, sizes, works) if build is None else ""
+
+    new_config = config_of(sizes)
     try:
         target = anatomy_like(source, new_config, model_class, build(new_config) if build is not None else None)
         if vocabulary is not None:
             check_padding(vocabulary, target, new_config, model_class)
     except InvalidSizeError as error:
-        raise InvalidSizeError(f"{error}{_own_widths(source, part, sizes)}") from error
+        raise InvalidSizeError(f"{_sentence(error)}{nearest() or _own_widths(source, part, sizes)}") from error
     except LearngeneError:
         raise
     except Exception as error:  # the family's own checks, such as a table that ends before its padding index
         change = describe(sizes, {**source.sizes, **raw_sizes(config, source, sizes)})
-        raise InvalidSizeError(f"`{source.model_type}` cannot be built with {change}: {error}") from error
+        raise InvalidSizeError(
+            f"`{source.model_type}` cannot be built with {change}: {_sentence(error)}{nearest()}"
+        ) from error
     if not (method.proved and method.exact):  # such a growth is proved
         check_counted_together(source, target)
     patches = None
@@ -165,6 +182,11 @@ def _in_depth(anatomy: Anatomy, maps: tuple[LayerMap, ...]) -> dict[str, Any]:
 def _by_part(source: Anatomy, sizes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The sizes of each stage; of a model without stages, all of them."""
     return [sizes_of_stage(sizes, stage) for stage in range(source.num_stages)] or [sizes]
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, with a full stop."""
+    return f"{str(error).rstrip().rstrip('.')}."
 
 
 def _own_widths(source: Anatomy, part: PreTrainedConfig, sizes: Mapping[str, Any]) -> str:

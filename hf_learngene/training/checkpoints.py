@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import sort_checkpoints
 
 from hf_learngene.disk import sync_files, write_failure
-from hf_learngene.errors import ResumeError
+from hf_learngene.errors import OutputError, ResumeError
 from hf_learngene.training.resuming import STATE, check_resumable, checkpoints_of, fault_of, last_whole_checkpoint
 
 
@@ -40,7 +42,7 @@ class CheckpointSafeTrainer(Trainer):
 
     Raises:
         ResumeError: the checkpoint lacks weights of the model, or is not whole.
-        OutputError: a checkpoint could not be written.
+        OutputError: a checkpoint could not be written, or the folder for them not be made.
 
     Example:
         >>> import tempfile
@@ -63,6 +65,18 @@ class CheckpointSafeTrainer(Trainer):
     _unread: Any = None
     # while a checkpoint is being written, it goes below PARTIAL
     _writing = False
+    # where this run has put checkpoints, once it has
+    _run: Path | None = None
+
+    @functools.wraps(Trainer.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except OSError as error:  # it makes the folder of the run
+            folder = getattr(getattr(self, "args", None), "output_dir", None)
+            if folder is None or not str(error.filename or "").startswith(folder):
+                raise
+            raise cast(OutputError, write_failure(error, Path(folder))) from error
 
     # ---- writing
 
@@ -100,9 +114,22 @@ class CheckpointSafeTrainer(Trainer):
             self._writing = False
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
-        if self.args.should_save:  # the Trainer's own deletion of old ones saw PARTIAL alone
-            best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
-            rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+        self._run = run
+        self._rotate()  # the Trainer's own deletion of old ones saw PARTIAL alone
+
+    def _rotate(self) -> None:
+        """Deletes the oldest checkpoints beyond the limit, each at once: half of one would stay under its name."""
+        limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+        if self._run is None or not self.args.should_save or not limit or limit < 1:
+            return
+        found = sort_checkpoints(str(self._run), use_mtime=True, best_model_checkpoint=best)
+        stay = max(limit, 2 if best and str(Path(best)) in found[:-1] else 1)  # they are sorted behind the others
+        partial = self._run / PARTIAL
+        for folder in found[:-stay]:
+            with suppress(OSError):  # it stays whole, until this is called again
+                partial.mkdir(exist_ok=True)
+                os.rename(folder, partial / os.path.basename(folder))
+        shutil.rmtree(partial, ignore_errors=True)
 
     def _note_best(self, run: Path, final: Path, written: Path) -> None:
         """Records the best checkpoint by the name that it will have: the Trainer looked for it below PARTIAL."""
@@ -136,7 +163,10 @@ class CheckpointSafeTrainer(Trainer):
             check_resumable(resume_from_checkpoint)
         if self.args.should_save:
             shutil.rmtree(Path(str(self.args.output_dir)) / PARTIAL, ignore_errors=True)  # of a run that was killed
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._run = None
+        found = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._rotate()  # what could not be deleted in its time
+        return found
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Goes no step beyond the last: the Trainer counts behind each step, and takes one more where all are done already."""

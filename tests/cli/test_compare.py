@@ -135,6 +135,13 @@ def test_mistakes_are_said_in_a_line(run, world, tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_that_is_a_file_is_refused_before_anything_is_read(run, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    result = run("no-model", tmp_path / "notes", "--data", "no-data", "--sizes", "hidden_size=16", *QUICK)
+    assert result.exit_code == 2
+    assert "is a file. Name a folder." in " ".join(result.output.split())
+
+
 def test_help_fits_a_screen_and_gives_an_example(run):
     text = run("--help").output
     assert len(text.splitlines()) <= 50

@@ -49,6 +49,18 @@ def test_what_is_done_is_not_done_again(finished, tmp_path, resizes, monkeypatch
     assert {p.name for p in (tmp_path / "jobs").iterdir() if p.name not in done} >= {"settings.json", "source.json"}
 
 
+def test_two_runs_at_once_are_not_mixed(tmp_path, resizes):
+    """The later one took what the earlier had not begun to train for a mistake, and both wrote."""
+    place = folder.Folder(tmp_path / "out")
+    with place.held(), pytest.raises(OutputError, match="Another run compares into .*out"):
+        whole(tmp_path / "out")
+    assert not resizes
+    assert not (tmp_path / "out").exists()  # nothing came of it
+    with place.held():
+        place.jobs.mkdir()
+    assert place.jobs.is_dir()
+
+
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     folder.write_text(tmp_path / "x", "before")
     monkeypatch.setattr(folder.os, "fsync", lambda *args: (_ for _ in ()).throw(OSError("full")))

@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests python -m tests.faults.disks --cases 20 --seed 0 --output disks.json
 
-Each command runs `cases` times with one of its operations on files failing; on file systems of several sizes up to what it
-needs; with files that may not grow; and on folders that cannot be written. Some of them are given outputs that are none, and
-run twice at once, `cases` times.
+Each command runs `cases` times with one of its operations on files failing, drawn evenly from all of them by the seed; on file
+systems of several sizes up to what it needs; with files that may not grow; and on folders that cannot be written. Some of them
+are given outputs that are none, and run twice at once, `cases` times.
 """
 
 from __future__ import annotations
@@ -86,10 +86,9 @@ class Tried:
         return Case(group, name, Outcome.WHOLE if error is None else Outcome.TYPED, str(error or ""))
 
 
-def failing_operations(tried: Tried, most: int, numbers: Sequence[int] = ERRORS) -> Iterator[Case]:
-    """Every operation fails once, with one error after the other; of more than `most`, so many, evenly."""
-    count = len(tried.operations)
-    for turn, at in enumerate(sorted({count * n // most for n in range(most)}) if count > most else range(count)):
+def failing_operations(tried: Tried, most: int, seed: int = 0, numbers: Sequence[int] = ERRORS) -> Iterator[Case]:
+    """Every operation fails once, with one error after the other; of more than `most`, one drawn from each of as many spans."""
+    for turn, at in enumerate(drawn(len(tried.operations), most, f"{seed} {tried.command.name}")):
         number = numbers[turn % len(numbers)]
 
         def disturb(place: Path, at: int = at, number: int = number) -> None:
@@ -97,6 +96,17 @@ def failing_operations(tried: Tried, most: int, numbers: Sequence[int] = ERRORS)
 
         name = f"{errno.errorcode[number]} at {at} {tried.operations[at]}"
         yield tried.case("an operation fails", name, disturb)
+
+
+def drawn(count: int, most: int, seed: str) -> list[int]:
+    """Numbers below `count`: all of them, or of more than `most` one from each of so many equal spans.
+
+    Example:
+        >>> drawn(3, 5, "")
+        [0, 1, 2]
+    """
+    draw = random.Random(seed)
+    return list(range(count)) if count <= most else [int(count * (n + draw.random()) / most) for n in range(most)]
 
 
 def full_disks(tried: Tried, steps: int = 3) -> Iterator[Case]:
@@ -303,7 +313,7 @@ def disks(world: World, place: Path, names: Iterable[str], cases: int, seed: int
     world.warm(place / "warm", names)
     for name in names:
         tried = Tried(world, place / name.replace(" ", ""), COMMANDS[name])
-        yield from failing_operations(tried, cases)
+        yield from failing_operations(tried, cases, seed)
         yield from full_disks(tried)
         yield from small_files(tried)
         yield from temporary_folders(tried)

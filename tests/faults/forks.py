@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import resource
@@ -115,6 +116,7 @@ def run(job: Callable[[], Any], limit: float = LIMIT, kill_after: float | None =
 def _work(job: Callable[[], Any], write: int) -> None:
     """All that the fork does: the job, then its result; nothing that the parent had begun is ended here."""
     try:
+        gc.freeze()  # a Trainer collects garbage after each run, and would copy every page of its parent to look for some
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)

@@ -23,10 +23,18 @@ def tried(faulty_world: World, tmp_path_factory):
 
 
 def test_operations_may_fail(tried):
-    cases = list(disks.failing_operations(tried, 8, [errno.ENOSPC]))
+    cases = list(disks.failing_operations(tried, 8, numbers=[errno.ENOSPC]))
     assert wrong(cases) == []
     assert len(cases) == 8 < len(tried.operations)
     assert sum(case.outcome is Outcome.TYPED for case in cases) > len(cases) // 2
+
+
+def test_operations_are_drawn_evenly_from_all_and_by_a_seed():
+    assert disks.drawn(3, 5, "0") == [0, 1, 2]
+    found = [disks.drawn(200, 20, str(seed)) for seed in range(300)]
+    assert all(number // 10 == span for numbers in found for span, number in enumerate(numbers))
+    assert {number for numbers in found for number in numbers} == set(range(200))
+    assert found[0] == disks.drawn(200, 20, "0") != found[1]
 
 
 def test_files_may_not_grow(tried):

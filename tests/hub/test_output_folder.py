@@ -107,6 +107,16 @@ def test_what_is_no_path_is_refused(bert, bert_folder, tmp_path, name):
     assert os.listdir(tmp_path) == ["bert"]
 
 
+@pytest.mark.parametrize("output", ["loop", "loop/out", "other"])
+def test_a_link_that_leads_to_itself_is_refused_before_anything_is_read(tmp_path, output):
+    (tmp_path / "loop").symlink_to("other")
+    (tmp_path / "other").symlink_to("loop")
+    with pytest.raises(OutputError, match="is a link that leads back to itself. Delete it"):
+        check_output(tmp_path / output)
+    (tmp_path / "other").unlink()  # a link to nothing is a name for what is made there
+    assert check_output(tmp_path / "loop") == tmp_path / "other"
+
+
 # ---- runs that are killed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertModel
+from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel
 
 from hf_learngene import errors, plan, resize
 from hf_learngene.anatomy import anatomy_of
@@ -95,6 +95,29 @@ def test_a_calibrated_model_is_nearer_than_a_selected_one(family, name, sizes):
     assert calibrated.config.learngene["passes"][0]["method"] == "calibrated"
     selected = resize(source, method="weight_selection", **sizes)
     assert distance(calibrated, source, unseen) < distance(selected, source, unseen)
+
+
+@pytest.mark.parametrize("family", ["albert", "electra", "rembert"])
+def test_smaller_heads_where_the_first_layer_reads_a_projection(family):
+    """There queries and keys read no norm in every layer, which is what tells them from those of positions elsewhere."""
+    source = model_of(family, {"albert": "Albert", "electra": "Electra", "rembert": "RemBert"}[family] + "ForMaskedLM")
+    examples, unseen = examples_for(source), examples_for(source, 32, seed=1)
+    sizes = {"hidden_size": 15, "num_attention_heads": 3}
+    calibrated = resize(source, method="calibrated", calibration=examples, **sizes)
+    selected = resize(source, method="weight_selection", **sizes)
+    assert distance(calibrated, source, unseen) < distance(selected, source, unseen) / 2
+
+
+def test_a_plan_refuses_smaller_heads_where_queries_are_made_in_several_places():
+    """ALBERT's groups of layers have one each, and one set of layers to choose by."""
+    config = AlbertConfig(
+        hidden_size=24, num_attention_heads=3, num_hidden_layers=2, num_hidden_groups=2, intermediate_size=40,
+        embedding_size=12, vocab_size=60, max_position_embeddings=24,
+    )  # fmt: skip
+    asked = {"model_class": AlbertModel, "method": "calibrated", "calibration": "synthetic", "num_attention_heads": 3}
+    assert plan(config, hidden_size=24, **asked).num_parameters
+    with pytest.raises(errors.InvalidSizeError, match="k, k, q, q"):
+        plan(config, hidden_size=12, **asked)
 
 
 @pytest.mark.parametrize(

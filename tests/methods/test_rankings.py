@@ -154,6 +154,7 @@ def test_taylor_keeps_what_the_loss_would_miss(family):
         ("deberta", "DebertaForSequenceClassification", {"hidden_size": 16}),
         ("modernbert", "ModernBertForSequenceClassification", {"hidden_size": 16, "num_hidden_layers": 2}),
         ("bert", "BertForMaskedLM", {"hidden_size": 12, "num_attention_heads": 3}),
+        ("mobilebert", "MobileBertModel", {"hidden_size": 16}),  # its attention has a width of its own
     ],
 )
 @pytest.mark.parametrize("method", ["minitron", "l2"])

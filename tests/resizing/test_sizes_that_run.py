@@ -171,3 +171,37 @@ def test_a_config_that_changes_when_it_is_loaded_is_refused():
     config = Forgetful(**{k: v for k, v in tiny_config("vit", "pixel_values").to_dict().items() if k != "model_type"})
     with pytest.raises(InvalidSizeError, match="intermediate_size=20 comes back as 40"):
         plan(config, model_class=Model, intermediate_size=20)
+
+
+NEAREST = [
+    (
+        "whisper",
+        "WhisperForAudioClassification",
+        3,
+        "12 and 18",
+        "divisible by 2 for sinusoidal",
+    ),  # when it initialises
+    ("whisper", "WhisperForAudioClassification", 1, "14 and 16", "divisible by 2 for sinusoidal"),
+    ("roformer", "RoFormerModel", 3, "12 and 18", "is invalid for input"),  # when it runs
+    ("wav2vec2", "Wav2Vec2Model", 3, "12 and 24", "divisible by groups"),  # when it is built
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "heads", "near", "why"), NEAREST)
+def test_a_width_that_the_family_refuses_is_refused_by_the_plan_with_the_nearest_that_work(
+    kind, name, heads, near, why
+):
+    model = tiny_model(kind, name, dtype=torch.float32)
+    asked = {"num_attention_heads": heads, "method": "weight_selection"}
+    for verb in (plan, resize):
+        with pytest.raises(InvalidSizeError, match=f"{why}.*Nearest widths that work: {near}"):
+            verb(model, hidden_size=15, **asked)
+    for width in map(int, near.split(" and ")):
+        assert plan(model, hidden_size=width, **asked).target_config.hidden_size == width
+
+
+def test_no_width_is_named_where_another_size_is_to_blame():
+    """RoFormer has two labels for its spans, at any width."""
+    model = tiny_model("roformer", "RoFormerForQuestionAnswering", dtype=torch.float32)
+    with pytest.raises(InvalidSizeError, match="Leave it out.$"):
+        plan(model, hidden_size=16, num_labels=5, calibration=None)

@@ -77,8 +77,9 @@ def test_a_checkpoint_that_has_its_name_is_whole(make, tmp_path):
         if kept is None:
             assert newest == 0
             continue
-        assert step_of(kept) == newest  # the newest is never half, even while older ones are being deleted
-        assert {p.name for p in kept.iterdir()} == files
+        assert step_of(kept) == newest
+        for checkpoint in checkpoints_of(folder):  # none is half, even while older ones are being deleted
+            assert {p.name for p in checkpoint.iterdir()} == files
         last = max(last, newest)
     assert last == 3
     assert not (tmp_path / "run" / PARTIAL).exists()
@@ -120,6 +121,33 @@ def test_old_checkpoints_go_and_the_best_one_stays_as_in_trainer(cls, limit, tmp
             f'"best_model_checkpoint": "{tmp_path / "checkpoint-1"}"'
             in (checkpoint / "trainer_state.json").read_text()
         )
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_tried_again(tmp_path, monkeypatch):
+    """A file that another process holds, for a moment or for good: what has the name of a checkpoint is whole all the same."""
+    unlink = os.unlink
+    for number, times in enumerate((1, 1000)):
+        failures = iter(range(times))
+
+        def held(path, *given, failures=failures, **named):
+            if os.fspath(path).endswith("trainer_state.json") and next(failures, None) is not None:
+                raise PermissionError(errno.EACCES, "is held", path)
+            unlink(path, *given, **named)
+
+        run = tmp_path / str(number)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "unlink", held)
+            plain_trainer(CheckpointSafeTrainer, run, save_total_limit=1).train()
+        assert [path.name for path in checkpoints_of(run)] == ["checkpoint-3"]
+        assert (run / PARTIAL).exists() == (times > 1)
+    plain_trainer(CheckpointSafeTrainer, run, save_total_limit=1).train(resume_from_checkpoint=True)
+    assert not (run / PARTIAL).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(errors.OutputError, match="run` could not be written"):
+        plain_trainer(CheckpointSafeTrainer, tmp_path / "file" / "run")
 
 
 def test_an_error_while_a_checkpoint_is_written_leaves_none(tmp_path, monkeypatch):
