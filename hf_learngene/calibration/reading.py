@@ -48,9 +48,8 @@ def read_examples(
     from datasets import load_dataset, load_from_disk
 
     path = Path(source).expanduser()
+    check_there(source)
     if not path.exists():
-        if isinstance(source, os.PathLike) or _is_local(str(source)):
-            raise CalibrationError(f"{os.fspath(source)} does not exist.{_beside(path)}")
         return _from_hub(str(source), split, config_name, token)
     try:
         if path.is_file():
@@ -67,6 +66,17 @@ def read_examples(
         raise
     except Exception as error:  # what a damaged file makes of the readers
         raise CalibrationError(f"{os.fspath(source)!r} cannot be read as a data set: {_cause(error)}") from error
+
+
+def check_there(source: str | os.PathLike[str]) -> None:
+    """Refuses a path where nothing lies, before anything is loaded for it; a name on the Hub passes.
+
+    Raises:
+        CalibrationError: names what lies there in its place.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and (isinstance(source, os.PathLike) or _is_local(str(source))):
+        raise CalibrationError(f"{os.fspath(source)} does not exist.{_beside(path)}")
 
 
 def _read(loader: str, files: list[str]) -> Dataset:
@@ -165,4 +175,4 @@ def _cause(error: BaseException) -> str:
     return first_line(error)
 
 
-__all__ = ["LOADERS", "read_examples"]
+__all__ = ["LOADERS", "check_there", "read_examples"]

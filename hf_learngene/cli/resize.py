@@ -155,6 +155,7 @@ def resize_command(
     token: Token = None,
 ) -> None:
     """Make a model of another size, and save it with tokenizer or image processor."""
+    from hf_learngene.calibration.reading import check_there
     from hf_learngene.hub.files import hub_keywords
     from hf_learngene.hub.load import pinned
     from hf_learngene.hub.output import check_output
@@ -196,6 +197,8 @@ def resize_command(
         grow_trainer_checkpoint(source, output, method, option, seed, overwrite, sizes)
         return
     data = data_of(calibration)
+    if data is not None:
+        check_there(data)
     check_output(output, overwrite, source, corpus, data)
     check_shard_size(max_shard_size)
     chosen = method_with_options(method, option)

@@ -92,6 +92,12 @@ def test_mistakes_are_said_in_a_line(run, world, flags, message):
     assert not Path("small").exists()
 
 
+def test_a_file_that_is_not_there_is_told_before_the_model_is_looked_at(run):
+    made = run("resize", "no-such-model", "small", "--hidden-size", 16, "--calibration", "none.csv")
+    assert made.exit_code == 2
+    assert "none.csv does not exist" in made.output
+
+
 def test_none_shrinks_without_examples(run, world):
     for command in (("plan", world / "bert"), ("resize", world / "bert", "small")):
         made = run(*command, "--size", "intermediate_size=20", "--calibration", "none")
