@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_learngene.anatomy.admit import admit_no_learngene
 from hf_learngene.anatomy.config_fields import native_name
+from hf_learngene.calibration.reading import check_there
 from hf_learngene.errors import CheckpointError, UnsupportedSourceError, naming
 from hf_learngene.hub.load import load_config, load_source, native_class, pinned
 from hf_learngene.hub.sentence import holds_width
@@ -19,7 +20,7 @@ from hf_learngene.resizing.calibrating import carry_out
 from hf_learngene.resizing.execute import check_source
 from hf_learngene.resizing.learning import check_trainable
 from hf_learngene.resizing.plan import Plan, make_plan
-from hf_learngene.resizing.spec import ResizeSpec
+from hf_learngene.resizing.spec import GIVEN, ResizeSpec
 from hf_learngene.state import seeded
 
 
@@ -100,6 +101,8 @@ def load_planned(
     choose_class: ChooseClass = class_of_checkpoint,
 ) -> tuple[Plan, Mapping[str, Any], PreTrainedModel]:
     """The plan for a checkpoint and the keywords that pin its state, as `plan_checkpoint` gives them, and the source itself."""
+    if isinstance(spec.calibration, (str, os.PathLike)) and spec.examples == GIVEN:
+        check_there(spec.calibration)
     plan, loading = plan_checkpoint(source, spec, model_class, choose_class)
     check_trainable(plan)
     with seeded(spec.seed):  # what the checkpoint lacks is drawn when it is loaded

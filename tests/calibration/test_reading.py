@@ -21,7 +21,7 @@ from transformers import (
     ViTModel,
 )
 
-from hf_learngene import errors, resize
+from hf_learngene import AutoModel, errors, resize
 from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.processing import processor_for
 from hf_learngene.calibration.reading import read_examples
@@ -369,3 +369,8 @@ def test_more_follows_raw_texts():
 def test_a_column_of_made_up_examples_is_refused():
     with pytest.raises(errors.CalibrationError, match="calibration_column='text' names a column of your own examples"):
         Examples(None, bert(), more=[{"input_ids": [6]}], calibration_column="text")
+
+
+def test_a_path_that_is_not_there_is_told_before_a_checkpoint_is_looked_for():
+    with pytest.raises(errors.CalibrationError, match=r"none.csv does not exist"):
+        AutoModel.from_pretrained_resized("no-such-model", hidden_size=16, calibration="none.csv")
