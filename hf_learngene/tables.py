@@ -13,15 +13,15 @@ from rich.text import Text
 _FOR_WORDS = 24  # columns that are left to what may wrap beside what may not
 
 
-def render(table: Table, width: int = 120) -> str:
-    """A rich table as plain text, for `print` and for files; wider than `width` where a column that may not wrap needs it."""
+def render(table: Table, width: int = 120, whole: bool = False) -> str:
+    """A rich table as plain text, for `print` and for files; with `whole`, wider where columns may not wrap."""
     out = io.StringIO()
     # in a notebook rich would show the table at once, and what is returned here would be empty
     console = Console(
         file=out, no_color=True, highlight=False, force_jupyter=False, force_terminal=False, width=10_000
     )
     needed = console.measure(table)
-    console.width = min(needed.maximum, max(width, needed.minimum + _FOR_WORDS))
+    console.width = min(needed.maximum, max(width, needed.minimum + _FOR_WORDS if whole else 0))
     console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 

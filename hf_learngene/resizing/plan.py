@@ -214,7 +214,7 @@ class Plan:
             return self._awaited(self.budget)
         costs = self.costs + ([self.latency] if "latency" in vars(self) else [])
         lines = [*self._head(), *map(str, costs), *self._limit(), *self._layers()]
-        return "\n".join(lines) + f"\n\n{render(origin_table(self.tensors))}"
+        return "\n".join(lines) + f"\n\n{render(origin_table(self.tensors), whole=True)}"
 
     def _repr_html_(self) -> str:
         if self.budget is not None:

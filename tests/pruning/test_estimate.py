@@ -52,4 +52,4 @@ def test_only_a_long_refit_is_announced(vit, long, method, said, monkeypatch, ca
     [(16, "20 seconds"), (74, "70 seconds"), (75, "2 minutes"), (100, "2 minutes"), (400, "7 minutes")],
 )
 def test_a_time_is_said_as_one_says_it(seconds, words):
-    assert calibrating._spoken(seconds) == words
+    assert estimate.spoken(seconds) == words
