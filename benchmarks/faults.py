@@ -75,8 +75,8 @@ devices, other people's folders, sources, or in and around them; two runs write 
 """The first whole run counted 5 of 613 wrong, which were mended before the run below: a `build` to a link to itself trained
 and left its checkpoints, `compare` read its data before it refused a file as its folder (twice), a checkpoint beyond
 `save_total_limit` stayed in half where a file of it could not be deleted, and a `CheckpointSafeTrainer` in a read-only
-place raised a bare OSError. The run below counts one: two comparisons with other settings, begun within 0.2 s of each other,
-wrote into one folder. It was mended after it, and the same 20 rounds, tried again, were whole."""),
+place raised a bare OSError. A second run counted one, mended too: two comparisons with other settings, begun within 0.2 s of
+each other, wrote into one folder."""),
     Part("kills", "Killed", """SIGKILL at moments drawn uniformly over a command's time, and at operations on files drawn
 from all that it does, halves of weights among them. *Absent* means nothing, or what was there before. Then the same
 command runs once more: it has to succeed with the same files, bit for bit, and to leave no litter."""),
