@@ -214,7 +214,8 @@ def inputs_of(model: Any, change: Change | None) -> dict[str, torch.Tensor]:
 def shrinks(source: Any, anatomy: Anatomy) -> str:
     """`yes`, or what went wrong. A smaller width and depth, of a hierarchy in every stage, by weight selection must run.
 
-    Where the family counts its width together with other fields, it is the depth alone.
+    Where the family counts its width together with other fields, or no width works near this one but the source's, it is the
+    depth alone.
     """
     # a head that reads several layers of a backbone needs them all
     stages = len(getattr(section(source.config, anatomy.section), "out_indices", None) or ()) > 1
@@ -225,7 +226,8 @@ def shrinks(source: Any, anatomy: Anatomy) -> str:
         small = resized(source, anatomy, "weight_selection", asked)
         finite = all(bool(t.isfinite().all()) for t in outputs(small, inputs_for(source)).values())
     except LearngeneError as error:
-        if "Keep hidden_size" in str(error) and any(own_axes(anatomy)):
+        kept = f"widths that work: {anatomy.sizes['hidden_size']}." if not anatomy.num_stages else "Keep hidden_size"
+        if any(said in str(error) for said in ("Keep hidden_size", kept)) and any(own_axes(anatomy)):
             small = resize(source, method="weight_selection", num_hidden_layers=2)
             finite = all(bool(t.isfinite().all()) for t in outputs(small, inputs_for(source)).values())
             return DEPTH_ONLY if finite else "not finite"
