@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -158,12 +158,27 @@ def width_repeated(config: PreTrainedConfig, section_of: str) -> tuple[str, ...]
     return tuple(found)
 
 
+def to_build(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy to build a model from and throw away: it shares the names of its labels, which may be thousands.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> config = BertConfig(num_labels=3)
+        >>> copied = to_build(config)
+        >>> copied is config, copied.id2label is config.id2label, copied.num_labels
+        (False, True, 3)
+    """
+    names = (getattr(config, name, None) for name in ("id2label", "label2id"))
+    return copy.deepcopy(config, {id(value): value for value in names if value is not None})
+
+
 def changed(
     config: PreTrainedConfig,
     section_of: str,
     values: Mapping[str, Any],
     per_layer: Collection[str] = (),
     outside: Mapping[str, Any] | None = None,
+    copied: Callable[[PreTrainedConfig], PreTrainedConfig] = copy.deepcopy,
 ) -> PreTrainedConfig:
     """A copy of `config` with native fields of its size section changed.
 
@@ -174,8 +189,9 @@ def changed(
         per_layer (`Collection[str]`): fields with one entry for each layer; they are cut or cycled to another depth.
         outside (`Mapping[str, Any]`, *optional*): fields that stand elsewhere in the config, by the path that leads to each
             (`reassemble_hidden_size`, `text_config.encoder_hidden_size`) -> new value.
+        copied (*optional*): makes the copy.
     """
-    new = copy.deepcopy(config)
+    new = copied(config)
     part = section(new, section_of)
     depth = native_name(part, "num_hidden_layers")
     old_depth = getattr(part, depth) if depth else None

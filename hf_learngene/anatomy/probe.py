@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,6 +23,7 @@ from hf_learngene.anatomy.config_fields import (
     native_name,
     other_integers,
     section,
+    to_build,
 )
 from hf_learngene.anatomy.reads import told_whole, watched
 from hf_learngene.anatomy.trace import is_norm
@@ -35,7 +35,7 @@ LISTS = (nn.ModuleList, nn.Sequential)
 
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str = "meta") -> PreTrainedModel:
     """An uninitialised model in eval mode. On `meta` it takes no memory. The config stays as it is."""
-    own = copy.deepcopy(config)  # some constructors write into it (Longformer's attention_window)
+    own = to_build(config)  # some constructors write into it (Longformer's attention_window)
     with (
         torch.device(device),
         _Unfilled(device == "meta"),
@@ -246,7 +246,8 @@ class Prober:
         try:
             wide = values.get(self.fields["hidden_size"]) if self.followers else None
             outside = dict.fromkeys(self.followers, wide) if wide is not None else {}
-            model = build(self.model_class, changed(self.config, self.section_of, values, outside=outside))
+            other_config = changed(self.config, self.section_of, values, outside=outside, copied=to_build)
+            model = build(self.model_class, other_config)
         except Exception:  # any refusal by the family's own checks only means: not a field to probe this way
             return False
         if name == "hidden_size":

@@ -227,3 +227,11 @@ def test_numpys_random_numbers_are_left_alone_too():
     state = np.random.get_state()[1].copy()
     plan(config, model_class=cls, calibration=None, num_hidden_layers=2)  # its adapter draws in eval mode
     assert (np.random.get_state()[1] == state).all()
+
+
+def test_probing_leaves_the_names_of_labels_alone():
+    config = tiny_config("bert", num_labels=4)
+    names = dict(config.id2label)
+    anatomy_of(config, BertForMaskedLM)
+    assert config.id2label == names
+    assert config.num_labels == 4
