@@ -1,4 +1,4 @@
-"""Stacks of layers beside the encoder, a decoder's or another tower's: three layers of one show what sizes do to all."""
+"""Stacks of layers beside the encoder, a decoder's or another tower's: two layers of one show what sizes do to all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_learngene.anatomy.config_fields import changed, native_name, nested_conf
 from hf_learngene.anatomy.probe import LISTS, build, shapes
 
 
-_FIRST_MIDDLE_LAST = 3
+_LAYERS = 2  # the first and the last, as of the encoder itself
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Sample:
     Attributes:
         config: its config.
         model: on `meta`.
-        depths: module list -> number of layers in the whole model; the first, one in the middle and the last are in the sample.
+        depths: module list -> number of layers in the whole model. The first stands for itself, the other for the rest.
         fields: the fields that say so, in the section itself; they change no shape.
     """
 
@@ -33,11 +33,10 @@ class Sample:
 
     def stand_in(self, name: str) -> str:
         """The sample's parameter or module for one of the whole model."""
-        for stack, depth in self.depths.items():
+        for stack in self.depths:
             if name.startswith(f"{stack}."):
                 number, dot, rest = name[len(stack) + 1 :].partition(".")
-                place = 0 if number == "0" else _FIRST_MIDDLE_LAST - 1 if number == str(depth - 1) else 1
-                return f"{stack}.{place}{dot}{rest}"
+                return f"{stack}.{0 if number == '0' else 1}{dot}{rest}"
         return name
 
 
@@ -48,7 +47,7 @@ def sample_of(
     model: PreTrainedModel,
     containers: Sequence[str],
 ) -> Sample:
-    """The model with three layers in each stack beside the encoder whose depth a field says, so that builds of it are fast.
+    """The model with two layers in each stack beside the encoder whose depth a field says, so that builds of it are fast.
 
     Args:
         model_class (`type[PreTrainedModel]`): the class.
@@ -65,13 +64,13 @@ def sample_of(
         >>> config = ViTMAEConfig(num_hidden_layers=2)
         >>> sample = sample_of(ViTMAEForPreTraining, config, "", build(ViTMAEForPreTraining, config), ["vit.encoder.layer"])
         >>> sample.config.decoder_num_hidden_layers, sample.stand_in("decoder.decoder_layers.6.layernorm_before.weight")
-        (3, 'decoder.decoder_layers.1.layernorm_before.weight')
+        (2, 'decoder.decoder_layers.1.layernorm_before.weight')
     """
     found = Sample(config, model, {})
     lengths = {n: len(m) for n, m in model.named_modules() if isinstance(m, LISTS) and n not in containers}
     for path, depth in _depths(config, section_of):
         stacks = {n: depth for n, length in lengths.items() if length == depth}
-        if stacks and depth > _FIRST_MIDDLE_LAST:
+        if stacks and depth > _LAYERS:
             found = _shortened(model_class, found, section_of, path, stacks, model) or found
     return found
 
@@ -103,13 +102,13 @@ def _shortened(
     whole: PreTrainedModel,
 ) -> Sample | None:
     """The sample with one field less; None where its layers do not stand for all."""
-    config = changed(known.config, section_of, {}, outside={path: _FIRST_MIDDLE_LAST})
+    config = changed(known.config, section_of, {}, outside={path: _LAYERS})
     try:
         model = build(model_class, config)
     except Exception:  # any refusal by the family's own checks: lists with an entry for each layer, for one
         return None
     lists = {n: len(m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)}
-    short = {n: depth for n, depth in stacks.items() if lists.get(n) == _FIRST_MIDDLE_LAST}
+    short = {n: depth for n, depth in stacks.items() if lists.get(n) == _LAYERS}
     place, _, name = path.rpartition(".")
     own = {name} if place == section_of else set()
     sample = Sample(config, model, {**known.depths, **short}, known.fields | own)
