@@ -36,16 +36,12 @@ LISTS = (nn.ModuleList, nn.Sequential)
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str = "meta") -> PreTrainedModel:
     """An uninitialised model in eval mode. On `meta` it takes no memory. The config stays as it is."""
     own = to_build(config)  # some constructors write into it (Longformer's attention_window)
-    with (
-        torch.device(device),
-        _Unfilled(device == "meta"),
-        seeded(0),
-    ):  # some constructors draw on the CPU, whatever the device
+    # seeded: some constructors draw on the CPU, whatever the device
+    with torch.device(device), _Unfilled(device == "meta"), seeded(0):
         model: PreTrainedModel = model_class(own)
         model.train(False)
-    parameters = list(
-        model.named_parameters(remove_duplicate=False)
-    )  # once: a walk over the modules takes a tenth of a build
+    # once: a walk over the modules takes a tenth of a build
+    parameters = list(model.named_parameters(remove_duplicate=False))
     if device == "meta":
         _leave_nothing_behind(model, [(n, p) for n, p in parameters if not p.is_meta])
     if len({p.dtype for _, p in parameters if p.is_floating_point()}) > 1:
@@ -300,8 +296,7 @@ class Prober:
         return None, set()
 
     def _other_epsilons(self) -> dict[str, float]:
-        """Another epsilon for each field that may say one, each so many times as large as no other."""
-        natives = dict.fromkeys(n for n in (native_name(self.part, name) for name in EPS_FIELDS) if n is not None)
-        return {
-            native: times * getattr(self.part, native) for native, times in zip(natives, (3, 5, 7, 11), strict=False)
-        }
+        """Another epsilon for each field that may say one, each so many times as large as no other; none for one of zero."""
+        natives = dict.fromkeys(native_name(self.part, name) for name in EPS_FIELDS)
+        values = {native: getattr(self.part, native) for native in natives if native is not None}
+        return {n: times * value for (n, value), times in zip(values.items(), (3, 5, 7, 11), strict=False) if value}

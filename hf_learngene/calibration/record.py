@@ -8,7 +8,7 @@ from hf_learngene.calibration.examples import Examples
 
 
 GIVEN, SYNTHETIC, BOTH = "given", "synthetic", "given and synthetic"
-# what the examples are called on which the result was compared with its source: made-up ones lie nearer to where a model decides
+# what the examples are called on which the result was compared with its source
 COMPARED_ON = {
     GIVEN: "held-back examples",
     SYNTHETIC: "held-back made-up examples",

@@ -229,6 +229,12 @@ def test_numpys_random_numbers_are_left_alone_too():
     assert (np.random.get_state()[1] == state).all()
 
 
+def test_an_epsilon_of_zero_is_no_reason_to_refuse():
+    anatomy = anatomy_of(tiny_config("bert", layer_norm_eps=0.0), BertForMaskedLM)
+    assert anatomy.eps_field is None
+    assert anatomy_of(tiny_config("bert"), BertForMaskedLM).eps_field == "layer_norm_eps"
+
+
 def test_probing_leaves_the_names_of_labels_alone():
     config = tiny_config("bert", num_labels=4)
     names = dict(config.id2label)
