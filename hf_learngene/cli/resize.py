@@ -155,12 +155,12 @@ def resize_command(
     token: Token = None,
 ) -> None:
     """Make a model of another size, and save it with tokenizer or image processor."""
-    from hf_learngene.calibration.reading import check_there
     from hf_learngene.hub.files import hub_keywords
     from hf_learngene.hub.load import pinned
     from hf_learngene.hub.output import check_output
     from hf_learngene.hub.sentence import check_modules
     from hf_learngene.hub.shards import check_shard_size
+    from hf_learngene.resizing.from_pretrained import check_examples_there
     from hf_learngene.resizing.spec import ResizeSpec
     from hf_learngene.resizing.to_folder import resize_to_folder
     from hf_learngene.state import without_old_garbage
@@ -197,8 +197,6 @@ def resize_command(
         grow_trainer_checkpoint(source, output, method, option, seed, overwrite, sizes)
         return
     data = data_of(calibration)
-    if data is not None:
-        check_there(data)
     check_output(output, overwrite, source, corpus, data)
     check_shard_size(max_shard_size)
     chosen = method_with_options(method, option)
@@ -231,6 +229,7 @@ def resize_command(
         kept_tokens=kept,
         loads=True,
     )
+    check_examples_there(spec)
     made = _plan(source, spec, task)
     if not spec.sizes and spec.budget is None and chosen == "auto" and task is None and dtype is None:
         raise UnknownOptionError(

@@ -101,14 +101,21 @@ def load_planned(
     choose_class: ChooseClass = class_of_checkpoint,
 ) -> tuple[Plan, Mapping[str, Any], PreTrainedModel]:
     """The plan for a checkpoint and the keywords that pin its state, as `plan_checkpoint` gives them, and the source itself."""
-    if isinstance(spec.calibration, (str, os.PathLike)) and spec.examples == GIVEN:
-        check_there(spec.calibration)
+    check_examples_there(spec)
     plan, loading = plan_checkpoint(source, spec, model_class, choose_class)
     check_trainable(plan)
     with seeded(spec.seed):  # what the checkpoint lacks is drawn when it is loaded
         model, missing = load_source(source, plan.model_class, plan.source_config, plan.source, loading)
     check_source(model)
     return (plan.without(missing) if missing else plan), loading, model
+
+
+def check_examples_there(spec: ResizeSpec) -> None:
+    """Refuses a path of examples where nothing lies, before anything is looked at for it; a method that looks at none is the plan's to
+    refuse."""
+    looks = spec.method is None or spec.method.needs_examples
+    if looks and spec.examples == GIVEN and isinstance(spec.calibration, (str, os.PathLike)):
+        check_there(spec.calibration)
 
 
 def commit_of(loading: Mapping[str, Any]) -> str | None:
