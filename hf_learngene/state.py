@@ -44,6 +44,19 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def on_cpu() -> Iterator[None]:
+    """Tensors that are given no device are made on the CPU, whatever the caller's default is.
+
+    Where that is the CPU already, nothing is entered: under a device's mode each call of torch goes through Python.
+    """
+    if torch.get_default_device().type == "cpu":
+        yield
+        return
+    with torch.device("cpu"):
+        yield
+
+
+@contextmanager
 def _numpy_kept() -> Iterator[None]:
     """Gives numpy's random state back: some models draw from it even in eval mode (wav2vec 2.0's adapter)."""
     kept = np.random.get_state()

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
-import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -37,7 +36,7 @@ from hf_learngene.anatomy.trace import Trace, is_norm
 from hf_learngene.anatomy.types import DISTANCES, FIXED, HEAD_DIM, Dim, NormInfo, TensorInfo
 from hf_learngene.anatomy.whole import Anatomy
 from hf_learngene.errors import InvalidSizeError, LearngeneError, UnsupportedFamilyError
-from hf_learngene.state import exclusive
+from hf_learngene.state import exclusive, on_cpu
 
 
 _T = TypeVar("_T")
@@ -92,7 +91,7 @@ def _cached(
 ) -> Anatomy:
     try:
         # a model that is being loaded may ask for its anatomy under `meta`
-        with torch.device("cpu"):
+        with on_cpu():
             admit_no_learngene(config)
             if section_of is None:
                 section_of = only_section(config, model_class)
@@ -277,7 +276,7 @@ def anatomy_like(
     key = _key(config, model_class, declaration_of(config.model_type), id(known))
     with exclusive():
         if key not in _LIKE:
-            with torch.device("cpu"):
+            with on_cpu():
                 same = known.counts_no_tokens and known.grid == _grid(section(config, known.section))
                 lean = few_tokens(config, known.section, 1) or config if same else config
                 built = build(model_class, lean)

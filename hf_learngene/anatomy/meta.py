@@ -14,6 +14,20 @@ from torch import Tensor
 from torch.nn import functional
 
 
+MAKERS: frozenset[Callable[..., Any]] = frozenset(
+    {
+        torch.arange, torch.as_tensor, torch.asarray, torch.bartlett_window, torch.blackman_window, torch.empty,
+        torch.empty_permuted, torch.empty_quantized, torch.empty_strided, torch.eye, torch.fft.fftfreq, torch.fft.rfftfreq,
+        torch.full, torch.hamming_window, torch.hann_window, torch.kaiser_window, torch.linspace, torch.logspace,
+        torch.nested.nested_tensor, torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.range,
+        torch.scalar_tensor, torch.sparse_bsc_tensor, torch.sparse_bsr_tensor, torch.sparse_compressed_tensor,
+        torch.sparse_coo_tensor, torch.sparse_csc_tensor, torch.sparse_csr_tensor, torch.tensor, torch.tril_indices,
+        torch.triu_indices, torch.zeros,
+    }
+)  # fmt: skip
+"""What makes a tensor on the default device where it is given none."""
+
+
 def run(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`func(*args, **kwargs)`; where that is on `meta` and fits, a result of the right shape at once.
 
@@ -63,6 +77,15 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return input.new_empty(*input.shape[:-1], weight.shape[0])
 
 
+def _with(input: Tensor, other: Any, **options: Any) -> Tensor | None:
+    number = isinstance(other, (int, float)) and input.is_floating_point()
+    return input.new_empty(input.shape) if number else None
+
+
+def _outer(input: Tensor, vec2: Tensor) -> Tensor | None:
+    return input.new_empty(input.shape[0], vec2.shape[0]) if input.dim() == vec2.dim() == 1 else None
+
+
 def _layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -95,4 +118,9 @@ _QUICK: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     functional.scaled_dot_product_attention: _attention,
     torch.cos: _each,
     torch.sin: _each,
+    Tensor.cos: _each,
+    Tensor.sin: _each,
+    Tensor.outer: _outer,
+    torch.outer: _outer,
+    **dict.fromkeys((Tensor.div, Tensor.mul, Tensor.__rpow__, Tensor.__rdiv__), _with),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +33,17 @@ from hf_learngene.state import seeded
 
 LISTS = (nn.ModuleList, nn.Sequential)
 
+# of what counts rows or channels: none the sum of others, so that a dimension's step says whose it is
+_STEPS = {"vocab_size": 8, "max_position_embeddings": 40, "type_vocab_size": 88, "num_channels": 24}
+
 
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str = "meta") -> PreTrainedModel:
     """An uninitialised model in eval mode. On `meta` it takes no memory. The config stays as it is."""
     own = to_build(config)  # some constructors write into it (Longformer's attention_window)
+    # `_Unfilled` does for `meta` what the device's own mode does
+    place = nullcontext() if device == "meta" else torch.device(device)
     # seeded: some constructors draw on the CPU, whatever the device
-    with torch.device(device), _Unfilled(device == "meta"), seeded(0):
+    with place, _Unfilled(device == "meta"), seeded(0):
         model: PreTrainedModel = model_class(own)
         model.train(False)
     # once: a walk over the modules takes a tenth of a build
@@ -67,7 +73,8 @@ class _Unfilled(TorchFunctionMode):
     moment would be left at whatever memory held. A function mode belongs to its thread.
 
     Args:
-        on_meta: whether tensors are made on `meta`; rows of numbers, as sinusoids begin with, are not worked out there either.
+        on_meta: whether tensors are made on `meta`, as under `torch.device("meta")`, whose own mode would be asked of each call
+            too; rows of numbers, as sinusoids begin with, are not worked out there either.
     """
 
     def __init__(self, on_meta: bool) -> None:
@@ -82,9 +89,13 @@ class _Unfilled(TorchFunctionMode):
             filled = args[0] if args else kwargs.get("tensor")  # the functions of torch.nn.init hand it on by name
             if isinstance(filled, nn.Parameter):
                 return filled
-        if self._on_meta and func is torch.arange:
+        if not self._on_meta:
+            return func(*args, **kwargs)
+        if func is torch.arange:
             return meta.arange(args, kwargs)
-        return meta.run(func, args, kwargs) if self._on_meta else func(*args, **kwargs)
+        if func in meta.MAKERS and kwargs.get("device") is None:
+            return func(*args, **{**kwargs, "device": "meta"})
+        return meta.run(func, args, kwargs)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -180,17 +191,13 @@ class Prober:
         heads = value.get("num_attention_heads")
         if isinstance(heads, int):
             self.probe_heads(hidden, heads, value)
-        for name in (
-            "intermediate_size",
-            "vocab_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-            "embedding_size",
-            "num_channels",
-        ):
+        for name in ("intermediate_size", "embedding_size"):
             if isinstance(value.get(name), int) and self.fields[name] not in self.linked:
-                step = value[name] if name in ("intermediate_size", "embedding_size") else 8
-                self.try_field(name, step, {self.fields[name]: value[name] + step})
+                self.try_field(name, value[name], {self.fields[name]: 2 * value[name]})
+        counted = [n for n in _STEPS if isinstance(value.get(n), int) and self.fields[n] not in self.linked]
+        if not self.try_counts(counted, value):
+            for name in counted:
+                self.try_field(name, _STEPS[name], {self.fields[name]: value[name] + _STEPS[name]})
         if ratio := getattr(self.part, "mlp_ratio", None):  # a fraction too, which is no size
             self.try_field("mlp_ratio", ratio, {"mlp_ratio": 2 * ratio})
             if self.follows("intermediate_size") and not self.follows("mlp_ratio"):
@@ -239,12 +246,8 @@ class Prober:
         """Builds the model with `values`; False when the family refuses them."""
         if self.read is not None and not self.read & values.keys():
             return True
-        try:
-            wide = values.get(self.fields["hidden_size"]) if self.followers else None
-            outside = dict.fromkeys(self.followers, wide) if wide is not None else {}
-            other_config = changed(self.config, self.section_of, values, outside=outside, copied=to_build)
-            model = build(self.model_class, other_config)
-        except Exception:  # any refusal by the family's own checks only means: not a field to probe this way
+        model = self._built(values)
+        if model is None:
             return False
         if name == "hidden_size":
             self.epsilons = epsilons(model)
@@ -255,6 +258,38 @@ class Prober:
                     if new != old:
                         effects[name] = Effect(new - old, step)
         return True
+
+    def try_counts(self, names: Sequence[str], value: Mapping[str, int]) -> bool:
+        """Changes fields that count rows in one build, each by its own step; False where a dimension took another one."""
+        read = [n for n in names if self.read is None or self.fields[n] in self.read]
+        if len(read) < 2:
+            return False
+        model = self._built({self.fields[n]: value[n] + _STEPS[n] for n in read})
+        other = shapes(model) if model is not None else {}
+        if other.keys() != self.shapes.keys():
+            return False
+        of_step = {_STEPS[n]: n for n in read}
+        found = [
+            (effects, new - old)
+            for tensor, shape in self.shapes.items()
+            for effects, old, new in zip(self.effects[tensor], shape, other[tensor], strict=True)
+            if new != old
+        ]
+        if not all(delta in of_step for _, delta in found):
+            return False
+        for effects, delta in found:
+            effects[of_step[delta]] = Effect(delta, delta)
+        return True
+
+    def _built(self, values: Mapping[str, Any]) -> PreTrainedModel | None:
+        """The model with `values`; None where the family refuses them."""
+        try:
+            wide = values.get(self.fields["hidden_size"]) if self.followers else None
+            outside = dict.fromkeys(self.followers, wide) if wide is not None else {}
+            other_config = changed(self.config, self.section_of, values, outside=outside, copied=to_build)
+            return build(self.model_class, other_config)
+        except Exception:  # any refusal by the family's own checks only means: not a field to probe this way
+            return None
 
     def follows(self, field: str) -> bool:
         """Whether a dimension followed a field."""

@@ -13,7 +13,7 @@ from transformers.modeling_utils import local_torch_dtype
 
 from hf_learngene.learngenes.parts import Target
 from hf_learngene.learngenes.protocol import LearngeneLike
-from hf_learngene.state import exclusive, seeded
+from hf_learngene.state import exclusive, on_cpu, seeded
 
 
 class RunningMixin:
@@ -30,7 +30,7 @@ class RunningMixin:
             # constructors draw their tokens all the same. Buffers made in inference mode could not be trained with. Those of
             # another dtype than the weights (Swin v2's distances) are as transformers loads them.
             with (
-                exclusive(), seeded(0), torch.inference_mode(False), torch.device("cpu"), local_torch_dtype(learngene.dtype),
+                exclusive(), seeded(0), torch.inference_mode(False), on_cpu(), local_torch_dtype(learngene.dtype),
                 no_init_weights(), init_empty_weights(include_buffers=False),
             ):  # fmt: skip
                 model = learngene.base_class(target.config)

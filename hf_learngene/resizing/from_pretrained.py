@@ -111,8 +111,10 @@ def load_planned(
 
 
 def check_examples_there(spec: ResizeSpec) -> None:
-    """Refuses a path of examples where nothing lies, before anything is looked at for it; a method that looks at none is the plan's to
-    refuse."""
+    """Refuses a path of examples where nothing lies, before anything is looked at for it.
+
+    A method that looks at none is the plan's to refuse.
+    """
     looks = spec.method is None or spec.method.needs_examples
     if looks and spec.examples == GIVEN and isinstance(spec.calibration, (str, os.PathLike)):
         check_there(spec.calibration)

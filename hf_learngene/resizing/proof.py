@@ -31,7 +31,7 @@ from hf_learngene.resizing.outputs import difference, in_float64, outputs_of, ra
 from hf_learngene.resizing.passes import Pass, make_pass
 from hf_learngene.resizing.sizes import complete, describe
 from hf_learngene.resizing.weights import Transfer
-from hf_learngene.state import exclusive, quiet, seeded
+from hf_learngene.state import exclusive, on_cpu, quiet, seeded
 
 
 _EPSILON = 1e-12  # of the norms where a post-norm model grows deeper: new layers are exact up to it
@@ -104,7 +104,7 @@ def prove(step: Pass) -> None:
     _check_read_back(step)
     _check_tensors(step)
     failed, sources = "its config takes no small sizes", _Sources()
-    with exclusive(), torch.inference_mode(False), torch.device("cpu"):
+    with exclusive(), torch.inference_mode(False), on_cpu():
         for small in miniatures(step):
             verdict = _verdict(step, small, sources)
             if verdict.against:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import Wav2Vec2Config, Wav2Vec2Model
+from transformers import ViTConfig, ViTModel, Wav2Vec2Config, Wav2Vec2Model
 
 from hf_learngene.anatomy import meta, passes, probe
 from hf_learngene.anatomy.probe import build
+from hf_learngene.state import on_cpu
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32, device: str = "meta") -> torch.Tensor:
@@ -25,6 +26,14 @@ FITTING = [
     (functional.gelu, (empty(2, 8),), {"approximate": "tanh"}),
     (torch.cos, (empty(2, 8, dtype=torch.float64),), {}),
     (torch.sin, (empty(2, 8, dtype=torch.int64),), {}),
+    (torch.Tensor.sin, (empty(2, 8),), {}),
+    (torch.outer, (empty(3), empty(5)), {}),
+    (torch.Tensor.outer, (empty(3, dtype=torch.float64),), {"vec2": empty(5, dtype=torch.float64)}),
+    (torch.Tensor.div, (empty(2, 8), 3), {"rounding_mode": "floor"}),
+    (torch.Tensor.div, (empty(2, 8, dtype=torch.int64), 3), {}),
+    (torch.Tensor.mul, (empty(2, 8), empty(8)), {}),
+    (torch.Tensor.__rpow__, (empty(2, 8, dtype=torch.float16), 10000), {}),
+    (torch.Tensor.__rdiv__, (empty(2, 8), 1.0), {}),
     (functional.scaled_dot_product_attention, (empty(1, 2, 3, 4), empty(1, 2, 5, 4), empty(1, 2, 5, 4)), {}),
     (
         functional.scaled_dot_product_attention,
@@ -49,6 +58,7 @@ MISFITS = [
     (functional.layer_norm, (empty(2, 3, 7), (8,)), {"weight": empty(8)}),
     (functional.layer_norm, (empty(2, 8), (8,)), {"weight": empty(7)}),
     (functional.scaled_dot_product_attention, (empty(1, 2, 3, 4), empty(1, 2, 5, 6), empty(1, 2, 5, 6)), {}),
+    (torch.outer, (empty(2, 3), empty(5)), {}),
 ]
 
 
@@ -103,3 +113,23 @@ def test_a_tie_of_what_was_left_on_the_cpu_stays_one():
     probe._leave_nothing_behind(model, list(model.named_parameters(remove_duplicate=False)))
     assert model.one is model.other
     assert model.one.is_meta
+
+
+def test_what_makes_tensors_is_what_torch_asks_its_default_device_for():
+    from torch.utils._device import _device_constructors  # private: only to hold the list against it
+
+    assert _device_constructors() == meta.MAKERS
+
+
+@pytest.mark.parametrize("default", ["cpu", "meta"])
+def test_a_build_takes_no_memory_whatever_the_default_device(default):
+    with torch.device(default):
+        model = build(ViTModel, ViTConfig(num_hidden_layers=1))
+        assert torch.empty(1).device.type == default
+    assert all(t.is_meta for t in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.parametrize("default", ["cpu", "meta"])
+def test_tensors_are_made_on_the_cpu_whatever_the_default_device(default):
+    with torch.device(default), on_cpu():
+        assert torch.empty(1).device.type == "cpu"
