@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -75,3 +78,29 @@ def test_an_error_names_the_place_once(kind):
         raise kind("no")
     with pytest.raises(ValueError, match="^no$"), naming("my-vit"):
         raise ValueError("no")
+
+
+FAULTS = """
+import resource, torch
+from hf_learngene.disk import reused_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.zeros(4_000_000) + 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+usual = faults()
+with reused_memory():
+    faults()
+    reused = faults()
+print(usual, reused, faults())
+"""
+
+
+@pytest.mark.skipif(not platform.libc_ver()[0].startswith("glibc"), reason="another allocator")
+def test_freed_tensors_leave_their_memory_to_the_next_inside_the_block_alone():
+    made = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    usual, reused, afterwards = map(int, made.stdout.split())
+    assert reused < usual / 10
+    assert afterwards > usual / 10

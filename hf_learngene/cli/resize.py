@@ -166,6 +166,10 @@ def resize_command(
     from hf_learngene.state import without_old_garbage
 
     context.with_resource(without_old_garbage())
+    named: dict[str, Any] = {
+        "hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads,
+        "intermediate_size": intermediate_size, "vocab_size": vocab_size,
+    }  # fmt: skip
     if trainer_checkpoint:
         unfit = (
             corpus,
@@ -186,15 +190,7 @@ def resize_command(
                 "--trainer-checkpoint takes larger sizes, --method, --option, --seed and --overwrite: everything else "
                 "would make another training of it."
             )
-        sizes = keywords(
-            size,
-            hidden_size=hidden_size,
-            num_hidden_layers=num_hidden_layers,
-            num_attention_heads=num_attention_heads,
-            intermediate_size=intermediate_size,
-            vocab_size=vocab_size,
-        )
-        grow_trainer_checkpoint(source, output, method, option, seed, overwrite, sizes)
+        grow_trainer_checkpoint(source, output, method, option, seed, overwrite, keywords(size, **named))
         return
     data = data_of(calibration)
     check_output(output, overwrite, source, corpus, data)
@@ -202,11 +198,7 @@ def resize_command(
     chosen = method_with_options(method, option)
     given = keywords(
         size,
-        hidden_size=hidden_size,
-        num_hidden_layers=num_hidden_layers,
-        num_attention_heads=num_attention_heads,
-        intermediate_size=intermediate_size,
-        vocab_size=vocab_size,
+        **named,
         num_labels=num_labels,
         revision=revision,
         token=token,
