@@ -29,7 +29,7 @@ def told(record: dict[str, Any], agreement: str = "") -> str:
     Example:
         >>> told({"examples": "synthetic", "count": 512, "given": 0}, "agrees with it on 93.8 % of 64 others")
         'Calibrated on 512 made-up examples, without any data: it agrees with it on 93.8 % of 64 others. A few hundred of your
-        own (calibration=) do better.'
+        own (calibration=, --calibration) do better.'
         >>> told({"examples": "given and synthetic", "count": 1536, "given": 512})
         'Calibrated on 512 examples and 1,024 made-up ones, for those given have too few tokens. More of your own (calibration=,
         calibration_size=) would take the place of those.'
@@ -39,7 +39,7 @@ def told(record: dict[str, Any], agreement: str = "") -> str:
         GIVEN: (f"{count:,} examples", ""),
         SYNTHETIC: (
             f"{count:,} made-up examples, without any data",
-            " A few hundred of your own (calibration=) do better.",
+            " A few hundred of your own (calibration=, --calibration) do better.",
         ),
         BOTH: (
             f"{given:,} examples and {count - given:,} made-up ones, for those given have too few tokens",

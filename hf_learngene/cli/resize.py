@@ -237,7 +237,7 @@ def resize_command(
         made = _plan(source, spec, task)
     typer.echo(str(made))
 
-    tables: list[str] = []
+    said: list[str] = []
     with status(f"Resizing {source} to {output}", bars=True):
         resize_to_folder(
             source,
@@ -248,10 +248,10 @@ def resize_command(
             processing_class=tokenizer,
             overwrite=overwrite,
             max_shard_size=max_shard_size,
-            tell=tables.append,
+            tell=said.append,
         )
-    for table in tables:
-        typer.echo(f"\n{table}")
+    for text in said:
+        typer.echo(f"\n{text}")
     typer.echo(f'\nSaved to {output}. Load it with {made.model_class.__name__}.from_pretrained("{output}").')
 
 

@@ -42,7 +42,7 @@ class Calibrated(PruningMethod):
     """
 
     name: ClassVar[str] = "calibrated"
-    summary: ClassVar[str] = "chosen and refitted on unlabelled examples (calibration=)"
+    summary: ClassVar[str] = "chosen and refitted on unlabelled examples, given or made up"
     needs_examples: ClassVar[bool] = True
     within_stages: ClassVar[bool] = True
 

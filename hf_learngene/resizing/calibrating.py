@@ -61,7 +61,8 @@ def carry_out(
         loading: keywords that it was read with just now from where the name says; None for a model in memory.
         commit: the state of the Hub that it comes from.
         own: whether nobody else holds the source.
-        tell: is given the table of what each step of a refit left.
+        tell: is given what there is to say at the end: the table of what each step of a refit left, and how good the result is.
+            Default: the log is told the second.
         follow: is given each pass as it is run, and its source.
 
     Raises:
@@ -126,7 +127,7 @@ def carry_out(
                 record["agreement"] = dataclasses.asdict(agreed[0])
             made.config.learngene = {**made.config.learngene, "calibration": record}
             if any(step.method.refits for step in plan.passes):
-                logger.warning(told(record, agreed[0].on(COMPARED_ON[record["examples"]]) if agreed else ""))
+                (tell or logger.warning)(told(record, agreed[0].on(COMPARED_ON[record["examples"]]) if agreed else ""))
     provenance.seal(made)
     return made
 

@@ -82,7 +82,7 @@ def load_resized(
 ) -> PreTrainedModel:
     """Plans, loads the checkpoint, and resizes it. See `ResizableMixin.from_pretrained_resized`.
 
-    `tell` is given the table of what each step of a refit left; the other arguments are those of `plan_checkpoint`.
+    `tell` is given what there is to say at the end (`carry_out`); the other arguments are those of `plan_checkpoint`.
     """
     plan, loading, model = load_planned(source, spec, model_class, choose_class)
     name, commit = os.fspath(source), commit_of(loading)

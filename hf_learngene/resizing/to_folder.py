@@ -115,7 +115,7 @@ def resize_to_folder(
         processing_class: a tokenizer or image processor in place of the source's.
         overwrite: whether a saved model is replaced.
         max_shard_size: the largest file of weights.
-        tell: is given the table of what each step of a refit left.
+        tell: is given what there is to say at the end (`carry_out`).
     """
     planned, loading, model = load_planned(source, spec, model_class, choose_class)
     told, name, commit = plan or planned, os.fspath(source), commit_of(loading)

@@ -49,6 +49,9 @@ def test_the_model_is_the_one_that_python_makes(run, world, flags, given):
         "--processing-class", world / "words", *flags,
     )  # fmt: skip
     assert made.exit_code == 0, made.output
+    assert made.stdout.count("Calibrated on ") == 1
+    assert "Calibrated on " not in made.stderr
+    assert made.stdout.index("Calibrated on ") > made.stdout.index("tensor ")
     wanted = AutoModel.from_pretrained_resized(
         world / "bert", calibration=world / "pairs.csv", processing_class=world / "words", **given, **SIZE
     )
