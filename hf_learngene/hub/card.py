@@ -171,18 +171,27 @@ def _sizes(config: PreTrainedConfig, cls: type[PreTrainedModel], plan: Planned |
             found |= {prefix + native: getattr(part, native) for native in (*stages, *sizes)}
         return {**found, "num_labels": one.num_labels} if "For" in cls.__name__ and one.id2label else found
 
-    after = {**read(config), "parameters": f"{parameters:,}"}
+    after = {**read(config), "parameters": f"{parameters:,}", "dtype": _dtype(config)}
     if plan is None:
         rows = [["", "size"], ["---", "---:"], *([name, value] for name, value in after.items())]
     else:
-        before = {**read(plan.source_config), "parameters": f"{plan.source_parameters:,}"}
+        before = {
+            **read(plan.source_config),
+            "parameters": f"{plan.source_parameters:,}",
+            "dtype": _dtype(plan.source_config),
+        }
         rows = [["", "source", "this model"], ["---", "---:", "---:"]]
         rows += [[name, before.get(name, "–"), value] for name, value in after.items()]
     return table(rows)
 
 
+def _dtype(config: PreTrainedConfig) -> str:
+    return str(config.dtype).removeprefix("torch.") if config.dtype is not None else "–"
+
+
 def _provenance(record: Mapping[str, Any]) -> str:
+    digests = " `weights` are digests by which a later training is noticed." if record.get("weights") else ""
     return (
         f"Made by `hf_learngene` {plain(record['package_version'])} with seed {record['seed']}. `config.json` says so too, "
-        f"under `learngene`:\n\n```json\n{json.dumps(record, indent=2)}\n```"
+        f"under `learngene`.{digests}\n\n```json\n{json.dumps(record, indent=2)}\n```"
     )

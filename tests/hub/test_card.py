@@ -57,6 +57,7 @@ model = BertForMaskedLM\.from_pretrained\("me/tiny-small"\)
 \| num_hidden_layers \| 3 \| 2 \|
 (\| \w+ \| \d+ \| \d+ \|
 )+\| parameters \| [\d,]+ \| [\d,]+ \|
+\| dtype \| \w+ \| float32 \|
 
 ## Method
 
@@ -72,7 +73,7 @@ model = BertForMaskedLM\.from_pretrained\("me/tiny-small"\)
 
 ## Provenance
 
-Made by `hf_learngene` \d+\.\d+\.\w+ with seed 3\. .*
+Made by `hf_learngene` \d+\.\d+\.\w+ with seed 3\. .* `weights` are digests .*
 
 ```json
 \{(.|\n)+\}
