@@ -74,18 +74,6 @@ def accuracies(rows: Sequence[Content], method: str, **wanted: Any) -> list[floa
 # ---- weight selection and rankings, after a fine-tune
 
 
-def steps_to_random(content: Content) -> Found:
-    cell = next(r for r in content["found"][0]["rows"] if r["method"] == "weight selection")
-    steps, all_ = cell["steps_until_random"], content["found"][0]["settings"]["steps"]
-    share = steps / all_
-    return Found(
-        f"{steps} of {all_} steps",
-        f"{share:.2f}",
-        judged(1 - share, 2 / 3, 0.01),
-        "" if share <= 1 / 3 else ": of 60 steps instead of 300 epochs; none are needed where depth alone shrinks",
-    )
-
-
 def sooner(method: str, published: float, holds: Callable[[float], bool], why: str) -> Callable[[Content], Found]:
     """How many times sooner a start is where random init ends."""
 
@@ -96,13 +84,28 @@ def sooner(method: str, published: float, holds: Callable[[float], bool], why: s
         if not of(rows, method):
             return NOT_MEASURED
         steps = steps_to_random(rows, method)
-        shown = ", ".join("never" if s is None else str(s) for s in steps)
+        reached = [str(s) for s in steps if s is not None]
         times = statistics.mean(STEPS / (s or STEPS) for s in steps) if None not in steps else 0.0
         word = "holds" if holds(times) else "in part" if times > 1 and published > 1 else "not here"
-        ratio = f"{times:.1f} × sooner" if times else "not in every seed"
-        return Found(f"at {shown} of {STEPS} steps", ratio, word, "" if word == "holds" else f": {why}")
+        ratio = f"{times:.1f} × sooner" if times else "–"
+        shown = f"at {', '.join(reached)} of {STEPS} steps" if reached else f"not in {STEPS} steps"
+        if reached and len(reached) < len(steps):
+            shown += f", {len(steps) - len(reached)} of {len(steps)} seeds never"
+        return Found(shown, ratio, word, "" if word == "holds" else f": {why}")
 
     return read
+
+
+def ends_above(content: Content) -> Found:
+    """What a training from selected weights ends at, beside random init."""
+    from selection import of
+
+    rows = [r for r in content["rows"] if r["method"] != "source"]
+    random, selected = ([100 * r["accuracy"] for r in of(rows, m)] for m in ("random", "weight selection"))
+    if not random or not selected:
+        return NOT_MEASURED
+    gain = statistics.mean(selected) - statistics.mean(random)
+    return Found(f"{told(random)} → {told(selected)}", f"{gain:+.1f} points", judged(gain, 1.7, 0.1))
 
 
 def with_distillation(content: Content) -> Found:
@@ -288,9 +291,10 @@ _GENES = (
 
 CLAIMS: tuple[Claim, ...] = (
     Claim("selection, steps", SELECTION, "Weight selection (2311.18823) is where random init ends in a third of its steps",
-          "1/3", _COMPARE.format("images"), "compare_images", steps_to_random),
+          "1/3", _SELECTION, "selection_images",
+          sooner("weight selection", 3, lambda times: times >= 3, "300 steps here, 300 epochs there")),
     Claim("selection, images", SELECTION, "and ends above it: ViT-T, ImageNet-1K; here ViT-S at a quarter, CIFAR-10",
-          "73.9 → 75.6", _COMPARE.format("images"), "compare_images", selection_after_fine_tune),
+          "73.9 → 75.6", _SELECTION, "selection_images", ends_above),
     Claim("selection, text", SELECTION, "the same for MiniLM at a quarter, SST-2",
           "–", _COMPARE.format("text"), "compare_text", selection_after_fine_tune),
     Claim("selection, consistency", SELECTION, "Weight selection is not there as soon where each tensor keeps entries of its own",
@@ -300,7 +304,7 @@ CLAIMS: tuple[Claim, ...] = (
           "74.8 / 75.5 / 76.0", _SELECTION, "selection_images", with_distillation),
     Claim("front, steps", SELECTION, "FRONT (2603.07523) is where random init ends sooner",
           "up to 15 × sooner", _SELECTION, "selection_images",
-          sooner("front", 15, lambda times: times >= 15, "300 steps here, whole trainings there")),
+          sooner("front, scaled as released", 15, lambda times: times >= 15, "300 steps here, whole trainings there")),
     *(
         Claim(f"{method}, {task}", GROWTH, f"{name} saves compute, {kind}, width and depth doubled", f"{published:g} %",
               _GROWTH.format(task), f"growth_{task}", saved_by(method, published))
