@@ -304,7 +304,7 @@ CLAIMS: tuple[Claim, ...] = (
           "74.8 / 75.5 / 76.0", _SELECTION, "selection_images", with_distillation),
     Claim("front, steps", SELECTION, "FRONT (2603.07523) is where random init ends sooner",
           "up to 15 × sooner", _SELECTION, "selection_images",
-          sooner("front, scaled as released", 15, lambda times: times >= 15, "300 steps here, whole trainings there")),
+          sooner("front", 15, lambda times: times >= 15, "300 steps here, whole trainings there")),
     *(
         Claim(f"{method}, {task}", GROWTH, f"{name} saves compute, {kind}, width and depth doubled", f"{published:g} %",
               _GROWTH.format(task), f"growth_{task}", saved_by(method, published))
@@ -318,8 +318,9 @@ CLAIMS: tuple[Claim, ...] = (
         for method, name, published in rows
     ),
     *(
-        Claim(f"lemon, images, {target}", GROWTH, f"LEMON (2310.07999) saves compute, ViT, {target} alone doubled",
-              "56.7 %, both", _GROWTH.format("images"), "growth_images", saved_by("lemon", 56.7, target))
+        Claim(f"lemon, {task}, {target}", GROWTH, f"LEMON (2310.07999) saves compute, {kind}, {target} alone doubled",
+              f"{published:g} %, both", _GROWTH.format(task), f"growth_{task}", saved_by("lemon", published, target))
+        for task, kind, published in (("images", "ViT", 56.7), ("text", "BERT", 33.2))
         for target in ("width", "depth")
     ),
     Claim("no data, images", CLOSED, "A ViT-S at a third works with no data at all: CIFAR-10",

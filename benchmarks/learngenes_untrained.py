@@ -92,7 +92,7 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
         elif name == "straight":
             model, seconds = timed(resize, source, seed=seed, **wanted, **size, **looks)
         elif name == "front":
-            model, seconds = timed(resize, source, method="front", **wanted, **size)
+            model, seconds = timed(resize, source, method="front", scaling="constant", **wanted, **size)
         elif name == "ancestry's layers":
             model, seconds = timed(resize, source, method="weight_selection", layer_selection="uniform", **size)
         else:

@@ -34,7 +34,7 @@ STARTS: dict[str, dict[str, Any]] = {
         "method": "weight_selection", "element_selection": "random_inconsistent",
     },
     "front": {"method": "front"},
-    "front, scaled as released": {"method": "front", "scaling": "released"},
+    "front, constant": {"method": "front", "scaling": "constant"},
 }  # fmt: skip
 DISTILLED = ("random", "weight selection")
 

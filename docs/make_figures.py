@@ -272,7 +272,9 @@ def front(vit: Any) -> None:
     from scipy import fft
 
     source = vit.vit.layers[LAYER].mlp.fc1.weight.detach().double()
-    made = resize(vit, method="front", hidden_size=192, num_attention_heads=3, intermediate_size=768)
+    made = resize(
+        vit, method="front", scaling="constant", hidden_size=192, num_attention_heads=3, intermediate_size=768
+    )
     after = made.vit.layers[LAYER].mlp.fc1.weight.detach().double()
     squares = fft.dctn(source.numpy(), type=2, norm="ortho") ** 2
     share = squares[:768, :192].sum() / squares.sum()
@@ -313,7 +315,7 @@ def random(vit: Any) -> None:
     figure, axis = canvas(2.8)
     name = f"vit.layers.{LAYER}.mlp.fc1.weight"
     for method, color, style in (("weight_selection", KEPT, "-"), ("front", OTHER, "--"), ("random", INK, ":")):
-        made = resize(vit, method=method, **sizes)
+        made = resize(vit, method=method, **sizes, **({"scaling": "constant"} if method == "front" else {}))
         values = torch.linalg.svdvals(made.get_parameter(name).detach().double())
         axis.plot(values.numpy(), style, color=color, lw=2, label=method)
     axis.set_ylim(0)

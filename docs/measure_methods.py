@@ -21,7 +21,7 @@ from hf_learngene import resize
 
 # the methods that no benchmark measures, with their options
 MEASURED: dict[str, tuple[dict[str, Any], ...]] = {
-    "front": ({}, {"scaling": "released"}), "taylor": ({},), "random": ({},),
+    "front": ({}, {"scaling": "constant"}), "taylor": ({},), "random": ({},),
 }  # fmt: skip
 
 

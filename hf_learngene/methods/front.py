@@ -20,7 +20,7 @@ from hf_learngene.methods.base import Method, Paper
 from hf_learngene.methods.registry import register_method
 
 
-SCALINGS = ("constant", "released")
+SCALINGS = ("released", "constant")
 
 
 @register_method
@@ -35,9 +35,9 @@ class Front(Method):
     result changes. Compare before you rely on it.
 
     Args:
-        scaling (`str`, *optional*, defaults to `"constant"`): amplitude of a resized axis: `constant` keeps what is
-            constant along it; `released` is that of the authors' code, which scales what varies by source size / target
-            size for each resized axis and keeps mean and deviation of the tensor's z-score.
+        scaling (`str`, *optional*, defaults to `"released"`): amplitude of a resized axis: `released` is that of the authors'
+            code, which scales what varies by source size / target size for each resized axis and keeps mean and deviation of
+            the tensor's z-score; `constant` keeps what is constant along it, and gives the source back after a growth.
 
     Source: paper, section 3 (training-free FRONT; the spectral refinement, FRONT+, needs training and is not this), and
     `front_init_deit.py` for `released`. Its growth in depth gives all layers past the source's the last one's weights (they
@@ -52,7 +52,7 @@ class Front(Method):
     shrinks: ClassVar[bool] = True
     summary: ClassVar[str] = "low frequencies of the weights"
 
-    scaling: str = "constant"
+    scaling: str = "released"
 
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:

@@ -315,7 +315,7 @@ def _back(planned: Plan, source: PreTrainedModel, made: PreTrainedModel, request
         return
     old = {n: anatomy.sizes[n] for n in pairs if n.partition(".")[0] != "head_dim" or anatomy.head_dim_honoured}
     if isinstance(method, Front) and method.scaling == "constant":
-        small, factors = resize(made, method="front", **old), {}
+        small, factors = resize(made, method="front", scaling="constant", **old), {}
     elif isinstance(method, Lemon) and method.symmetry == "equal" and _only_copies(planned, pairs):
         small = resize(made, method="weight_selection", element_selection="consecutive", **old)
         factors = _halves(planned)

@@ -59,7 +59,7 @@ def released(layers: list[np.ndarray], count: int, shape: tuple[int, ...]) -> li
 def test_the_released_scale_is_that_of_the_released_code(kind, name, request_):
     model = tiny_model(kind, name)
     before = by_kind(parameters(model))
-    after = by_kind(parameters(resize(model, method="front", scaling="released", **request_)))
+    after = by_kind(parameters(resize(model, method="front", **request_)))
     assert after.keys() == before.keys()
     for component, made in after.items():
         layers = before[component]
@@ -82,7 +82,7 @@ def test_half_a_width_makes_matrices_four_times_as_large_and_keeps_their_mean():
 
 
 def test_layers_past_the_sources_are_not_the_same_one():
-    grown = resize(tiny_model("vit", "ViTModel"), method="front", scaling="released", num_hidden_layers=5)
+    grown = resize(tiny_model("vit", "ViTModel"), method="front", num_hidden_layers=5)
     weights = [layer.mlp.fc1.weight for layer in grown.layers]
     assert not any(torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False))
 
@@ -93,27 +93,27 @@ def test_a_tensor_of_one_value_keeps_it():
         for layer in model.layers:
             layer.layernorm_before.weight.fill_(1.0)
     for request in ({"hidden_size": 16}, {"num_hidden_layers": 5}):
-        for layer in resize(model, method="front", scaling="released", **request).layers:
+        for layer in resize(model, method="front", **request).layers:
             torch.testing.assert_close(layer.layernorm_before.weight, torch.ones_like(layer.layernorm_before.weight))
 
 
 def test_layers_whose_tables_are_interpolated_too_are_standardised_after_it():
     model = tiny_model("beit", "BeitModel")
-    made = resize(model, method="front", scaling="released", num_hidden_layers=2, image_size=16)
+    made = resize(model, method="front", num_hidden_layers=2, image_size=16)
     tables = {n: p for n, p in made.named_parameters() if "relative_position_bias_table" in n}
     assert len(tables) == 2
     assert all(bool(p.isfinite().all()) for p in made.parameters())
 
 
 def test_another_scaling_is_refused():
-    with pytest.raises(UnknownOptionError, match="scaling is one of constant, released; it was 'orthonormal'"):
+    with pytest.raises(UnknownOptionError, match="scaling is one of released, constant; it was 'orthonormal'"):
         Front(scaling="orthonormal")
 
 
 def test_the_released_amplitude_of_a_tensor_that_only_the_first_layer_has():
     """WavLM's table of distances: layers that are mixed into the first one have none."""
     model = tiny_model("wavlm", "WavLMModel")
-    made = resize(model, method="front", scaling="released", num_hidden_layers=2)
+    made = resize(model, method="front", num_hidden_layers=2)
     table = "encoder.layers.0.attention.rel_attn_embed.weight"
     assert made.get_parameter(table).shape == model.get_parameter(table).shape
     assert all(torch.isfinite(p).all() for p in made.parameters())

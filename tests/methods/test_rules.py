@@ -308,7 +308,7 @@ def low_frequencies(array, shape):
 )
 def test_front_is_the_cosine_transform_of_each_component_stacked_over_the_layers(request_):
     model = tiny_model("vit", "ViTForImageClassification")
-    made = resize(model, method="front", **request_)
+    made = resize(model, method="front", scaling="constant", **request_)
     components = [n.removeprefix("vit.layers.0.") for n in parameters(model) if n.startswith("vit.layers.0.")]
     assert len(components) == 16
     for component in components:
@@ -333,22 +333,22 @@ def test_front_keeps_constants():
         for name, parameter in model.named_parameters():
             parameter.fill_(1.0 + len(name))
     for request in (SMALLER, {"hidden_size": 40, "num_hidden_layers": 4}):
-        for name, tensor in parameters(resize(model, method="front", **request)).items():
+        for name, tensor in parameters(resize(model, method="front", scaling="constant", **request)).items():
             if ".layers." in name or name in ("vit.embeddings.cls_token", "vit.layernorm.weight", "classifier.bias"):
                 assert torch.allclose(tensor, torch.full_like(tensor, 1.0 + len(name)), atol=1e-10), name
 
 
 def test_front_goes_up_and_down_again_without_loss():
     model = tiny_model("vit", "ViTForImageClassification")
-    larger = resize(model, method="front", hidden_size=40, num_hidden_layers=5)
-    back = resize(larger, method="front", hidden_size=24, num_hidden_layers=3)
+    larger = resize(model, method="front", scaling="constant", hidden_size=40, num_hidden_layers=5)
+    back = resize(larger, method="front", scaling="constant", hidden_size=24, num_hidden_layers=3)
     for name, tensor in parameters(back).items():
         assert torch.allclose(tensor, tensor_of(model, name), atol=1e-10), name
 
 
 def test_front_treats_the_parts_of_a_fused_projection_alone():
     model = tiny_model("modernbert", "ModernBertModel")
-    small = resize(model, method="front", hidden_size=16)
+    small = resize(model, method="front", scaling="constant", hidden_size=16)
     before, after = (
         rearrange(m.layers[1].attn.Wqkv.weight.detach(), "(part row) column -> part row column", part=3)
         for m in (model, small)
