@@ -91,7 +91,7 @@ class Front(Method):
         each = tuple(
             pair for pair in each if pair[0] in task.source.tensors
         )  # WavLM's first layer has a table of its own
-        return [_Standardise(each), *resized, _Restore(named)]
+        return [_Standardise(named, each), *resized, _Restore(named)]
 
     def _matrix(self, old: int, new: int) -> Tensor:
         """(new, old). The release's transform divides by the size only on the way back: its constants grow by old / new."""
@@ -103,17 +103,19 @@ class _Standardise(Op):
     """Takes the mean away and divides by the standard deviation, of each source tensor alone.
 
     Attributes:
-        sources: (source tensor, weight) pairs that make the tensor; none where it is one of them as it is.
+        name: the source tensor that it is, where no others make it. What was picked from it, rows of a table, has its numbers.
+        sources: (source tensor, weight) pairs that make the tensor.
     """
 
+    name: str
     sources: tuple[tuple[str, float], ...] = ()
 
     def __call__(self, tensor: Tensor, context: Context) -> Tensor:
         parts = [(context.read(name).detach().to(tensor), weight) for name, weight in self.sources]
         # tables over positions that were interpolated before are no longer of the sources' shape: standardised as mixed
         if not parts or any(part.shape != tensor.shape for part, _ in parts):
-            parts = [(tensor, 1.0)]
-        return sum((_z_score(part) * weight for part, weight in parts), start=tensor.new_zeros(()))
+            return _z_score(tensor, tensor if parts else context.read(self.name).detach().to(tensor))
+        return sum((_z_score(part, part) * weight for part, weight in parts), start=tensor.new_zeros(()))
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ class _Restore(Op):
         return tensor * _deviation(like) + like.mean()
 
 
-def _z_score(tensor: Tensor) -> Tensor:
-    return (tensor - tensor.mean()) / (_deviation(tensor) + 1e-8)
+def _z_score(tensor: Tensor, like: Tensor) -> Tensor:
+    return (tensor - like.mean()) / (_deviation(like) + 1e-8)
 
 
 def _deviation(tensor: Tensor) -> Tensor:
