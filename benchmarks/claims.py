@@ -149,10 +149,12 @@ def saved_by(method: str, published: float, target: str = "both") -> Callable[[C
             return Found("never there", "–", "not here", ": scratch's loss was not reached")
         share = statistics.mean(reached) / published
         why = (
-            ""
-            if share >= 1
-            else f": {len(reached)} of {len(values)} seeds came to scratch's loss; small models, 3,000 steps"
+            f": {len(reached)} of {len(values)} seeds came to scratch's loss; small models, 3,000 steps"
+            if share < 1
+            else ""
         )
+        if min(reached) >= 100:
+            why = ", but says little: the small source is there before it is grown"
         return Found(f"{told(reached)} % saved", f"{share:.2f} of it", judged(share, 1.0, 0.1), why)
 
     return read
