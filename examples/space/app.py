@@ -52,7 +52,7 @@ def build(page: Page) -> gr.Blocks:
             )  # fmt: skip
             files = gr.File(label="or a checkpoint's files", file_count="multiple", scale=2, height=110)
             look = gr.Button("Open", variant="primary", elem_id="open", scale=1)
-        about = gr.Markdown(elem_id="about")
+        about = gr.Markdown("Open a checkpoint to see its sizes.", elem_id="about")
         with gr.Tab("Another size"):
             _resizing(page, visit, opened)
         with gr.Tab("A learngene, and sizes from it"):
@@ -68,11 +68,9 @@ def build(page: Page) -> gr.Blocks:
 
 
 def _resizing(page: Page, visit: gr.State, opened: gr.State) -> None:
-    @gr.render(inputs=[visit, opened])
-    def sliders(one: Visit, _: str) -> None:
-        if not one.fields:
-            gr.Markdown("Open a checkpoint to see its sizes.")
-            return
+    # once for each checkpoint and not when the page is loaded: what is drawn anew leaves events of what was there before behind
+    @gr.render(inputs=[visit], triggers=[opened.change])
+    def sliders(one: Visit) -> None:
         gr.Markdown("Sizes that you leave alone follow the source's proportions.")
         with gr.Row():
             moved = [_slider(field) for field in one.fields]

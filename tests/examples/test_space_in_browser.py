@@ -200,3 +200,13 @@ def test_a_closed_tab_leaves_the_page_to_others(browser, address):
     opened(other, "vit")
     said(other, "#about", "ViTForImageClassification")
     other.close()
+
+
+def test_the_sliders_are_drawn_by_another_checkpoint_alone(monkeypatch):
+    """Drawn when the page is loaded too, they could be drawn twice for a checkpoint, and a move in between was lost."""
+    monkeypatch.syspath_prepend(str(SPACE))
+    import app
+
+    blocks = app.build(app.Page())
+    (sliders,) = blocks.renderables
+    assert [trigger.event_name for trigger in sliders.triggers] == ["change"]
