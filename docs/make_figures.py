@@ -34,11 +34,13 @@ from hf_learngene import AutoLearngene, resize  # noqa: E402
 from hf_learngene.anatomy import anatomy_of  # noqa: E402
 from hf_learngene.calibration.examples import Examples  # noqa: E402
 from hf_learngene.maps import LayerMap  # noqa: E402
-from hf_learngene.methods import Layers, WeightSelection, make_method  # noqa: E402
+from hf_learngene.methods import Front, Layers, WeightSelection, make_method  # noqa: E402
 from hf_learngene.pruning.criteria import Scores  # noqa: E402
 
 
 LAYER = 5  # of the ViT, whose units and heads are shown
+CONSTANT = Front(scaling="constant")  # the figures of front and random show this scale
+QUARTER = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 HALF = {"units": 768, "heads": 3, "width": 192, "layers": 6}
 
 
@@ -272,9 +274,7 @@ def front(vit: Any) -> None:
     from scipy import fft
 
     source = vit.vit.layers[LAYER].mlp.fc1.weight.detach().double()
-    made = resize(
-        vit, method="front", scaling="constant", hidden_size=192, num_attention_heads=3, intermediate_size=768
-    )
+    made = resize(vit, method=CONSTANT, **QUARTER)
     after = made.vit.layers[LAYER].mlp.fc1.weight.detach().double()
     squares = fft.dctn(source.numpy(), type=2, norm="ortho") ** 2
     share = squares[:768, :192].sum() / squares.sum()
@@ -311,13 +311,12 @@ def front(vit: Any) -> None:
 
 
 def random(vit: Any) -> None:
-    sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
     figure, axis = canvas(2.8)
-    name = f"vit.layers.{LAYER}.mlp.fc1.weight"
-    for method, color, style in (("weight_selection", KEPT, "-"), ("front", OTHER, "--"), ("random", INK, ":")):
-        made = resize(vit, method=method, **sizes, **({"scaling": "constant"} if method == "front" else {}))
-        values = torch.linalg.svdvals(made.get_parameter(name).detach().double())
-        axis.plot(values.numpy(), style, color=color, lw=2, label=method)
+    methods = (WeightSelection(), CONSTANT, make_method("random", {}))
+    for method, color, style in zip(methods, (KEPT, OTHER, INK), ("-", "--", ":"), strict=True):
+        made = resize(vit, method=method, **QUARTER)
+        values = torch.linalg.svdvals(made.vit.layers[LAYER].mlp.fc1.weight.detach().double())
+        axis.plot(values.numpy(), style, color=color, lw=2, label=method.name)
     axis.set_ylim(0)
     axis.set_xlim(0, 191)
     axis.set_xlabel("singular value")

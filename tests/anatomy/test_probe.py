@@ -14,7 +14,7 @@ SMALL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40,
     "max_position_embeddings": 32,
 }  # fmt: skip
-COUNTS = ("vocab_size", "max_position_embeddings", "type_vocab_size", "num_channels")
+COUNTS = set(probe._STEPS)
 
 
 class OwnHead(transformers.BertModel):
@@ -29,7 +29,7 @@ def probed(model_class: type, config: transformers.PreTrainedConfig) -> tuple[di
     """What follows which count, and the names of those that each build changed."""
     prober = Prober(model_class, config, "", build(model_class, config))
     seen, built = [], prober._built
-    prober._built = lambda values: seen.append(set(values) & set(COUNTS)) or built(values)
+    prober._built = lambda values: seen.append(set(values) & COUNTS) or built(values)
     prober.run()
     effects = {n: [{f: e.delta / e.step for f, e in d.items()} for d in dims] for n, dims in prober.effects.items()}
     return effects, [s for s in seen if s]

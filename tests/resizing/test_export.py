@@ -10,7 +10,8 @@ from transformers import ViTImageProcessorPil, pipeline
 
 from hf_learngene import AutoLearngene, resize, save_resized
 from testing.checkpoints import save_checkpoint, some_images, words
-from testing.families import SIZES, TEXT, VISION, inputs_for, tiny_model
+from testing.families import TEXT, VISION, inputs_for, tiny_model
+from testing.family_sizes import SIZES
 
 
 # float32 sums in another order; the logits are below 10

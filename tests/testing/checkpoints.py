@@ -13,7 +13,8 @@ from PIL import Image as PILImage
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ViTImageProcessorPil
 
-from testing.families import SIZES, tiny_model
+from testing.families import tiny_model
+from testing.family_sizes import SIZES
 
 
 SPECIAL = {

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from testing.families import SIZES, inputs_for
+from testing.families import inputs_for
+from testing.family_sizes import SIZES
 
 
 def examples_for(model: PreTrainedModel, count: int = 96, seed: int = 0, labels: bool = False) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from hf_learngene import AutoLearngene, LearngeneTrainer, LearngeneTrainingArguments
-from testing.families import SIZES, tiny_model
+from testing.families import tiny_model
+from testing.family_sizes import SIZES
 from testing.learngenes import OPTIONS
 
 
