@@ -48,7 +48,8 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
 }
 SMALLER = {"condensed to an eighth": 1 / 8, "condensed to a sixteenth": 1 / 16}  # of the ViT
 REFITTED = ("sws", "fine", "wave")
-PLAIN = ("ancestry's layers", "front")
+FRONTS: dict[str, dict[str, Any]] = {"front": {}, "front (constant)": {"scaling": "constant"}}
+PLAIN = ("ancestry's layers", *FRONTS)
 METHODS = [
     *(f"{kind}, {seen}" for kind in ("condensed", "straight") for seen in EXAMPLES),
     *(f"{name}, no data" for name in SMALLER),
@@ -91,8 +92,8 @@ def work(job: dict[str, Any], options: argparse.Namespace) -> Rows:
             model, seconds = timed(learngene.initialize, seed=seed, **given, **(looks if size in sizes else {}))
         elif name == "straight":
             model, seconds = timed(resize, source, seed=seed, **wanted, **size, **looks)
-        elif name == "front":
-            model, seconds = timed(resize, source, method="front", scaling="constant", **wanted, **size)
+        elif name in FRONTS:
+            model, seconds = timed(resize, source, method="front", **FRONTS[name], **wanted, **size)
         elif name == "ancestry's layers":
             model, seconds = timed(resize, source, method="weight_selection", layer_selection="uniform", **size)
         else:
