@@ -63,7 +63,8 @@ def build(page: Page) -> gr.Blocks:
             said = page.open(one, named or "", given or [])
             return said, f"{one.source} {id(one.fields)}"
 
-        look.click(open_, [visit, name, files], [about, opened])
+        # a name that is pressed while another is still looked for on the Hub is asked for after it
+        look.click(open_, [visit, name, files], [about, opened], trigger_mode="multiple")
     return blocks
 
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -182,6 +183,23 @@ def test_a_wrong_or_huge_model_is_told(page, name, reason):
     page.locator(".toast-close").first.click()
     opened(page, "vit")  # and the page goes on
     said(page, "#about", "ViTForImageClassification")
+
+
+def test_a_name_is_taken_while_another_is_still_looked_for(page, hub):
+    asked, answer = threading.Event(), threading.Event()
+
+    def late(request):
+        if "a-lab/late" in request.path:
+            asked.set()
+            answer.wait(60)
+
+    hub.watch = late
+    opened(page, "a-lab/late")
+    assert asked.wait(60)
+    opened(page, "vit")
+    answer.set()
+    said(page, "#about", "ViTForImageClassification")
+    hub.calm()
 
 
 def test_a_closed_tab_leaves_the_page_to_others(browser, address):
