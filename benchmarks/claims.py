@@ -171,9 +171,12 @@ def kept(method: str, aim: float, chance: float, **sizes: Any) -> Callable[[Cont
             return NOT_MEASURED
         share = (statistics.mean(values) - 100 * chance) / (source - 100 * chance)
         why = "" if share >= aim else f": our own aim was {aim:.0%}"
+        ranks = content["head"].get("measure", "").startswith("100 ×")  # correlations, of which the source's is 1
         return Found(
-            f"{told(values)} % of {source:.1f}",
-            f"{share:.1%} of the gap over chance",
+            f"{told([v / 100 for v in values], 2)} by rank correlation"
+            if ranks
+            else f"{told(values)} % of {source:.1f}",
+            f"{share:.1%} of the source's" if ranks else f"{share:.1%} of the gap over chance",
             judged(share, aim, aim - 0.1),
             why,
         )
@@ -269,7 +272,8 @@ def before_training(content: Content) -> Found:
     others = [
         max(
             statistics.mean(a)
-            for m in ("sws", "tleg", "fine", "wave", "lets")
+            for kind in ("sws", "tleg", "fine", "wave", "lets")
+            for m in (kind, f"{kind}, no data", f"{kind}, 512 examples")
             if (a := accuracies(rows, m, num_hidden_layers=d))
         )
         for d in (12, 9, 6, 4)
