@@ -24,6 +24,7 @@ TITLE = """# Any size of a ViT or BERT
 A smaller one works at once, without data or training; a larger one computes what its source computes.
 """
 PROGRESS = gr.Progress(track_tqdm=True)
+NOTHING_MADE = (gr.update(visible=True), "", gr.update(value=None, interactive=False), gr.update(interactive=False))
 SHARES = {"a half": 1 / 2, "a third": 1 / 3, "a quarter": 1 / 4}
 
 
@@ -44,7 +45,7 @@ def build(page: Page) -> gr.Blocks:
     with gr.Blocks(title="Any size of a ViT or BERT", delete_cache=(HOUR, HOUR)) as blocks:
         gr.Markdown(TITLE)
         visit = gr.State(Visit, time_to_live=HOUR, delete_callback=Visit.leave)
-        opened = gr.State("")  # changes with the checkpoint, so that the sliders are drawn anew
+        opened = gr.State(0)  # changes with the checkpoint, so that the sliders are drawn anew
         with gr.Row():
             name = gr.Dropdown(
                 [*page.local], value=None, label="Model", allow_custom_value=True, elem_id="model", scale=3,
@@ -54,21 +55,24 @@ def build(page: Page) -> gr.Blocks:
             look = gr.Button("Open", variant="primary", elem_id="open", scale=1)
         about = gr.Markdown("Open a checkpoint to see its sizes.", elem_id="about")
         with gr.Tab("Another size"):
-            _resizing(page, visit, opened)
+            results = _resizing(page, visit, opened)
         with gr.Tab("A learngene, and sizes from it"):
             _learngenes(page, visit)
 
         @told
-        def open_(one: Visit, named: str | None, given: list[str] | None) -> tuple[str, str]:
+        def open_(one: Visit, named: str | None, given: list[str] | None) -> tuple[Any, ...]:
             said = page.open(one, named or "", given or [])
-            return said, f"{one.source} {id(one.fields)}"
+            return said, one.opened, *NOTHING_MADE
 
         # a name that is pressed while another is still looked for on the Hub is asked for after it
-        look.click(open_, [visit, name, files], [about, opened], trigger_mode="multiple")
+        look.click(open_, [visit, name, files], [about, opened, *results], trigger_mode="multiple")
     return blocks
 
 
-def _resizing(page: Page, visit: gr.State, opened: gr.State) -> None:
+def _resizing(page: Page, visit: gr.State, opened: gr.State) -> tuple[Any, ...]:
+    """Sliders, what came of them, and what to do with it: the components that an opened checkpoint empties."""
+    wanted = gr.State()  # changes with each press of the button: (how many, sizes)
+
     # once for each checkpoint and not when the page is loaded: what is drawn anew leaves events of what was there before behind
     @gr.render(inputs=[visit], triggers=[opened.change])
     def sliders(one: Visit) -> None:
@@ -79,36 +83,17 @@ def _resizing(page: Page, visit: gr.State, opened: gr.State) -> None:
         with gr.Accordion("Where each tensor comes from", open=False):
             table = gr.Code(language=None, elem_id="table")
         make = gr.Button("Make it", variant="primary", elem_id="make")
-        said = gr.Markdown(elem_id="agreement")
-        with gr.Row():
-            download = gr.DownloadButton("Download", interactive=False, elem_id="download")
-            repo = gr.Textbox(label="or push to", placeholder="you/name", interactive=True)
-            token = gr.Textbox(label="your token", type="password", interactive=True)
-            push = gr.Button("Push", interactive=False)
 
         def sizes(values: tuple[float, ...]) -> dict[str, int]:
             return {f.name: int(v) for f, v in zip(one.fields, values, strict=True)}
+
+        def pressed(before: tuple[int, Any] | None, *values: float) -> tuple[int, dict[str, int]]:
+            return (before or (0, None))[0] + 1, sizes(values)
 
         @told
         def planned(*values: float) -> list[Any]:
             said, tensors, follows = page.planned(one, sizes(values))
             return [said, tensors, *(gr.update(info=text) for text in follows)]
-
-        @told
-        def made(*values: float, progress: Any = PROGRESS) -> tuple[str, Any, Any]:
-            progress(0, desc="Reading the weights")
-            agreed = page.make(one, sizes(values))
-            return (
-                f"The model {agreed}.",
-                gr.DownloadButton(value=str(page.saved(one)), interactive=True),
-                gr.Button(interactive=True),
-            )
-
-        @told
-        def pushed(repo_id: str, key: str) -> str:
-            if not repo_id or not key:
-                raise PageError("To push, give the repository's name and a token that may write to it.")
-            return f"Pushed: {push_resized(one.made, repo_id, source=one.source, token=key).commit_url}"
 
         gr.on(
             [slider.change for slider in moved],
@@ -119,9 +104,41 @@ def _resizing(page: Page, visit: gr.State, opened: gr.State) -> None:
             show_progress="hidden",
         )
         cost.value, table.value, *_ = planned(*(f.value for f in one.fields))
-        make.click(made, moved, [said, download, push])
-        push.click(pushed, [repo, token], said)
+        make.click(pressed, [wanted, *moved], wanted)
+
+    with gr.Column(visible=False) as result:
+        said = gr.Markdown(elem_id="agreement")
+        with gr.Row():
+            download = gr.DownloadButton("Download", interactive=False, elem_id="download")
+            repo = gr.Textbox(label="or push to", placeholder="you/name", interactive=True)
+            token = gr.Textbox(label="your token", type="password", interactive=True)
+            push = gr.Button("Push", interactive=False)
+
+    # not in what is drawn: gradio shows the package's progress bars only of functions outside of it
+    @told
+    def made(one: Visit, asked: tuple[int, dict[str, int]], progress: Any = PROGRESS) -> tuple[Any, ...]:
+        progress(0, desc="Reading the weights")
+        agreed = page.make(one, asked[1])
+        return (
+            f"The model {agreed}.",
+            gr.update(value=str(page.saved(one)), interactive=True),
+            gr.update(interactive=True),
+        )
+
+    @told
+    def pushed(one: Visit, repo_id: str, key: str) -> str:
+        if not repo_id or not key:
+            raise PageError("To push, give the repository's name and a token that may write to it.")
+        return f"Pushed: {push_resized(one.made, repo_id, source=one.source, token=key).commit_url}"
+
+    wanted.change(made, [visit, wanted], [said, download, push])
+    push.click(pushed, [visit, repo, token], said)
+
+    @gr.render(inputs=[visit], triggers=[opened.change])
+    def trying(one: Visit) -> None:
         _trying(page, one)
+
+    return result, said, download, push
 
 
 def _slider(field: SizeField) -> gr.Slider:

@@ -56,6 +56,7 @@ class Visit:
     def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True)
         self.name = self.source = ""
+        self.opened = 0  # how many checkpoints so far
         self.fields: tuple[SizeField, ...] = ()
         self.processor: Any = None
         self.unread = ""  # why there is no processor
@@ -89,6 +90,7 @@ class Page:
         self._check_size(found.source_parameters, shown)
         visit.name, visit.source, visit.model, visit.made, visit.learngene = shown, source, None, None, None
         visit.fields = _fields(found.source.sizes)
+        visit.opened += 1
         visit.processor, visit.unread = None, ""
         try:
             visit.processor = processor_of(source, main_input(found.model_class))
@@ -121,8 +123,12 @@ class Page:
     def make(self, visit: Visit, sizes: Mapping[str, int]) -> str:
         """The model, and how well it agrees with its source on made-up examples that it has not seen."""
         self._check_open(visit)
-        visit.made = resize(self.load(visit), **asked(visit, sizes))
-        return self._compared(visit, visit.made)
+        opened, source = visit.opened, self.load(visit)
+        made = resize(source, **asked(visit, sizes))
+        said = self._compared(visit, source, made)
+        self._check_still(visit, opened)
+        visit.made = made
+        return said
 
     def load(self, visit: Visit) -> PreTrainedModel:
         """The source, read once."""
@@ -141,9 +147,11 @@ class Page:
 
     def condense(self, visit: Visit, share: float) -> str:
         """A learngene of the checkpoint that is open."""
-        model = self.load(visit)
-        visit.learngene = AutoLearngene.from_ancestry(model, "condensed", stored_share=share)
-        stored = sum(p.numel() for p in visit.learngene.parameters())
+        opened, model = visit.opened, self.load(visit)
+        learngene = AutoLearngene.from_ancestry(model, "condensed", stored_share=share)
+        self._check_still(visit, opened)
+        visit.learngene = learngene
+        stored = sum(p.numel() for p in learngene.parameters())
         whole = sum(p.numel() for p in model.parameters())
         visit.descendants.clear()
         return f"A learngene of {_parameters(stored)}, {stored / whole:.0%} of {visit.name}."
@@ -152,10 +160,12 @@ class Page:
         """A model of each depth from the learngene, as a table; each is kept to be downloaded."""
         if visit.learngene is None:
             raise PageError("There is no learngene yet: condense one first.")
+        learngene, opened, source = visit.learngene, visit.opened, self.load(visit)
         lines = ["| layers | parameters | |", "| ---: | ---: | --- |"]
         for depth in depths:
-            model = visit.learngene.initialize(num_hidden_layers=depth)
-            said = self._compared(visit, model)
+            model = learngene.initialize(num_hidden_layers=depth)
+            said = self._compared(visit, source, model)
+            self._check_still(visit, opened)
             visit.descendants[f"{depth} layers"] = _zipped(visit, model, visit.source, f"{depth}-layers")
             lines.append(f"| {depth} | {_count(sum(p.numel() for p in model.parameters()))} | {said} |")
         return "\n".join(lines)
@@ -186,8 +196,14 @@ class Page:
                 "from_pretrained_resized has no such limit."
             )
 
-    def _compared(self, visit: Visit, made: PreTrainedModel) -> str:
-        source = self.load(visit)
+    def _check_still(self, visit: Visit, opened: int) -> None:
+        """What was made while the visitor opened another checkpoint is not that one's."""
+        if visit.opened != opened:
+            raise PageError(
+                f"{visit.name} was opened meanwhile, so what was made of the checkpoint before it is dropped."
+            )
+
+    def _compared(self, visit: Visit, source: PreTrainedModel, made: PreTrainedModel) -> str:
         examples = synthetic_examples(source, visit.processor, count=_HELD_BACK, seed=_UNSEEN)
         with Examples(examples, source) as unseen:
             found = agreement(source, made, unseen)

@@ -198,3 +198,28 @@ def test_where_the_hosts_folders_lie_is_not_told(space, bert):
     link = "See https://huggingface.co/a/b of `model.safetensors`."
     assert making.without_folders(link) == link
     visit.leave()
+
+
+@pytest.mark.parametrize("what", ["model", "learngene"])
+def test_what_was_made_of_the_checkpoint_before_is_dropped(open_page, space, monkeypatch, what):
+    """Else the one that is open now would be shown, saved and pushed with the weights of another."""
+    making, _ = space
+    page, visit = open_page
+    page.open(visit, "small BERT")
+
+    def meanwhile(function):
+        def called(*args, **kwargs):
+            page.open(visit, "small BERT")
+            return function(*args, **kwargs)
+
+        return called
+
+    if what == "model":
+        monkeypatch.setattr(making, "resize", meanwhile(making.resize))
+    else:
+        from_ancestry = meanwhile(making.AutoLearngene.from_ancestry)
+        monkeypatch.setattr(making.AutoLearngene, "from_ancestry", from_ancestry)
+    with pytest.raises(making.PageError, match="opened meanwhile"):
+        page.make(visit, {"num_hidden_layers": 2}) if what == "model" else page.condense(visit, 1 / 2)
+    assert visit.made is None
+    assert visit.learngene is None

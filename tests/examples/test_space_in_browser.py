@@ -226,5 +226,21 @@ def test_the_sliders_are_drawn_by_another_checkpoint_alone(monkeypatch):
     import app
 
     blocks = app.build(app.Page())
-    (sliders,) = blocks.renderables
-    assert [trigger.event_name for trigger in sliders.triggers] == ["change"]
+    assert len(blocks.renderables) == 2
+    for drawn in blocks.renderables:
+        assert [trigger.event_name for trigger in drawn.triggers] == ["change"]
+
+
+@pytest.mark.parametrize("work", ["made", "condensed", "descended"])
+def test_long_work_shows_the_packages_progress_bars(monkeypatch, work):
+    """Gradio looks for the tracker among the arguments of what draws a function, where it is drawn: then no bar moves."""
+    monkeypatch.syspath_prepend(str(SPACE))
+    import app
+    from gradio.helpers import special_args
+
+    (event,) = [e for e in app.build(app.Page()).fns.values() if e.name == work]
+    assert event.renderable is None
+    inputs = list(range(len(event.inputs)))
+    given, place, _, _ = special_args(event.fn, inputs)
+    assert place == len(event.inputs)
+    assert given[place].track_tqdm
