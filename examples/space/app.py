@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 from answers import answers
-from making import MOST_PARAMETERS, Page, PageError, SizeField, Visit, without_folders
+from making import MOST_PARAMETERS, PLAIN, SLIDERS, Page, PageError, SizeField, Visit, without_folders
 from transformers import PreTrainedTokenizerBase
 
 from hf_learngene import push_resized
@@ -24,7 +24,6 @@ TITLE = """# Any size of a ViT or BERT
 A smaller one works at once, without data or training; a larger one computes what its source computes.
 """
 PROGRESS = gr.Progress(track_tqdm=True)
-NOTHING_MADE = (gr.update(visible=True), "", gr.update(value=None, interactive=False), gr.update(interactive=False))
 SHARES = {"a half": 1 / 2, "a third": 1 / 3, "a quarter": 1 / 4}
 
 
@@ -45,7 +44,6 @@ def build(page: Page) -> gr.Blocks:
     with gr.Blocks(title="Any size of a ViT or BERT", delete_cache=(HOUR, HOUR)) as blocks:
         gr.Markdown(TITLE)
         visit = gr.State(Visit, time_to_live=HOUR, delete_callback=Visit.leave)
-        opened = gr.State(0)  # changes with the checkpoint, so that the sliders are drawn anew
         with gr.Row():
             name = gr.Dropdown(
                 [*page.local], value=None, label="Model", allow_custom_value=True, elem_id="model", scale=3,
@@ -55,70 +53,59 @@ def build(page: Page) -> gr.Blocks:
             look = gr.Button("Open", variant="primary", elem_id="open", scale=1)
         about = gr.Markdown("Open a checkpoint to see its sizes.", elem_id="about")
         with gr.Tab("Another size"):
-            results = _resizing(page, visit, opened)
+            parts, opened = _resizing(page, visit)
         with gr.Tab("A learngene, and sizes from it"):
             _learngenes(page, visit)
 
-        @told
-        def open_(one: Visit, named: str | None, given: list[str] | None) -> tuple[Any, ...]:
-            said = page.open(one, named or "", given or [])
-            return said, one.opened, *NOTHING_MADE
+        def open_(one: Visit, named: str | None, given: list[str] | None) -> Any:
+            try:
+                said = page.open(one, named or "", given or [])
+            except (LearngeneError, OSError) as error:  # raised, it would mark all that an opened checkpoint changes
+                gr.Warning(without_folders(str(error)), duration=20)
+                return [gr.skip()] * (1 + len(parts))
+            return said, *opened(one)
 
         # a name that is pressed while another is still looked for on the Hub is asked for after it
-        look.click(open_, [visit, name, files], [about, opened, *results], trigger_mode="multiple")
+        look.click(open_, [visit, name, files], [about, *parts], trigger_mode="always_last", show_progress_on=[about])
     return blocks
 
 
-def _resizing(page: Page, visit: gr.State, opened: gr.State) -> tuple[Any, ...]:
-    """Sliders, what came of them, and what to do with it: the components that an opened checkpoint empties."""
-    wanted = gr.State()  # changes with each press of the button: (how many, sizes)
+def _resizing(page: Page, visit: gr.State) -> tuple[list[Any], Callable[[Visit], list[Any]]]:
+    """Sliders, what they come to, and what is made: the components, and what becomes of them when a checkpoint is opened.
 
-    # once for each checkpoint and not when the page is loaded: what is drawn anew leaves events of what was there before behind
-    @gr.render(inputs=[visit], triggers=[opened.change])
-    def sliders(one: Visit) -> None:
+    All stand there from the beginning and are filled: what gradio draws anew (`gr.render`) loses a move in that moment, and the
+    package's progress bars.
+    """
+    with gr.Column(visible=False) as whole:
         gr.Markdown("Sizes that you leave alone follow the source's proportions.")
         with gr.Row():
-            moved = [_slider(field) for field in one.fields]
+            sliders = [_slider(name) for name in SLIDERS[:PLAIN]]
+        with gr.Row():
+            sliders += [_slider(name) for name in SLIDERS[PLAIN:]]
         cost = gr.Markdown(elem_id="cost")
         with gr.Accordion("Where each tensor comes from", open=False):
             table = gr.Code(language=None, elem_id="table")
         make = gr.Button("Make it", variant="primary", elem_id="make")
-
-        def sizes(values: tuple[float, ...]) -> dict[str, int]:
-            return {f.name: int(v) for f, v in zip(one.fields, values, strict=True)}
-
-        def pressed(before: tuple[int, Any] | None, *values: float) -> tuple[int, dict[str, int]]:
-            return (before or (0, None))[0] + 1, sizes(values)
-
-        @told
-        def planned(*values: float) -> list[Any]:
-            said, tensors, follows = page.planned(one, sizes(values))
-            return [said, tensors, *(gr.update(info=text) for text in follows)]
-
-        gr.on(
-            [slider.change for slider in moved],
-            planned,
-            moved,
-            [cost, table, *moved],
-            trigger_mode="always_last",
-            show_progress="hidden",
-        )
-        cost.value, table.value, *_ = planned(*(f.value for f in one.fields))
-        make.click(pressed, [wanted, *moved], wanted)
-
-    with gr.Column(visible=False) as result:
-        said = gr.Markdown(elem_id="agreement")
+        said = gr.Markdown(elem_id="agreement", min_height=60)
         with gr.Row():
             download = gr.DownloadButton("Download", interactive=False, elem_id="download")
             repo = gr.Textbox(label="or push to", placeholder="you/name", interactive=True)
             token = gr.Textbox(label="your token", type="password", interactive=True)
             push = gr.Button("Push", interactive=False)
+        trying, read_by = _trying(page, visit)
 
-    # not in what is drawn: gradio shows the package's progress bars only of functions outside of it
+    def sizes(one: Visit, values: tuple[float, ...]) -> dict[str, int]:
+        return {f.name: int(v) for f, v in zip(one.sliders, values, strict=True) if f is not None}
+
     @told
-    def made(one: Visit, asked: tuple[int, dict[str, int]], progress: Any = PROGRESS) -> tuple[Any, ...]:
+    def planned(one: Visit, *values: float) -> list[Any]:
+        cost, tensors, follows = page.planned(one, sizes(one, values))
+        return [cost, tensors, *(gr.skip() if f is None else gr.update(info=follows[f.name]) for f in one.sliders)]
+
+    @told
+    def made(one: Visit, progress: Any = PROGRESS, *values: float) -> tuple[Any, ...]:
         progress(0, desc="Reading the weights")
-        agreed = page.make(one, asked[1])
+        agreed = page.make(one, sizes(one, values))
         return (
             f"The model {agreed}.",
             gr.update(value=str(page.saved(one)), interactive=True),
@@ -131,54 +118,77 @@ def _resizing(page: Page, visit: gr.State, opened: gr.State) -> tuple[Any, ...]:
             raise PageError("To push, give the repository's name and a token that may write to it.")
         return f"Pushed: {push_resized(one.made, repo_id, source=one.source, token=key).commit_url}"
 
-    wanted.change(made, [visit, wanted], [said, download, push])
+    def opened(one: Visit) -> list[Any]:
+        cost, tensors, _ = page.planned(one, {})
+        nothing_made = ["", gr.update(value=None, interactive=False), gr.update(interactive=False)]
+        return [gr.update(visible=True), *map(_moved, one.sliders), cost, tensors, *nothing_made, *read_by(one)]
+
+    gr.on(
+        [slider.input for slider in sliders],
+        planned,
+        [visit, *sliders],
+        [cost, table, *sliders],
+        trigger_mode="always_last",
+        show_progress="hidden",
+    )
+    make.click(made, [visit, *sliders], [said, download, push], show_progress_on=[said])
     push.click(pushed, [visit, repo, token], said)
-
-    @gr.render(inputs=[visit], triggers=[opened.change])
-    def trying(one: Visit) -> None:
-        _trying(page, one)
-
-    return result, said, download, push
+    return [whole, *sliders, cost, table, said, download, push, *trying], opened
 
 
-def _slider(field: SizeField) -> gr.Slider:
-    return gr.Slider(
-        field.least,
-        field.most,
-        value=field.value,
+def _slider(name: str) -> gr.Slider:
+    return gr.Slider(visible=False, interactive=True, elem_id=name)
+
+
+def _moved(field: SizeField | None) -> Any:
+    """A slider as a size of the opened checkpoint has it."""
+    if field is None:
+        return gr.update(visible=False)
+    return gr.update(
+        visible=True,
+        minimum=field.least,
+        maximum=field.most,
         step=field.step,
+        value=field.value,
         label=field.name,
-        interactive=True,
-        elem_id=field.name.replace(".", "-"),
+        info="",
     )
 
 
-def _trying(page: Page, one: Visit) -> None:
-    """Both models side by side."""
+def _trying(page: Page, visit: gr.State) -> tuple[list[Any], Callable[[Visit], list[Any]]]:
+    """Both models side by side: the components, and what becomes of them when a checkpoint is opened."""
     gr.Markdown("### Try both")
-    texts = isinstance(one.processor, PreTrainedTokenizerBase)
     with gr.Row(elem_id="ask-inputs"):
-        inputs: list[Any] = [
-            gr.Textbox(label=label, interactive=True, elem_id=f"try-{i}")
-            if texts
-            else gr.Image(type="pil", label=label, interactive=True, height=180)
-            for i, label in enumerate(
-                ("a sentence", "another (for models without a head)") if texts else ("an image", "another")
-            )
+        texts = [
+            gr.Textbox(label=label, visible=False, interactive=True, elem_id=f"try-{i}")
+            for i, label in enumerate(("a sentence", "another (for models without a head)"))
+        ]
+        images = [
+            gr.Image(type="pil", label=label, visible=False, interactive=True, height=180)
+            for label in ("an image", "another (for models without a head)")
         ]
     run = gr.Button("Ask both", elem_id="ask")
     with gr.Row():
         outputs = [gr.Label(label=label, elem_id=f"said-{i}") for i, label in enumerate(("source", "result"))]
 
     @told
-    def ask(*given: Any) -> list[dict[str, float]]:
+    def ask(one: Visit, *given: Any) -> list[dict[str, float]]:
         if one.made is None:
             raise PageError("There is no model yet: make one first.")
         if one.processor is None:
             raise PageError(one.unread)
-        return answers([page.load(one), one.made], one.processor, given)
+        return answers([page.load(one), one.made], one.processor, given[:2] if _reads_texts(one) else given[2:])
 
-    run.click(ask, inputs, outputs)
+    def opened(one: Visit) -> list[Any]:
+        shown = [_reads_texts(one)] * 2 + [not _reads_texts(one)] * 2
+        return [*(gr.update(visible=seen, value=None) for seen in shown), None, None]
+
+    run.click(ask, [visit, *texts, *images], outputs)
+    return [*texts, *images, *outputs], opened
+
+
+def _reads_texts(one: Visit) -> bool:
+    return isinstance(one.processor, PreTrainedTokenizerBase)
 
 
 def _learngenes(page: Page, visit: gr.State) -> None:

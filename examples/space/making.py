@@ -30,7 +30,12 @@ MOST_PARAMETERS = 400_000_000
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/`'\"]+/)+")
 _TAKEN = {".json", ".safetensors", ".txt", ".model"}  # no pickles
-_SLIDERS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+PLAIN = len(_SIZES)
+SLIDERS = (
+    *_SIZES,
+    *(f"stage-{n}" for n in range(16)),
+)  # one for each size by its name, others for those of single stages
 _HELD_BACK = 64
 _UNSEEN = 1234  # seed of examples that a shrink with seed 0 was not fitted on
 
@@ -66,6 +71,13 @@ class Visit:
         self.descendants: dict[str, Path] = {}
 
     @property
+    def sliders(self) -> list[SizeField | None]:
+        """Which size each of `SLIDERS` sets, if any."""
+        plain = {f.name: f for f in self.fields}
+        staged = [f for f in self.fields if f.name not in _SIZES]
+        return [plain.get(name) for name in _SIZES] + (staged + [None] * len(SLIDERS))[: len(SLIDERS) - PLAIN]
+
+    @property
     def path(self) -> Path:
         return Path(self.folder.name)
 
@@ -88,8 +100,14 @@ class Page:
         source, shown = self._source(visit, name.strip(), files)
         found = plan(source)
         self._check_size(found.source_parameters, shown)
+        fields = _fields(found.source.sizes)
+        staged = sum(f.name not in _SIZES for f in fields)
+        if staged > len(SLIDERS) - PLAIN:
+            raise PageError(
+                f"{shown} has {staged} sizes of its stages; this page has {len(SLIDERS) - PLAIN} sliders for them."
+            )
         visit.name, visit.source, visit.model, visit.made, visit.learngene = shown, source, None, None, None
-        visit.fields = _fields(found.source.sizes)
+        visit.fields = fields
         visit.opened += 1
         visit.processor, visit.unread = None, ""
         try:
@@ -98,7 +116,7 @@ class Page:
             visit.unread = without_folders(str(error))
         return f"**{shown}**: {found.model_class.__name__}, {_parameters(found.source_parameters)}"
 
-    def planned(self, visit: Visit, sizes: Mapping[str, int]) -> tuple[str, str, list[str]]:
+    def planned(self, visit: Visit, sizes: Mapping[str, int]) -> tuple[str, str, dict[str, str]]:
         """What a resize would come to, as Markdown; where each tensor comes from; what becomes of sizes that were left alone."""
         self._check_open(visit)
         found = plan(visit.source, **asked(visit, sizes))
@@ -113,11 +131,11 @@ class Page:
         lines = ["| | source | result | |", "| --- | ---: | ---: | ---: |"]
         lines += [f"| {name} | {one} | {other} | {share:.0%} |" for name, one, other, share in rows]
         how = found.changes if asked(visit, sizes) else "its own size"
-        becomes = [found.target.sizes.get(f.name, f.value) for f in visit.fields]
-        follows = [
-            f"becomes {new}, with the others" if new != int(sizes.get(f.name, f.value)) else ""
-            for f, new in zip(visit.fields, becomes, strict=True)
-        ]
+        follows = {}
+        for field in visit.fields:
+            new = found.target.sizes.get(field.name, field.value)
+            left = new == int(sizes.get(field.name, field.value))
+            follows[field.name] = "" if left else f"becomes {new}, with the others"
         return "\n".join([*lines, "", f"`{found.method}`: {how}"]), str(found), follows
 
     def make(self, visit: Visit, sizes: Mapping[str, int]) -> str:
@@ -225,7 +243,7 @@ def _fields(sizes: Mapping[str, Any]) -> tuple[SizeField, ...]:
     found = []
     for name, value in sizes.items():
         plain = name.partition(".")[0]
-        if plain not in _SLIDERS or not isinstance(value, int):
+        if plain not in _SIZES or not isinstance(value, int):
             continue
         if plain == "num_hidden_layers" or plain == "num_attention_heads":
             found.append(SizeField(name, value, 1, 2 * value, 1))

@@ -13,6 +13,8 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    SwinConfig,
+    SwinModel,
     ViTConfig,
     ViTModel,
 )
@@ -68,7 +70,7 @@ def test_a_visit_from_checkpoint_to_download(space, open_page):
         "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
     }  # fmt: skip
     same, _, follows = page.planned(visit, {f.name: f.value for f in visit.fields})
-    assert follows == [""] * 4
+    assert set(follows.values()) == {""}
     assert "100%" in same
     assert "its own size" in same
     cost, table, _ = page.planned(visit, {"hidden_size": 32, "intermediate_size": 32})
@@ -184,7 +186,27 @@ def test_a_size_that_was_left_alone_says_what_it_becomes(open_page):
     page.open(visit, "small BERT")
     sizes = {f.name: f.value for f in visit.fields} | {"hidden_size": 16}
     _, _, follows = page.planned(visit, sizes)
-    assert follows == ["", "", "becomes 2, with the others", "becomes 32, with the others"]
+    assert follows == {
+        "hidden_size": "", "num_hidden_layers": "",
+        "num_attention_heads": "becomes 2, with the others", "intermediate_size": "becomes 32, with the others",
+    }  # fmt: skip
+
+
+def test_a_hierarchy_has_a_slider_for_each_size_of_a_stage(space, tmp_path):
+    making, _ = space
+    config = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[1, 2], window_size=4)
+    randomise(SwinModel(config)).save_pretrained(tmp_path / "swin")
+    page, visit = making.Page({"Swin": tmp_path / "swin"}), making.Visit()
+    page.open(visit, "Swin")
+    assert len(visit.sliders) == len(making.SLIDERS)
+    set_by = {f.name: name for name, f in zip(making.SLIDERS, visit.sliders, strict=True) if f is not None}
+    assert list(set_by) == [f.name for f in visit.fields if f.name in making.SLIDERS] + [
+        f.name for f in visit.fields if f.name not in making.SLIDERS
+    ]
+    assert set_by["num_hidden_layers.1"].startswith("stage-")
+    cost, _, _ = page.planned(visit, {f.name: f.value for f in visit.fields} | {"num_hidden_layers.1": 1})
+    visit.leave()
+    assert "num_hidden_layers [2, 2] → [2, 1]" in cost
 
 
 def test_where_the_hosts_folders_lie_is_not_told(space, bert):

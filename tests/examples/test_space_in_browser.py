@@ -181,6 +181,7 @@ def test_a_wrong_or_huge_model_is_told(page, name, reason):
     opened(page, name)
     sync_api.expect(page.get_by_text(reason)).to_be_visible(timeout=SLOW)
     page.locator(".toast-close").first.click()
+    sync_api.expect(page.get_by_text("Error", exact=True)).to_have_count(0)  # nothing on the page is marked as broken
     opened(page, "vit")  # and the page goes on
     said(page, "#about", "ViTForImageClassification")
 
@@ -220,15 +221,12 @@ def test_a_closed_tab_leaves_the_page_to_others(browser, address):
     other.close()
 
 
-def test_the_sliders_are_drawn_by_another_checkpoint_alone(monkeypatch):
-    """Drawn when the page is loaded too, they could be drawn twice for a checkpoint, and a move in between was lost."""
+def test_nothing_is_drawn_anew(monkeypatch):
+    """What is drawn anew loses a move in that moment, with a traceback: its event names a function that is gone."""
     monkeypatch.syspath_prepend(str(SPACE))
     import app
 
-    blocks = app.build(app.Page())
-    assert len(blocks.renderables) == 2
-    for drawn in blocks.renderables:
-        assert [trigger.event_name for trigger in drawn.triggers] == ["change"]
+    assert app.build(app.Page()).renderables == []
 
 
 @pytest.mark.parametrize("work", ["made", "condensed", "descended"])
@@ -239,8 +237,6 @@ def test_long_work_shows_the_packages_progress_bars(monkeypatch, work):
     from gradio.helpers import special_args
 
     (event,) = [e for e in app.build(app.Page()).fns.values() if e.name == work]
-    assert event.renderable is None
-    inputs = list(range(len(event.inputs)))
-    given, place, _, _ = special_args(event.fn, inputs)
-    assert place == len(event.inputs)
+    given, place, _, _ = special_args(event.fn, list(range(len(event.inputs))))
+    assert place is not None
     assert given[place].track_tqdm
