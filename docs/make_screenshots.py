@@ -53,7 +53,7 @@ def _resize(page: Page) -> None:
         number.press("Enter")
     expect(page.locator("#cost")).to_contain_text("hidden_size 384 → 192", timeout=MINUTES)
     page.locator("#make").click()
-    expect(page.locator("#agreement")).to_contain_text("held-back examples", timeout=MINUTES)
+    expect(page.locator("#agreement")).to_contain_text("held-back", timeout=MINUTES)
     rows = pyarrow.parquet.read_table(DATA / "cifar10" / "cifar10_test.parquet").slice(7, 1).to_pydict()
     picture = HERE / "_build" / "asked.png"
     picture.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def _learngene(page: Page) -> None:
     expect(page.locator("#learngene")).to_contain_text("A learngene of", timeout=MINUTES)
     page.locator("#depths textarea, #depths input").fill("4, 6, 12")
     page.locator("#descend").click()
-    expect(page.locator("#descendants")).to_contain_text("held-back examples", timeout=MINUTES)
+    expect(page.locator("#descendants")).to_contain_text("held-back", timeout=MINUTES)
 
 
 def _wait() -> None:

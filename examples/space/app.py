@@ -137,7 +137,9 @@ def _resizing(page: Page, visit: gr.State) -> tuple[list[Any], Callable[[Visit],
 
 
 def _slider(name: str) -> gr.Slider:
-    return gr.Slider(visible=False, interactive=True, elem_id=name)
+    return gr.Slider(
+        visible=False, interactive=True, elem_id=name, buttons=[]
+    )  # its reset would know of no checkpoint
 
 
 def _moved(field: SizeField | None) -> Any:

@@ -23,6 +23,7 @@ from hf_learngene.calibration.examples import Examples
 from hf_learngene.calibration.processing import processor_of
 from hf_learngene.calibration.record import COMPARED_ON, SYNTHETIC
 from hf_learngene.errors import CheckpointError, LearngeneError, nearest
+from hf_learngene.hub.sentence import read_modules
 from hf_learngene.pruning.agreement import agreement
 
 
@@ -65,6 +66,7 @@ class Visit:
         self.fields: tuple[SizeField, ...] = ()
         self.processor: Any = None
         self.unread = ""  # why there is no processor
+        self.pooling: str | None = None  # of a sentence encoder
         self.model: PreTrainedModel | None = None
         self.made: PreTrainedModel | None = None
         self.learngene: Any = None
@@ -110,6 +112,8 @@ class Page:
         visit.fields = fields
         visit.opened += 1
         visit.processor, visit.unread = None, ""
+        modules = read_modules(source, {})
+        visit.pooling = modules.pooling if modules is not None else None
         try:
             visit.processor = processor_of(source, main_input(found.model_class))
         except CheckpointError as error:
@@ -224,7 +228,7 @@ class Page:
     def _compared(self, visit: Visit, source: PreTrainedModel, made: PreTrainedModel) -> str:
         examples = synthetic_examples(source, visit.processor, count=_HELD_BACK, seed=_UNSEEN)
         with Examples(examples, source) as unseen:
-            found = agreement(source, made, unseen)
+            found = agreement(source, made, unseen, pooling=visit.pooling)
         return found.on(COMPARED_ON[SYNTHETIC]) if found is not None else "reads other inputs than its source"
 
 

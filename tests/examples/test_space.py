@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -94,6 +95,28 @@ def test_a_learngene_and_sizes_from_it(open_page):
     table = page.descend(visit, [1, 2, 3])
     assert table.count("held-back made-up examples") == 3
     assert [p.suffix for p in visit.descendants.values()] == [".zip"] * 3
+
+
+def test_a_sentence_encoder_is_told_by_ranks(space, tmp_path):
+    making, _ = space
+    folder = tmp_path / "encoder"
+    bert_tokenizer().save_pretrained(folder)
+    randomise(BertModel(BertConfig(vocab_size=len(bert_tokenizer()), **TINY))).save_pretrained(folder)
+    page, visit = making.Page({"encoder": folder}), making.Visit()
+    page.open(visit, "encoder")
+    assert "mean cosine" in page.make(visit, {"intermediate_size": 32})
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    page.open(visit, "encoder")
+    assert "rank correlation" in page.make(visit, {"intermediate_size": 32})
+    visit.leave()
 
 
 def test_nothing_is_left_of_a_visit(open_page):
