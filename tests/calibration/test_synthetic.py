@@ -270,7 +270,7 @@ def test_more_tokens_an_example_need_fewer_examples():
     assert examples_needed(wide) > examples_needed(large)
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
     assert examples_needed(large, processor) == examples_needed(small)
-    assert examples_needed(BertConfig()) > examples_needed(BertConfig(intermediate_size=768))
+    assert examples_needed(BertConfig(intermediate_size=6144)) > examples_needed(BertConfig())
     model = vit()
     assert examples_needed(model) == examples_needed(model.config) == len(synthetic_examples(model))
 
@@ -283,6 +283,16 @@ def test_small_models_are_given_up_to_four_times_the_least(width):
     assert 6 <= for_each < 24 + tokens / (4 * width)
     work = count * tokens * 12 * 12 * width**2
     assert for_each >= 24 or for_each < 6.1 or work == pytest.approx(WORK, rel=0.01)
+
+
+def test_a_shrunk_ffn_does_not_shrink_the_number():
+    """The core of a learngene is shrunk further by as many examples as its ancestry was."""
+    ancestry, core = (
+        BertConfig(hidden_size=64, num_attention_heads=4, intermediate_size=n, max_position_embeddings=32)
+        for n in (256, 64)
+    )
+    assert examples_needed(core) == examples_needed(ancestry)
+    assert examples_needed(core, given_tokens=6 * 256 - 1) > 0
 
 
 @pytest.mark.parametrize("width", [64, 384])
