@@ -77,7 +77,9 @@ def _resizing(page: Page, visit: gr.State) -> tuple[list[Any], Callable[[Visit],
     package's progress bars.
     """
     with gr.Column(visible=False) as whole:
-        gr.Markdown("Sizes that you leave alone follow the source's proportions.")
+        keep = gr.Checkbox(
+            label="Keep the sizes that I leave alone (else they follow the source's proportions)", elem_id="keep"
+        )
         with gr.Row():
             sliders = [_slider(name) for name in SLIDERS[:PLAIN]]
         with gr.Row():
@@ -98,14 +100,14 @@ def _resizing(page: Page, visit: gr.State) -> tuple[list[Any], Callable[[Visit],
         return {f.name: int(v) for f, v in zip(one.sliders, values, strict=True) if f is not None}
 
     @told
-    def planned(one: Visit, *values: float) -> list[Any]:
-        cost, tensors, follows = page.planned(one, sizes(one, values))
+    def planned(one: Visit, kept: bool, *values: float) -> list[Any]:
+        cost, tensors, follows = page.planned(one, sizes(one, values), kept)
         return [cost, tensors, *(gr.skip() if f is None else gr.update(info=follows[f.name]) for f in one.sliders)]
 
     @told
-    def made(one: Visit, progress: Any = PROGRESS, *values: float) -> tuple[Any, ...]:
+    def made(one: Visit, kept: bool, progress: Any = PROGRESS, *values: float) -> tuple[Any, ...]:
         progress(0, desc="Reading the weights")
-        agreed = page.make(one, sizes(one, values))
+        agreed = page.make(one, sizes(one, values), kept)
         return (
             f"The model {agreed}.",
             gr.update(value=str(page.saved(one)), interactive=True),
@@ -124,14 +126,14 @@ def _resizing(page: Page, visit: gr.State) -> tuple[list[Any], Callable[[Visit],
         return [gr.update(visible=True), *map(_moved, one.sliders), cost, tensors, *nothing_made, *read_by(one)]
 
     gr.on(
-        [slider.input for slider in sliders],
+        [keep.input, *(slider.input for slider in sliders)],
         planned,
-        [visit, *sliders],
+        [visit, keep, *sliders],
         [cost, table, *sliders],
         trigger_mode="always_last",
         show_progress="hidden",
     )
-    make.click(made, [visit, *sliders], [said, download, push], show_progress_on=[said])
+    make.click(made, [visit, keep, *sliders], [said, download, push], show_progress_on=[said])
     push.click(pushed, [visit, repo, token], said)
     return [whole, *sliders, cost, table, said, download, push, *trying], opened
 

@@ -120,10 +120,11 @@ class Page:
             visit.unread = without_folders(str(error))
         return f"**{shown}**: {found.model_class.__name__}, {_parameters(found.source_parameters)}"
 
-    def planned(self, visit: Visit, sizes: Mapping[str, int]) -> tuple[str, str, dict[str, str]]:
+    def planned(self, visit: Visit, sizes: Mapping[str, int], keep: bool = False) -> tuple[str, str, dict[str, str]]:
         """What a resize would come to, as Markdown; where each tensor comes from; what becomes of sizes that were left alone."""
         self._check_open(visit)
-        found = plan(visit.source, **asked(visit, sizes))
+        wanted = asked(visit, sizes, keep)
+        found = plan(visit.source, **wanted)
         self._check_size(found.num_parameters, "The result")
         before, after = found.source_parameters, found.num_parameters
         work = [flops(config, found.model_class) for config in (found.source_config, found.target_config)]
@@ -134,7 +135,7 @@ class Page:
         ]
         lines = ["| | source | result | |", "| --- | ---: | ---: | ---: |"]
         lines += [f"| {name} | {one} | {other} | {share:.0%} |" for name, one, other, share in rows]
-        how = found.changes if asked(visit, sizes) else "its own size"
+        how = found.changes if wanted else "its own size"
         follows = {}
         for field in visit.fields:
             new = found.target.sizes.get(field.name, field.value)
@@ -142,11 +143,11 @@ class Page:
             follows[field.name] = "" if left else f"becomes {new}, with the others"
         return "\n".join([*lines, "", f"`{found.method}`: {how}"]), str(found), follows
 
-    def make(self, visit: Visit, sizes: Mapping[str, int]) -> str:
+    def make(self, visit: Visit, sizes: Mapping[str, int], keep: bool = False) -> str:
         """The model, and how well it agrees with its source on made-up examples that it has not seen."""
         self._check_open(visit)
         opened, source = visit.opened, self.load(visit)
-        made = resize(source, **asked(visit, sizes))
+        made = resize(source, **asked(visit, sizes, keep))
         said = self._compared(visit, source, made)
         self._check_still(visit, opened)
         visit.made = made
@@ -232,10 +233,12 @@ class Page:
         return found.on(COMPARED_ON[SYNTHETIC]) if found is not None else "reads other inputs than its source"
 
 
-def asked(visit: Visit, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes that a visitor moved; those left alone follow the source's proportions."""
+def asked(visit: Visit, sizes: Mapping[str, int], keep: bool) -> dict[str, int]:
+    """The sizes that a visitor moved. Those left alone follow the source's proportions, or are asked for too, to `keep` them."""
     before = {f.name: f.value for f in visit.fields}
-    return {n: int(v) for n, v in sizes.items() if n in before and int(v) != before[n]}
+    found = {n: int(v) for n, v in sizes.items() if n in before}
+    moved = {n: v for n, v in found.items() if v != before[n]}
+    return found if keep and moved else moved
 
 
 def without_folders(text: str) -> str:

@@ -215,6 +215,20 @@ def test_a_size_that_was_left_alone_says_what_it_becomes(open_page):
     }  # fmt: skip
 
 
+def test_sizes_that_are_left_alone_can_be_kept(open_page):
+    page, visit = open_page
+    page.open(visit, "small BERT")
+    sizes = {f.name: f.value for f in visit.fields} | {"hidden_size": 16}
+    cost, _, follows = page.planned(visit, sizes, keep=True)
+    assert set(follows.values()) == {""}
+    assert "hidden_size 32 → 16" in cost
+    assert "intermediate_size" not in cost
+    page.make(visit, sizes, keep=True)
+    assert (visit.made.config.num_attention_heads, visit.made.config.intermediate_size) == (4, 64)
+    same, _, _ = page.planned(visit, {f.name: f.value for f in visit.fields}, keep=True)
+    assert "its own size" in same
+
+
 def test_a_hierarchy_has_a_slider_for_each_size_of_a_stage(space, tmp_path):
     making, _ = space
     config = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[1, 2], window_size=4)

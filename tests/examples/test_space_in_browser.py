@@ -127,6 +127,16 @@ def test_shrink_a_bert_try_it_and_download_it(page, tmp_path):
     assert (tmp_path / "model.zip").stat().st_size > 1000
 
 
+def test_the_heads_are_kept_where_they_are_left_alone(page):
+    opened(page, "vit")
+    said(page, "#about", "ViTForImageClassification")
+    move(page, "hidden_size", 16)
+    said(page, "#cost", "num_attention_heads 4 → 2")
+    page.locator("#keep input").check()
+    sync_api.expect(page.locator("#cost")).not_to_contain_text("num_attention_heads", timeout=SLOW)
+    said(page, "#cost", "hidden_size 32 → 16")
+
+
 def test_grow_a_vit(page):
     opened(page, "vit")
     said(page, "#about", "ViTForImageClassification")
