@@ -59,11 +59,10 @@ def build(page: Page) -> gr.Blocks:
 
         def open_(one: Visit, named: str | None, given: list[str] | None) -> Any:
             try:
-                said = page.open(one, named or "", given or [])
+                return page.open(one, named or "", given or []), *opened(one)
             except (LearngeneError, OSError) as error:  # raised, it would mark all that an opened checkpoint changes
                 gr.Warning(without_folders(str(error)), duration=20)
                 return [gr.skip()] * (1 + len(parts))
-            return said, *opened(one)
 
         # a name that is pressed while another is still looked for on the Hub is asked for after it
         look.click(open_, [visit, name, files], [about, *parts], trigger_mode="always_last", show_progress_on=[about])
@@ -97,7 +96,7 @@ def _resizing(page: Page, visit: gr.State) -> tuple[list[Any], Callable[[Visit],
         trying, read_by = _trying(page, visit)
 
     def sizes(one: Visit, values: tuple[float, ...]) -> dict[str, int]:
-        return {f.name: int(v) for f, v in zip(one.sliders, values, strict=True) if f is not None}
+        return {f.name: int(v or f.value) for f, v in zip(one.sliders, values, strict=True) if f is not None}
 
     @told
     def planned(one: Visit, kept: bool, *values: float) -> list[Any]:
@@ -139,9 +138,8 @@ def _resizing(page: Page, visit: gr.State) -> tuple[list[Any], Callable[[Visit],
 
 
 def _slider(name: str) -> gr.Slider:
-    return gr.Slider(
-        visible=False, interactive=True, elem_id=name, buttons=[]
-    )  # its reset would know of no checkpoint
+    # without a button to reset it, which would know of no checkpoint
+    return gr.Slider(visible=False, interactive=True, elem_id=name, buttons=[])
 
 
 def _moved(field: SizeField | None) -> Any:

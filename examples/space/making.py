@@ -33,10 +33,7 @@ _FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/`'\"]+/)+")
 _TAKEN = {".json", ".safetensors", ".txt", ".model"}  # no pickles
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 PLAIN = len(_SIZES)
-SLIDERS = (
-    *_SIZES,
-    *(f"stage-{n}" for n in range(16)),
-)  # one for each size by its name, others for those of single stages
+SLIDERS = (*_SIZES, *(f"stage-{n}" for n in range(16)))  # by the size that each sets, or one of a single stage
 _HELD_BACK = 64
 _UNSEEN = 1234  # seed of examples that a shrink with seed 0 was not fitted on
 
@@ -157,7 +154,10 @@ class Page:
         """The source, read once."""
         self._check_open(visit)
         if visit.model is None:
-            visit.model = plan(visit.source).model_class.from_pretrained(visit.source).eval()
+            opened = visit.opened
+            model = plan(visit.source).model_class.from_pretrained(visit.source).eval()
+            self._check_still(visit, opened)
+            visit.model = model
         return visit.model
 
     def saved(self, visit: Visit) -> Path:
