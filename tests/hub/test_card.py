@@ -229,7 +229,7 @@ def test_parameters_are_those_of_the_model():
 
 def test_earlier_resizes_are_told():
     model = tiny_model("bert", "BertModel", dtype=torch.float32)
-    card = model_card(resize(resize(model, hidden_size=16), num_hidden_layers=5))
+    card = model_card(resize(resize(model, method="calibrated", hidden_size=16), num_hidden_layers=5))
     assert card.count('"method": "calibrated"') == 1
     assert card.count('"method": "lemon"') == 1
 
