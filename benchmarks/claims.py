@@ -259,7 +259,8 @@ def against_n(content: Content) -> Found:
     training, storage = many[1] / one[1], many[0] / one[0]
     seeds = len({r["seed"] for r in mine})
     return Found(
-        f"{training:.1f} × the training, {storage:.1f} × the storage, {min(gaps):+.1f} to {max(gaps):+.1f} points ({seeds} seed{'s' if seeds > 1 else ''})",
+        f"{training:.1f} × the training, {storage:.1f} × the storage, {min(gaps):+.1f} to {max(gaps):+.1f} points"
+        f" ({seeds} seed{'s' if seeds > 1 else ''})",
         f"{len(sizes)} sizes",
         "holds" if min(gaps) >= 0 and storage >= len(sizes) else "in part",
         ": n × the training needs n sizes of equal cost; ours are smaller ones too" if training < len(sizes) else "",
