@@ -171,7 +171,7 @@ def kept(method: str, aim: float, chance: float, **sizes: Any) -> Callable[[Cont
             return NOT_MEASURED
         share = (statistics.mean(values) - 100 * chance) / (source - 100 * chance)
         why = "" if share >= aim else f": our own aim was {aim:.0%}"
-        ranks = content["head"].get("measure", "").startswith("100 ×")  # correlations, of which the source's is 1
+        ranks = not chance  # correlations: the source's is 1, and chance is no level but zero
         return Found(
             f"{told([v / 100 for v in values], 2)} by rank correlation"
             if ranks

@@ -47,11 +47,12 @@ def main() -> None:
 
 
 def _resize(page: Page) -> None:
-    for name, value in (("hidden_size", 192), ("num_attention_heads", 6), ("intermediate_size", 768)):
+    for name, value in (("hidden_size", 192), ("intermediate_size", 768)):
         number = page.locator(f"#{name} input[type=number]")
         number.fill(str(value))
         number.press("Enter")
-    expect(page.locator("#cost")).to_contain_text("hidden_size 384 → 192", timeout=MINUTES)
+    page.locator("#keep input").check()  # all heads, smaller
+    expect(page.locator("#cost")).to_contain_text("head_dim 64 → 32", timeout=MINUTES)
     page.locator("#make").click()
     expect(page.locator("#agreement")).to_contain_text("held-back", timeout=MINUTES)
     rows = pyarrow.parquet.read_table(DATA / "cifar10" / "cifar10_test.parquet").slice(7, 1).to_pydict()

@@ -28,14 +28,15 @@ SHARES = {"a half": 1 / 2, "a third": 1 / 3, "a quarter": 1 / 4}
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a visitor did wrong, in the page's own box instead of a trace."""
+    """What a visitor did wrong, in the page's own box. Raised, it would mark all that the function fills as broken."""
 
     @wraps(function)
     def asked(*given: Any, **named: Any) -> Any:
         try:
             return function(*given, **named)
         except (LearngeneError, OSError) as error:
-            raise gr.Error(without_folders(str(error)), duration=20, print_exception=False) from None
+            gr.Warning(without_folders(str(error)), duration=20)
+            return gr.skip()
 
     return asked
 
@@ -57,12 +58,9 @@ def build(page: Page) -> gr.Blocks:
         with gr.Tab("A learngene, and sizes from it"):
             _learngenes(page, visit)
 
-        def open_(one: Visit, named: str | None, given: list[str] | None) -> Any:
-            try:
-                return page.open(one, named or "", given or []), *opened(one)
-            except (LearngeneError, OSError) as error:  # raised, it would mark all that an opened checkpoint changes
-                gr.Warning(without_folders(str(error)), duration=20)
-                return [gr.skip()] * (1 + len(parts))
+        @told
+        def open_(one: Visit, named: str | None, given: list[str] | None) -> tuple[Any, ...]:
+            return page.open(one, named or "", given or []), *opened(one)
 
         # a name that is pressed while another is still looked for on the Hub is asked for after it
         look.click(open_, [visit, name, files], [about, *parts], trigger_mode="always_last", show_progress_on=[about])

@@ -14,6 +14,7 @@ from transformers import (
     BertModel,
     RobertaConfig,
     RobertaModel,
+    SwinConfig,
     ViTConfig,
     ViTImageProcessorPil,
     ViTModel,
@@ -293,6 +294,10 @@ def test_a_shrunk_ffn_does_not_shrink_the_number():
     )
     assert examples_needed(core) == examples_needed(ancestry)
     assert examples_needed(core, given_tokens=6 * 256 - 1) > 0
+    # of a size at which the least is asked for, and no more
+    stages = {"image_size": 224, "embed_dim": 256, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
+    whole, shrunk = (examples_needed(SwinConfig(**stages, mlp_ratio=n)) for n in (4.0, 1.0))
+    assert 32 < shrunk == whole < 2048
 
 
 @pytest.mark.parametrize("width", [64, 384])

@@ -100,7 +100,7 @@ def _for_stages(
         side = as_pair(patch or FIRST_STRIDE)[0] * 2**stage
         tokens = math.ceil(size[0] / side) * math.ceil(size[1] / side)
         ratio = values["mlp_ratio"][stage] if "mlp_ratio" in values else _size(part, "mlp_ratio") or FFN
-        least = max(least, LEAST_PER_RANK * ratio * width / tokens)
+        least = max(least, LEAST_PER_RANK * max(FFN, ratio) * width / tokens)
         work += tokens * depth * (4 * width * width + 2 * ratio * width * width)
     wanted = max(least, min(2 * least, WORK / work))
     blank = torch.zeros(1, int(getattr(part, "num_channels", None) or 3), *size)
