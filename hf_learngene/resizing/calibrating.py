@@ -190,6 +190,9 @@ def examples_for(
         yield None
         return
 
+    # a ranking solves for nothing, so few examples are enough for it, and it looks at those that its caller chose
+    top_up = spec.calibration_top_up and any(method.refits for method in takers)
+    spec = dataclasses.replace(spec, calibration_top_up=top_up)
     with examples_of(spec, model, source, loading, labels=labels) as examples:
         yield examples
 

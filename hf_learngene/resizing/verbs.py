@@ -71,7 +71,7 @@ def resize(
         calibration_column (*optional*): the column of `calibration` that holds texts or images, or two names of a pair of texts.
         calibration_size (`int`, *optional*, defaults to 512): how many examples are looked at, spread over all that are given.
         calibration_top_up (`bool`, *optional*, defaults to `True`): whether made-up examples follow the given ones where those
-            have too few tokens for the widest matrix.
+            have too few tokens for the widest matrix and the method refits.
         kept_tokens (*optional*): ids of the tokens that stay, ascending, as `trim_tokenizer` gives them. Their rows of the
             embeddings and of the decoder are the new vocabulary, and the config's token ids follow. It implies `vocab_size`.
         pad_to_multiple_of (`int`, *optional*): with `kept_tokens`: rows are added up to a multiple of it.

@@ -216,6 +216,14 @@ def test_what_a_ranking_cannot_do_is_said(given, error, message):
         resize(bert(), **{"intermediate_size": 20, **given})
 
 
+@pytest.mark.parametrize("method", ["minitron", "wanda"])
+def test_a_ranking_looks_at_nothing_but_what_it_is_given(method):
+    made = resize(vit(), method=method, calibration=pictures(6), hidden_size=16)
+    assert made.config.learngene["calibration"]["count"] == 6
+    refitted = resize(vit(), method="calibrated", calibration=pictures(6), hidden_size=16)
+    assert refitted.config.learngene["calibration"]["count"] > 6
+
+
 def test_labels_are_handed_on_only_where_asked_for():
     assert "labels" not in next(Examples(texts(), bert()).batches())
     assert next(Examples(texts(), bert(), labels=True).batches())["labels"].tolist()[:2] == [0, 1]

@@ -44,7 +44,7 @@ def test_what_a_step_left_is_told_as_it_is(monkeypatch):
         return fits
 
     monkeypatch.setattr(Calibrated, "refine", kept)
-    made = resize(source, calibration=examples, intermediate_size=20)
+    made = resize(source, calibration=examples, calibration_top_up=False, intermediate_size=20)
     inputs = []
     handle = made.classifier.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     wanted = torch.cat([source(**b).logits for b in Examples(examples, source).batches()]).detach()
