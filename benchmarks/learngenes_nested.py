@@ -8,7 +8,8 @@ are, beside evenly spread parts, and Taylor's choice of the dimensions of heads 
 Training: a core of a third. *one*: distilled once for `--steps`, in each of them the core and one smaller size inside it, and
 every size taken as a slice of it. *n models*: each size made by a calibrated shrink of the core, then distilled by itself for as
 many steps. All are taught by the ancestry alone. The rate of each is the one of `--rates` that did best on 2,000 validation
-images with the first seed, for *one* the same at every size; the other seeds are trained at that rate alone. Cores are kept in
+images: for *n models* with the first seed, each size by itself, and the other seeds are trained at that rate alone; for *one*
+over all seeds and sizes, once for its slices and once for what `initialize` makes of the trained core. Cores are kept in
 `benchmarks/.cache`, finished jobs in the results, so that it can be stopped and started again.
 """
 
@@ -119,27 +120,30 @@ def starts(options: Any) -> Rows:
 
 
 def trainings(options: Any, seeds: list[int], found: Rows) -> Rows:
-    """One training of all sizes, and each size by itself, at every rate, or where rows are `found`, at the best of them."""
-    jobs = []
-    for method, sizes in [("one", {})] + [("n models", {"sizes": size}) for size in SIZES]:
-        mine = best([r for r in found if not sizes or r["sizes"] == sizes["sizes"]], method, options.seeds[0])
+    """One training of all sizes at every rate, and each size by itself, at every rate or, where rows are `found`, the best."""
+    jobs = [{"method": "one", "seed": s, "rate": rate} for s in seeds for rate in options.rates]
+    for size in SIZES:
+        mine = best([r for r in found if r["sizes"] == size], "n models", options.seeds[0])
         rates = sorted({r["rate"] for r in mine}) or options.rates
-        jobs += [{"method": method, "seed": s, "rate": rate} | sizes for s in seeds for rate in rates]
+        jobs += [{"method": "n models", "seed": s, "rate": rate, "sizes": size} for s in seeds for rate in rates]
     return jobs
 
 
 def best(rows: Rows, method: str, first: int) -> Rows:
-    """Rows of the rate that did best on validation data with the first seed, for each size, or for all sizes of one training."""
+    """Rows of the rate that did best on validation data: for each size, with the first seed; for all sizes of one training."""
     mine = [r for r in rows if r["method"] == method]
     if not mine or "rate" not in mine[0]:
         return mine
     rates = sorted({r["rate"] for r in mine})
+    alone = method == "n models"
     chosen: Rows = []
-    for group in [[size] for size in SIZES] if method == "n models" else [SIZES]:
+    for group in [[size] for size in SIZES] if alone else [SIZES]:
         here = [r for r in mine if r["sizes"] in group]
 
         def valid(rate: float, here: Rows = here) -> float:
-            return statistics.mean([r["valid"] for r in here if r["rate"] == rate and r["seed"] == first] or [0.0])
+            return statistics.mean(
+                [r["valid"] for r in here if r["rate"] == rate and (not alone or r["seed"] == first)] or [0.0]
+            )
 
         chosen += [r for r in here if r["rate"] == max(rates, key=valid)]
     return chosen
@@ -187,11 +191,11 @@ def _totals(chosen: Rows) -> list[str]:
         return []
     many, once = sum(map(min, each)), min(one)  # the first training of all makes the teacher's logits too
     stored = [next(r["parameters"] for r in chosen if r["sizes"] == size) for size in SIZES]
-    rates = {m: sorted({r["rate"] for r in chosen if r["method"] == m}) for m in ("one", "n models")}
+    rates = [(m, sorted({r["rate"] for r in chosen if r["method"] == m})) for m in TRAINED[2:]]
     return [
         f"Training of all sizes: {once:.0f} processor seconds in one, {many:.0f} one by one, {many / once:.1f} times as much.",
         f"Stored: {stored[0] / 1e6:.1f} M parameters and {sum(stored) / 1e6:.1f} M, {sum(stored) / stored[0]:.1f} times as much.",
-        f"Rates: {rates['one']}; {rates['n models']}.",
+        f"Rates: {'; '.join(f'{method} {each}' for method, each in rates)}.",
     ]
 
 
