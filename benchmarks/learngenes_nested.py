@@ -6,11 +6,12 @@ Slices: the whole ancestry, sorted (`condensed`, stored_share=1, 512 unlabelled 
 are, beside evenly spread parts, and Taylor's choice of the dimensions of heads (with labels), which SKD (arXiv 2511.11683) sorts.
 
 Training: a core of a third. *one*: distilled once for `--steps`, in each of them the core and one smaller size inside it, and
-every size taken as a slice of it. *n models*: each size made by a calibrated shrink of the core, then distilled by itself for as
-many steps. All are taught by the ancestry alone. The rate of each is the one of `--rates` that did best on 2,000 validation
-images: for *n models* with the first seed, each size by itself, and the other seeds are trained at that rate alone; for *one*
-over all seeds and sizes, once for its slices and once for what `initialize` makes of the trained core. Cores are kept in
-`benchmarks/.cache`, finished jobs in the results, so that it can be stopped and started again.
+every size taken as a slice of it. *turns*: the same, but each step trains one drawn size alone. *n models*: each size made by a
+calibrated shrink of the core, then distilled by itself for as many steps. All are taught by the ancestry alone. The rate of each
+is the one of `--rates` that did best on 2,000 validation images: for *n models* with the first seed, each size by itself, and the
+other seeds are trained at that rate alone; for *one* and *turns* over all seeds and sizes, once for the slices and once for what
+`initialize` makes of the trained core. Cores are kept in `benchmarks/.cache`, finished jobs in the results, so that it can be
+stopped and started again.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ NAMES = {"nested": "first parts", "spread": "evenly spread", "taylor": "Taylor, 
 DEPTHS, WIDTHS = (12, 9, 6), (192, 128)
 SIZES: list[dict[str, int]] = [{"num_hidden_layers": d, "hidden_size": w} for w in WIDTHS for d in DEPTHS]
 SHARE, BATCH, VALIDATED = 1 / 3, 32, 2000
-TRAINED = ("start", "slices", "one", "one, calibrated", "n models")
+ONCE = ("one", "turns")
+TRAINED = ("start", "slices", "one", "one, calibrated", "turns", "turns, calibrated", "n models")
 
 
 def work(job: dict[str, Any], options: Any) -> Rows:
@@ -83,13 +85,19 @@ def work(job: dict[str, Any], options: Any) -> Rows:
             rows += [row(size, shrunk, "start", cpu_seconds=made + seconds)]
             rows += [row(size, core.initialize(calibration=None, **size), "slices", cpu_seconds=made)]
         return rows
-    if method == "one":
-        inside = {"sandwich_weight": 1.0, "sandwich_min_layers": min(DEPTHS), "sandwich_max_layers": max(DEPTHS)}
-        _, seconds = timed(trained, core, task.data, teacher, **distil, **inside, sandwich_widths=list(WIDTHS))
+    if method in ONCE:
+        inside: dict[str, Any] = {"sandwich_weight": 1.0, "auxiliary_weight": 1.0 if method == "one" else 0.0}
+        inside |= {
+            "sandwich_min_layers": min(DEPTHS),
+            "sandwich_max_layers": max(DEPTHS),
+            "sandwich_widths": list(WIDTHS),
+        }
+        _, seconds = timed(trained, core, task.data, teacher, **distil, **inside)
         rows = [row(size, core.initialize(calibration=None, **size), cpu_seconds=seconds) for size in SIZES]
         again = [core.initialize(seed=seed, **size, **looks) for size in SIZES]
         return rows + [
-            row(size, model, "one, calibrated", cpu_seconds=seconds) for size, model in zip(SIZES, again, strict=True)
+            row(size, model, f"{method}, calibrated", cpu_seconds=seconds)
+            for size, model in zip(SIZES, again, strict=True)
         ]
     size = job["sizes"]
     model = core.initialize(seed=seed, **size, **looks)
@@ -120,8 +128,8 @@ def starts(options: Any) -> Rows:
 
 
 def trainings(options: Any, seeds: list[int], found: Rows) -> Rows:
-    """One training of all sizes at every rate, and each size by itself, at every rate or, where rows are `found`, the best."""
-    jobs = [{"method": "one", "seed": s, "rate": rate} for s in seeds for rate in options.rates]
+    """All sizes in one training, at every rate, and each by itself, at every rate or, where rows are `found`, the best."""
+    jobs: Rows = [{"method": m, "seed": s, "rate": rate} for m in ONCE for s in seeds for rate in options.rates]
     for size in SIZES:
         mine = best([r for r in found if r["sizes"] == size], "n models", options.seeds[0])
         rates = sorted({r["rate"] for r in mine}) or options.rates
@@ -170,9 +178,10 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
         "",
     ]
     lines += [
-        "| | parameters | calibrated, untrained | slice, untrained | one training | the same, calibrated anew | n trainings |"
+        "| | parameters | calibrated, untrained | slice, untrained | one training | the same, calibrated anew | one, a size each "
+        "step | the same, calibrated anew | n trainings |"
     ]
-    lines += ["| --- | ---: | --- | --- | --- | --- | --- |"]
+    lines += [f"| --- | ---: | {' | '.join('---' for _ in TRAINED)} |"]
     chosen = [r for m in TRAINED for r in best(rows, m, first)]
     for size in SIZES:
         here = [r for r in chosen if r["sizes"] == size]
@@ -185,15 +194,20 @@ def report(rows: Rows, head: dict[str, Any]) -> str:
 
 def _totals(chosen: Rows) -> list[str]:
     """What all sizes together cost: processor seconds of training, and parameters that are stored."""
-    one = [r["cpu_seconds"] for r in chosen if r["method"] == "one" and r["sizes"] == SIZES[0]]
+    once = {m: [r["cpu_seconds"] for r in chosen if r["method"] == m and r["sizes"] == SIZES[0]] for m in ONCE}
     each = [[r["cpu_seconds"] for r in chosen if r["method"] == "n models" and r["sizes"] == size] for size in SIZES]
-    if not one or not all(each):
+    if not all(once.values()) or not all(each):
         return []
-    many, once = sum(map(min, each)), min(one)  # the first training of all makes the teacher's logits too
+    many = sum(map(min, each))  # the first training of all makes the teacher's logits too
+    lines = [f"Training of all sizes one by one: {many:.0f} processor seconds."]
+    lines += [
+        f"{m.capitalize()}: {min(found):.0f} processor seconds, {many / min(found):.1f} times less."
+        for m, found in once.items()
+    ]
     stored = [next(r["parameters"] for r in chosen if r["sizes"] == size) for size in SIZES]
     rates = [(m, sorted({r["rate"] for r in chosen if r["method"] == m})) for m in TRAINED[2:]]
     return [
-        f"Training of all sizes: {once:.0f} processor seconds in one, {many:.0f} one by one, {many / once:.1f} times as much.",
+        *lines,
         f"Stored: {stored[0] / 1e6:.1f} M parameters and {sum(stored) / 1e6:.1f} M, {sum(stored) / stored[0]:.1f} times as much.",
         f"Rates: {'; '.join(f'{method} {each}' for method, each in rates)}.",
     ]
@@ -202,7 +216,9 @@ def _totals(chosen: Rows) -> list[str]:
 def main(arguments: list[str]) -> None:
     parser = parser_of(__doc__, SLICES, [*NAMES, *TRAINED], DATA, HERE / "results")
     parser.add_argument("--steps", type=int, default=200, help="of each distillation")
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4], help="of which the best is taken")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[3e-6, 1e-5, 3e-5, 1e-4], help="of which the best is taken"
+    )
     options = parser.parse_args(arguments)
     spelt = f"--steps {options.steps} --rates {' '.join(map(str, options.rates))} --seeds {' '.join(map(str, options.seeds))}"
     limit = f" --limit {options.limit}" if options.limit else ""

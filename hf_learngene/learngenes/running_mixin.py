@@ -49,12 +49,13 @@ class RunningMixin:
         tied = {name: weights[first] for name, first in target.anatomy.ties.items()}
         return functional_call(self.skeleton(target), {**weights, **tied}, args, kwargs, tie_weights=False)
 
-    def forward(self, *args: Any, also: Target | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, also: Target | None = None, instead: Target | None = None, **kwargs: Any) -> Any:
         """The auxiliary model's own forward: the same inputs, the same output.
 
-        With `also`, a pair: its output and that of the model of another size, in one call (distributed wrappers want one).
+        With `also`, a pair: its output and that of the model of another size, in one call (distributed wrappers want one). With
+        `instead`, the output of the model of another size alone.
         """
-        own = self.run(cast(LearngeneLike, self).target(), *args, **kwargs)
+        own = self.run(instead or cast(LearngeneLike, self).target(), *args, **kwargs)
         return own if also is None else (own, self.run(also, *args, **kwargs))
 
 

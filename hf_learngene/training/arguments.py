@@ -39,6 +39,9 @@ class LearngeneTrainingArguments(TrainingArguments):
             a hierarchy, of each stage; default: as many blocks as it has, but not in all stages at once.
         sandwich_widths (`list[int]`, *optional*): widths it is drawn from, where the learngene changes width. Not with
             `features`, which are compared at one width.
+        auxiliary_weight (`float`, *optional*, defaults to 1.0): weight of the auxiliary model's own losses beside those of the
+            drawn descendant. 0 leaves it out: each step trains one size alone, at its cost (MatFormer, arXiv 2310.07707). Set
+            `sandwich_max_layers` to its depth then, so that it is drawn too.
 
     Raises:
         UnknownOptionError: a value outside its range, with the range.
@@ -62,6 +65,9 @@ class LearngeneTrainingArguments(TrainingArguments):
     sandwich_min_layers: int | None = field(default=None, metadata={"help": "Its smallest depth."})
     sandwich_max_layers: int | None = field(default=None, metadata={"help": "Its largest depth."})
     sandwich_widths: list[int] | None = field(default=None, metadata={"help": "Widths it is drawn from."})
+    auxiliary_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the auxiliary model beside it; 0 trains the drawn descendant alone."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,9 +79,19 @@ class LearngeneTrainingArguments(TrainingArguments):
             raise UnknownOptionError(
                 f"distillation is one of {', '.join(DISTILLATIONS)}; it was {self.distillation!r}."
             )
-        for name in ("hidden_states_weight", "relations_weight", "sandwich_weight"):
+        for name in ("hidden_states_weight", "relations_weight", "sandwich_weight", "auxiliary_weight"):
             if not getattr(self, name) >= 0:
                 raise UnknownOptionError(f"{name} is 0 (off) or above; it was {getattr(self, name)}.")
+        if self.auxiliary_weight != 1 and not self.sandwich_weight:
+            raise UnknownOptionError(
+                f"auxiliary_weight={self.auxiliary_weight} weighs the auxiliary model against the descendant of sandwich_weight, "
+                "which is 0 (off): set that too."
+            )
+        if not self.auxiliary_weight and self.hidden_states_weight + self.relations_weight:
+            raise UnknownOptionError(
+                "hidden_states_weight and relations_weight compare layers of the auxiliary model, and auxiliary_weight=0 leaves "
+                "that out. Turn them off, or give it a weight."
+            )
         if self.cache_teacher and (self.needs_hidden_states or self.relations_weight):
             raise UnknownOptionError(
                 "cache_teacher keeps logits only; hidden states, features and relations need the teacher at each step. Turn "

@@ -231,24 +231,30 @@ class LearngeneTrainer(CheckpointSafeTrainer):
         if self.teacher is not None and args.alpha == 1 and (training or not self.judged_by_labels):
             mine = {k: v for k, v in mine.items() if k not in self.label_names}
         hidden = self.teacher is not None and args.needs_hidden_states
-        small = None
         if training and args.sandwich_weight:
-            mine["also"] = self._other_target()
+            mine["also" if args.auxiliary_weight else "instead"] = self._other_target()
         if hidden:
             mine["output_hidden_states"] = True
         with self._watching():
             theirs = self._ask_teacher(inputs, index)
             outputs = model(**mine)
-        if training and args.sandwich_weight:
-            outputs, small = outputs
+        own, small = outputs, None
+        if "instead" in mine:
+            own, small = None, outputs
+        elif "also" in mine:
+            own, small = outputs
+            outputs = own
         items = items_of(
             inputs.get("labels"), len(next(v for v in mine.values() if isinstance(v, Tensor))), args.device
         )
-        total = self.objective.total(outputs, theirs, inputs, items)
+        total = torch.zeros((), device=args.device)
+        if own is not None:
+            total = self.objective.total(own, theirs, inputs, items)
         if args.relations_weight and self.teacher is not None and self.attended is not None:
             total = total + args.relations_weight * self.objective.of_relations(self.attended, inputs, items)
         if small is not None:
-            total = total + args.sandwich_weight * self.objective.total(small, theirs, inputs, items, deep=False)
+            beside = self.objective.total(small, theirs, inputs, items, deep=False)
+            total = args.auxiliary_weight * total + args.sandwich_weight * beside
         counted = num_items_in_batch if num_items_in_batch is not None else items.sum()
         loss = total / (counted.clamp_min(1) if isinstance(counted, Tensor) else max(1, counted))
         if num_items_in_batch is not None and args.average_tokens_across_devices:

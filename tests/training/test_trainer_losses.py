@@ -89,15 +89,15 @@ def test_each_masked_token_counts_once(distillation, tmp_path):
     assert sum(parts) == pytest.approx(float(wanted.mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("learngene", ["sws", "wave"])
-def test_the_other_descendant_adds_its_loss(learngene, tmp_path):
-    sandwich = {"sandwich_weight": 0.7, "sandwich_min_layers": 1, "sandwich_max_layers": 1}
+@pytest.mark.parametrize(("learngene", "weight"), [("sws", 1.0), ("wave", 1.0), ("wave", 0.4), ("wave", 0.0)])
+def test_the_other_descendant_adds_its_loss(learngene, weight, tmp_path):
+    sandwich = {"sandwich_weight": 0.7, "auxiliary_weight": weight, "sandwich_min_layers": 1, "sandwich_max_layers": 1}
     trainer = trainer_of("vit", learngene, tmp_path, alpha=ALPHA, temperature=HEAT, **sandwich)
     batch = batch_of(trainer)
     theirs = run(trainer.teacher.model, batch).logits
     whole, small = (run(trainer.student.initialize(num_hidden_layers=n), batch).logits for n in (3, 1))
     parts = [float(soft(mine, theirs, batch["labels"]).mean()) for mine in (whole, small)]
-    assert loss_of(trainer, batch) == pytest.approx(parts[0] + 0.7 * parts[1], rel=1e-5)
+    assert loss_of(trainer, batch) == pytest.approx(weight * parts[0] + 0.7 * parts[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("width", [24, 48])

@@ -80,6 +80,17 @@ def test_two_processes_are_one(tmp_path):
             "condensed",
             {"sandwich_weight": 0.5, "sandwich_min_layers": 1, "sandwich_widths": [16, 24], **saving},
         ),
+        (
+            "bert",
+            "condensed",
+            {
+                "sandwich_weight": 1.0,
+                "auxiliary_weight": 0.0,
+                "sandwich_min_layers": 1,
+                "sandwich_max_layers": 3,
+                **saving,
+            },
+        ),
         ("bert", "plain", {"hidden_states_weight": 0.3, "relations_weight": 0.2, "relation_heads": 3, **saving}),
     ]
     folders = [tmp_path / f"{data}-{learngene}" for data, learngene, _ in cases]
@@ -104,7 +115,7 @@ def test_two_processes_are_one(tmp_path):
 @pytest.mark.slow
 def test_resumed_in_a_new_process_is_uninterrupted(tmp_path):
     """That a killed run leaves whole checkpoints is for test_interrupted.py."""
-    cases = [("vit", "wave"), ("vit", "condensed"), ("vit", "plain"), ("bert", "tleg")]
+    cases = [("vit", "wave"), ("vit", "condensed"), ("bert", "condensed"), ("vit", "plain"), ("bert", "tleg")]
     jobs = []
     for data, learngene in cases:
         saving = {"save_strategy": "steps", "save_steps": 2, "seed": 3}
@@ -112,6 +123,7 @@ def test_resumed_in_a_new_process_is_uninterrupted(tmp_path):
             saving |= {"distillation": "features", "alpha": 0.5}
         if learngene == "condensed":  # which smaller size a step trains too must come back
             saving |= {"sandwich_weight": 0.5, "sandwich_min_layers": 1, "sandwich_widths": [16, 24]}
+            saving["auxiliary_weight"] = float(data == "vit")
         whole, cut = (tmp_path / f"{data}-{learngene}" / n for n in ("whole", "cut"))
         train(data, learngene, whole, **saving)
         jobs.append([data, learngene, str(cut), {"resume": str(whole / "checkpoint-2"), **saving}])
@@ -270,6 +282,25 @@ def test_another_descendant_is_trained_beside_the_whole(tmp_path):
     assert {w for _, w in drawn} <= {8, 24}
 
 
+def test_a_drawn_descendant_is_trained_alone(tmp_path):
+    more = {"sandwich_weight": 1.0, "auxiliary_weight": 0.0, "sandwich_min_layers": 1, "sandwich_max_layers": 1}
+    trainer = trainer_of("vit", "condensed", tmp_path, **more)
+    depths = []
+    original = trainer.student.run
+
+    def spy(target, *args, **kwargs):
+        depths.append(target.depth)
+        return original(target, *args, **kwargs)
+
+    trainer.student.run = spy
+    before = {n: p.detach().clone() for n, p in trainer.student.named_parameters()}
+    trainer.train()
+    assert depths == [1] * 4
+    assert [n for n, p in trainer.student.named_parameters() if not torch.equal(p, before[n])]
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] > 0
+    assert set(depths[4:]) == {trainer.student.target().depth}  # what is judged is the auxiliary model
+
+
 # ---- the teacher
 
 
@@ -339,6 +370,9 @@ def no_labels():
         (lambda p: trainer_of("vit", "plain", p, distillation="sof"), errors.UnknownOptionError, "features, embeddings, none"),
         (lambda p: trainer_of("vit", "plain", p, sandwich_weight=-1), errors.UnknownOptionError, "0 .off. or above"),
         (lambda p: trainer_of("vit", "plain", p, sandwich_weight=1), errors.UnknownOptionError, "this student is one model"),
+        (lambda p: trainer_of("vit", "wave", p, auxiliary_weight=0), errors.UnknownOptionError, "set that too"),
+        (lambda p: trainer_of("vit", "wave", p, auxiliary_weight=0, sandwich_weight=1, relations_weight=1),
+         errors.UnknownOptionError, "leaves that out"),
         (lambda p: trainer_of("vit", "plain", p, cache_teacher=True, hidden_states_weight=1), errors.UnknownOptionError,
          "logits only"),
         (lambda p: trainer_of("vit", "plain", p, None, cache_teacher=True), errors.TeacherError, "needs a teacher"),
