@@ -9,9 +9,9 @@ Training: a core of a third. *one*: distilled once for `--steps`, in each of the
 every size taken as a slice of it. *turns*: the same, but each step trains one drawn size alone. *n models*: each size made by a
 calibrated shrink of the core, then distilled by itself for as many steps. All are taught by the ancestry alone. The rate of each
 is the one of `--rates` that did best on 2,000 validation images: for *n models* with the first seed, each size by itself, and the
-other seeds are trained at that rate alone; for *one* and *turns* over all seeds and sizes, once for the slices and once for what
-`initialize` makes of the trained core. Cores are kept in `benchmarks/.cache`, finished jobs in the results, so that it can be
-stopped and started again.
+other seeds are trained at that rate alone; for *one* over all seeds and sizes, for *turns* over all sizes with the first seed,
+once for the slices and once for what `initialize` makes of the trained core. Cores are kept in `benchmarks/.cache`, finished jobs
+in the results, so that it can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -128,10 +128,13 @@ def starts(options: Any) -> Rows:
 
 
 def trainings(options: Any, seeds: list[int], found: Rows) -> Rows:
-    """All sizes in one training, at every rate, and each by itself, at every rate or, where rows are `found`, the best."""
-    jobs: Rows = [{"method": m, "seed": s, "rate": rate} for m in ONCE for s in seeds for rate in options.rates]
+    """All sizes in one training, and each by itself: at every rate or, but for *one*, where rows are `found`, at the best."""
+    first = options.seeds[0]
+    kept = {r["rate"] for name in ("turns", "turns, calibrated") for r in best(found, name, first)}
+    jobs: Rows = [{"method": "one", "seed": s, "rate": rate} for s in seeds for rate in options.rates]
+    jobs += [{"method": "turns", "seed": s, "rate": rate} for s in seeds for rate in sorted(kept) or options.rates]
     for size in SIZES:
-        mine = best([r for r in found if r["sizes"] == size], "n models", options.seeds[0])
+        mine = best([r for r in found if r["sizes"] == size], "n models", first)
         rates = sorted({r["rate"] for r in mine}) or options.rates
         jobs += [{"method": "n models", "seed": s, "rate": rate, "sizes": size} for s in seeds for rate in rates]
     return jobs
@@ -143,14 +146,14 @@ def best(rows: Rows, method: str, first: int) -> Rows:
     if not mine or "rate" not in mine[0]:
         return mine
     rates = sorted({r["rate"] for r in mine})
-    alone = method == "n models"
+    alone, by_first = method == "n models", not method.startswith("one")
     chosen: Rows = []
     for group in [[size] for size in SIZES] if alone else [SIZES]:
         here = [r for r in mine if r["sizes"] in group]
 
         def valid(rate: float, here: Rows = here) -> float:
             return statistics.mean(
-                [r["valid"] for r in here if r["rate"] == rate and (not alone or r["seed"] == first)] or [0.0]
+                [r["valid"] for r in here if r["rate"] == rate and (not by_first or r["seed"] == first)] or [0.0]
             )
 
         chosen += [r for r in here if r["rate"] == max(rates, key=valid)]
