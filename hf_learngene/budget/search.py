@@ -23,6 +23,7 @@ from hf_learngene.budget.meter import Meter
 from hf_learngene.budget.stage_fit import last_rank, searched_sizes
 from hf_learngene.calibration.examples import BatchesOf, Examples, rows_of, tokens_shown
 from hf_learngene.calibration.held_back import rows_in
+from hf_learngene.calibration.weights import times_of
 from hf_learngene.errors import CalibrationError, InvalidSizeError, RefitError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.task import WIDTHS
@@ -101,7 +102,7 @@ def allocated(
         if found[0].shape != wanted[0].shape:  # a model without a head: what a linear readout could not recover
             readout = Moments()
             for batch in fit.batches():
-                readout.add(output_of(made, batch), output_of(model, batch))
+                readout.add(output_of(made, batch), output_of(model, batch), times_of(batch))
             weight, bias = readout.solve(torch.zeros(wanted[0].shape[-1], found[0].shape[-1]), True)
             found = [f @ weight.T + cast(Tensor, bias) for f in found]
         return trial(sizes, _distance(found, wanted))

@@ -25,6 +25,7 @@ from hf_learngene.calibration.stacking import count_tokens, stacked, tensor_of
 from hf_learngene.calibration.store import Store
 from hf_learngene.calibration.subset import check_size, chosen, has_places
 from hf_learngene.calibration.trial import check_image_size
+from hf_learngene.calibration.weights import GIVEN_COUNTS, Weighted
 from hf_learngene.errors import CalibrationError
 
 
@@ -206,12 +207,12 @@ class Examples:
         """Batches of the model's inputs, on the CPU, always the same; all, or those of these numbers."""
         count = self.num_batches
         for number in range(count) if numbers is None else numbers:
-            yield self._store.get(str(number))
+            yield self._weighted(number, self._store.get(str(number)))
 
     def lent(self, numbers: Iterable[int]) -> Iterator[dict[str, Tensor]]:
         """Batches of these numbers, to look at: they are kept, and nobody may change them."""
         self._made_counts()
-        return (self._store.lent(str(number)) for number in numbers)
+        return (self._weighted(number, self._store.lent(str(number))) for number in numbers)
 
     @property
     def num_batches(self) -> int:
@@ -232,6 +233,11 @@ class Examples:
     def tokens(self) -> int:
         """Tokens of all of them, padding left out."""
         return sum(tokens for _, _, tokens in self._made_counts())
+
+    def _weighted(self, number: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch that says how often it counts."""
+        given, made_up = (batches for batches, _, _ in self._made_counts())
+        return Weighted(batch, GIVEN_COUNTS) if made_up and number < given else batch
 
     def _made_counts(self) -> list[tuple[int, int, int]]:
         if self._counts is None:

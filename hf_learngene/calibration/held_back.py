@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_learngene.calibration.examples import Batches, BatchesOf
+from hf_learngene.calibration.weights import like
 
 
 SHARE = 8  # one in so many
@@ -63,7 +64,7 @@ def rows_in(batch: Mapping[str, Tensor]) -> int:
 
 def cut(batch: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
     """The examples of a batch at these places, (examples,) of booleans; nothing of it is the batch's own."""
-    return {k: v[places] if v.dim() and len(v) == len(places) else v.clone() for k, v in batch.items()}
+    return like(batch, {k: v[places] if v.dim() and len(v) == len(places) else v.clone() for k, v in batch.items()})
 
 
 class _Rows(BatchesOf):

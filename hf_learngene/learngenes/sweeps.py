@@ -15,6 +15,7 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import few
 from hf_learngene.calibration.shares import total
+from hf_learngene.calibration.weights import times_of
 from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Runner
@@ -94,7 +95,7 @@ class Sweeps(ABC):
     def run(self) -> None:
         """Fits everything, block by block, and then the matrices behind the layers, a classifier's say."""
         blocks = self.blocks()
-        bar = tqdm(total=len(blocks) * SWEEPS, desc="fitting")
+        bar = tqdm(total=sum(map(_most, blocks)), desc="fitting")
         batches, last = self.examples.batches, self.anatomy.num_layers - 1
         with (
             bar,
@@ -119,7 +120,7 @@ class Sweeps(ABC):
     ) -> None:
         last = best = self.error(max(block))
         kept = self.state(block)
-        most = SWEEPS if len(block) > 1 else 1  # a layer by itself is fitted at once
+        most = _most(block)
         for sweep in range(1, most + 1):
             for group in _groups(sites):
                 found = self._moments(group, ours, theirs)
@@ -130,23 +131,26 @@ class Sweeps(ABC):
             error = self.error(max(block))
             if error < best:
                 best, kept = error, self.state(block)
-            bar.update()
-            if sweep > 1 and error > GAIN * last:  # the first one comes from weights that do not belong together
+            # the first one comes from weights that do not belong together
+            enough = sweep == most or (sweep > 1 and error > GAIN * last)
+            bar.update(
+                most - sweep + 1 if enough else 1
+            )  # at once: the bar tells by the last step how long it will be
+            if enough:
                 break
             last = error
-        bar.update(SWEEPS - sweep)
         self.restore(kept)
 
     def _moments(self, sites: Sequence[RefitSite], ours: Runner, theirs: Runner) -> dict[str, Moments]:
         sums = {s.name: Moments() for s in sites}
-        for name, x, y in self._pairs(self.examples.batches(), sites, ours, theirs):
-            sums[name].add(x, y)
+        for name, x, y, times in self._pairs(self.examples.batches(), sites, ours, theirs):
+            sums[name].add(x, y, times)
         return sums
 
     def _pairs(
         self, batches: Iterable[Mapping[str, Tensor]], sites: Sequence[RefitSite], ours: Runner, theirs: Runner
-    ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Inputs that the model's own matrices are given, and what they are to make of them, token by token."""
+    ) -> Iterator[tuple[str, Tensor, Tensor, int]]:
+        """What the model's own matrices are given, and are to make of it, token by token, and how often these tokens count."""
         after = [s.norm_after for s in sites if s.norm_after]
         writers = [s.name for s in sites if s.norm_after]
         for number, batch in enumerate(batches):
@@ -155,7 +159,7 @@ class Sweeps(ABC):
             shown = tokens_shown(batch)
             for site in sites:
                 for x, y in self._refit.pairs(site, mine, other):
-                    yield site.name, rows_of(x, shown), rows_of(y, shown)
+                    yield site.name, rows_of(x, shown), rows_of(y, shown), times_of(batch)
 
     def _behind(self, ours: Runner, theirs: Runner) -> None:
         for site in (s for s in self._sites if s.after_layers and self.is_free(s.weight.name)):
@@ -176,7 +180,7 @@ class Sweeps(ABC):
         """Squared distance of what a matrix behind the layers gives to what it is to give, on examples that are held back."""
         module, lost = self.model.get_submodule(site.name), torch.zeros((), dtype=torch.float64)
         with Runner(self.source, self.anatomy) as theirs, Runner(self.model, self.anatomy) as ours:
-            for _, x, y in self._pairs(self._held, [site], ours, theirs):
+            for _, x, y, _ in self._pairs(self._held, [site], ours, theirs):
                 lost += (module(x.to(self.model.dtype)) - y).pow(2).sum().double().cpu()
         return float(total(lost))
 
@@ -200,6 +204,11 @@ class Sweeps(ABC):
         width = self.anatomy.sizes["hidden_size"]
         count, distance, squares, *first = total(sum(sums, torch.zeros(3 + width, dtype=torch.float64))).tolist()
         return distance / max(TINY, squares - sum(v * v for v in first) / max(1.0, count))
+
+
+def _most(block: Sequence[int]) -> int:
+    """How often a block is gone over at most: a layer by itself is fitted at once."""
+    return SWEEPS if len(block) > 1 else 1
 
 
 def _groups(sites: Sequence[RefitSite]) -> list[list[RefitSite]]:

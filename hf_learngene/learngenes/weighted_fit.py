@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hf_learngene.pruning.moments import RIDGE, Moments, damp, scarcity
+from hf_learngene.pruning.moments import RIDGE, Moments, damp, positive_solve, scarcity
 
 
 RELATIVE = 1e-4  # of the mean diagonal of a system whose unknowns may be several names of one thing
@@ -66,7 +66,8 @@ def solve_few(normal: Tensor, right: Tensor, before: Tensor) -> Tensor:
     Without that, parts that hold next to nothing would be taken a million times, and the first step of training would throw
     everything away.
     """
-    return before + torch.linalg.solve(damp(normal, RELATIVE), right - normal @ before)
+    missing = right - normal @ before
+    return before + positive_solve(damp(normal, RELATIVE), missing.reshape(len(missing), -1)).reshape(missing.shape)
 
 
 __all__ = ["ridge_of", "shared_matrix", "solve_few"]

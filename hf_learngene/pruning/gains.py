@@ -32,14 +32,16 @@ class Lines:
 
     def __init__(self) -> None:
         self.count = 0
+        self._mass = 0  # of the tokens, each as often as it counts
         self._sums: Tensor | None = None
 
-    def add(self, z: Tensor, y: Tensor) -> None:
-        """Adds tokens: `z` and `y`, both (tokens, width)."""
+    def add(self, z: Tensor, y: Tensor, times: int = 1) -> None:
+        """Adds tokens that count so many times: `z` and `y`, both (tokens, width)."""
         z, y = z.double(), y.double()
-        more = torch.stack([z.sum(0), y.sum(0), (z * z).sum(0), (z * y).sum(0), (y * y).sum(0)])
+        more = times * torch.stack([z.sum(0), y.sum(0), (z * z).sum(0), (z * y).sum(0), (y * y).sum(0)])
         self._sums = more if self._sums is None else self._sums + more
         self.count += len(z)
+        self._mass += times * len(z)
 
     def solve(self, gain: Tensor, shift: Tensor | None, ridge: float) -> Gains:
         """The gains and shifts that bring `z` nearest to `y`, kept near `gain` where `z` hardly varies.
@@ -51,8 +53,9 @@ class Lines:
         """
         if self._sums is None:
             return Gains(gain, shift, 0.0, 0.0)
-        sums, self.count = total(self._sums), int(total(torch.tensor(self.count)))
-        z, y, zz, zy, yy = sums / self.count
+        sums = total(self._sums)
+        self.count, self._mass = map(int, total(torch.tensor([self.count, self._mass])).tolist())
+        z, y, zz, zy, yy = sums / self._mass
         gain, shift = gain.to(z), shift.to(z) if shift is not None else None
         spread = (yy - y * y).sum().clamp_min(1e-30)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -32,10 +34,11 @@ class Moments:
 
     def __init__(self) -> None:
         self._count = 0
+        self._mass = 0  # of the tokens, each as often as it counts
         self._gathered = False
         self._mirrored = True
         self._rounding = 0.0  # of the coarsest dtype seen
-        self._waiting: list[tuple[Tensor, Tensor | None]] = []
+        self._waiting: list[tuple[Tensor, Tensor | None, int]] = []
         self._x: _Sum | None = None
         self._y: _Sum | None = None
         self._xx: Tensor | None = None
@@ -44,15 +47,16 @@ class Moments:
         self._varying: Tensor | None = None
         self._products: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Adds tokens: `x` (tokens, inputs), `y` (tokens, outputs), which must not change afterwards."""
+    def add(self, x: Tensor, y: Tensor | None = None, times: int = 1) -> None:
+        """Adds tokens that count so many times: `x` (tokens, inputs), `y` (tokens, outputs), which must not change afterwards."""
         if not len(x):
             return
         if self._gathered:
             raise TypeError("These sums are those of all processes already.")
         self._count += len(x)
-        self._waiting.append((x, y))
-        if sum(len(x) for x, _ in self._waiting) >= TOGETHER:
+        self._mass += times * len(x)
+        self._waiting.append((x, y, times))
+        if sum(len(x) for x, _, _ in self._waiting) >= TOGETHER:
             self._sum_up()
 
     def _sum_up(self) -> None:
@@ -64,20 +68,21 @@ class Moments:
         if not self._waiting:
             return
         waiting, self._waiting, self._varying, self._products = self._waiting, [], None, []
-        x = precise(torch.cat([x for x, _ in waiting]))
+        x = precise(torch.cat([x for x, _, _ in waiting]))
+        roots = _roots([(len(x), times) for x, _, times in waiting], x)
         self._rounding = max(self._rounding, torch.finfo(x.dtype).eps)
         self._x = self._x or _Sum(x)
-        x = self._x.add(x)
+        x = self._x.add(x, roots)
         if self._xx is None:
             self._xx = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
         _add_squared(self._xx, x)
         self._mirrored = False
-        wanted = [y for _, y in waiting if y is not None]
+        wanted = [y for _, y, _ in waiting if y is not None]
         if wanted:
             y = torch.cat(wanted)
             y = y.to(torch.promote_types(y.dtype, x.dtype))
             self._y = self._y or _Sum(y)
-            y = self._y.add(y)
+            y = self._y.add(y, roots)
             self._yy = _plus(self._yy, (y * y).sum(0))
             self._xy = _plus(self._xy, x.T @ y.to(x.dtype))
         if not is_shared():  # else one process would part from those that wait for its sums
@@ -98,8 +103,9 @@ class Moments:
             self._mirrored = True
         if self._gathered or not is_shared():
             return
-        mine = self._count
-        self._count, reached, processes = map(int, total(torch.tensor([mine, int(mine > 0), 1])).tolist())
+        mine = self._mass
+        counts = torch.tensor([self._count, mine, int(mine > 0), 1])
+        self._count, self._mass, reached, processes = map(int, total(counts).tolist())
         if 0 < reached < processes:
             raise CalibrationError(
                 f"Of {processes} processes {processes - reached} have no token here: give more examples, or fewer processes."
@@ -134,15 +140,15 @@ class Moments:
     def mean(self) -> Tensor:
         """Mean of the inputs, (inputs,)."""
         self._gather()
-        return _known(self._x).mean(self._count)
+        return _known(self._x).mean(self._mass)
 
     @property
     def covariance(self) -> Tensor:
         """Mean product of the inputs about their mean, (inputs, inputs)."""
         self._gather()
         if self._varying is None:
-            off = _known(self._x).offset(self._count)
-            self._varying = torch.addr(_known(self._xx) / self._count, off, off, alpha=-1)
+            off = _known(self._x).offset(self._mass)
+            self._varying = torch.addr(_known(self._xx) / self._mass, off, off, alpha=-1)
         return self._varying
 
     @property
@@ -160,8 +166,8 @@ class Moments:
     def spread(self) -> Tensor:
         """Mean squared length of `y` about its mean, summed over outputs."""
         self._gather()
-        off = _known(self._y).offset(self._count)
-        return (_known(self._yy) / self._count - off.pow(2)).clamp_min(0).sum()
+        off = _known(self._y).offset(self._mass)
+        return (_known(self._yy) / self._mass - off.pow(2)).clamp_min(0).sum()
 
     def solve(self, prior: Tensor, with_bias: bool, ridge: float = RIDGE) -> tuple[Tensor, Tensor | None]:
         """The weight, and bias, that bring `x` nearest to `y`, kept near `prior` where the tokens say little.
@@ -184,7 +190,7 @@ class Moments:
         if not with_bias:
             gram, right = self.gram, right + torch.outer(mean, wanted - prior @ mean)
         level = (ridge * torch.maximum(gram.diagonal().mean(), STEPS * self._rounding * square)).clamp_min(TINY)
-        move = _solved(lifted(gram, level), right)  # (inputs, outputs)
+        move = positive_solve(lifted(gram, level), right)  # (inputs, outputs)
         weight = prior + move.T
         moved = right - level * move if with_bias else right - level * move - torch.outer(mean, mean @ move)
         self._products.append((weight, self._product(prior) + moved))  # for its error
@@ -203,14 +209,14 @@ class Moments:
     def wanted(self) -> Tensor:
         """Mean of the wanted outputs, (outputs,)."""
         self._gather()
-        return _known(self._y).mean(self._count)
+        return _known(self._y).mean(self._mass)
 
     @property
     def cross(self) -> Tensor:
         """Mean product of inputs and wanted outputs about their means, (inputs, outputs)."""
         self._gather()
-        x, y = _known(self._x).offset(self._count), _known(self._y).offset(self._count)
-        return torch.addr(_known(self._xy) / self._count, x, y, alpha=-1)
+        x, y = _known(self._x).offset(self._mass), _known(self._y).offset(self._mass)
+        return torch.addr(_known(self._xy) / self._mass, x, y, alpha=-1)
 
 
 class _Sum:
@@ -220,10 +226,16 @@ class _Sum:
         self.origin = first.mean(0)
         self.sum = torch.zeros(first.shape[1], dtype=torch.float64, device=first.device)
 
-    def add(self, values: Tensor) -> Tensor:
-        """The values, which are brought about the origin in their place, added to the sum."""
+    def add(self, values: Tensor, roots: Tensor | None) -> Tensor:
+        """The values, which are brought about the origin in their place, added to the sum.
+
+        Where they count several times, each comes back times the root of that, so that products of two count as often.
+        """
         about = values.sub_(self.origin)
-        self.sum += about.sum(0)  # as precise as the products, and several times as fast as in float64
+        if roots is not None:
+            about = about.mul_(roots.to(about))
+        # as precise as the products, and several times as fast as in float64
+        self.sum += about.sum(0) if roots is None else roots.to(about)[:, 0] @ about
         return about
 
     def move(self, count: int) -> tuple[Tensor, Tensor]:
@@ -246,6 +258,13 @@ class _Sum:
 
     def mean(self, count: int) -> Tensor:
         return self.origin.double() + self.offset(count)
+
+
+def _roots(counts: Sequence[tuple[int, int]], like: Tensor) -> Tensor | None:
+    """(tokens, 1), the root of how often each counts; None where every one counts once."""
+    if all(times == 1 for _, times in counts):
+        return None
+    return torch.cat([like.new_full((tokens, 1), math.sqrt(times)) for tokens, times in counts])
 
 
 def _shift(x: Tensor, y: Tensor, x_moved: Tensor, y_moved: Tensor, count: int) -> Tensor:
@@ -278,7 +297,7 @@ def _mirror(total: Tensor) -> None:
         total[first:, first - ROWS : first] = total[first - ROWS : first, first:].T
 
 
-def _solved(gram: Tensor, wanted: Tensor) -> Tensor:
+def positive_solve(gram: Tensor, wanted: Tensor) -> Tensor:
     """The solution of a positive definite system; rounding may have made it indefinite where the ridge is tiny."""
     root, failed = torch.linalg.cholesky_ex(gram)
     return torch.linalg.solve(gram, wanted) if bool(failed) else torch.cholesky_solve(wanted, root)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from hf_learngene.anatomy import Anatomy
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.store import Store
+from hf_learngene.calibration.weights import times_of
 from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.correspondence import Correspondence
@@ -167,7 +168,7 @@ class Refit:
                 pairs = [[(calls[0][0], torch.cat([y for _, y in calls], -1)) for calls in zip(*pairs, strict=True)]]
             for mine, calls in zip(moments, pairs, strict=False):
                 for x, y in calls:
-                    mine.add(rows_of(x, shown), rows_of(y, shown))
+                    mine.add(rows_of(x, shown), rows_of(y, shown), times_of(batch))
         if together and moments[0].count:
             ends = list(itertools.accumulate(self._module(s).weight.shape[0] for s in group))
             moments = [moments[0].of_outputs(a, b) for a, b in itertools.pairwise([0, *ends])]
@@ -234,7 +235,8 @@ class Refit:
             shown = tokens_shown(batch)
             for x, y in zip(ours.inputs[site.name], theirs.outputs[site.source], strict=False):
                 wanted = precise(y) @ undecoded.to(precise(y)) if undecoded is not None else self.selection.residual(y)
-                lines.add(rows_of(normalised(module, x, info.centred), shown), rows_of(wanted, shown))
+                z = rows_of(normalised(module, x, info.centred), shown)
+                lines.add(z, rows_of(wanted, shown), times_of(batch))
         bias = getattr(module, "bias", None)
         old = bias.detach().double() if bias is not None else None
         solved = lines.solve(module.weight.detach().double(), old, ridge)

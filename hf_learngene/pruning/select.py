@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_learngene.anatomy import Anatomy, NormInfo, TensorInfo
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
+from hf_learngene.calibration.weights import times_of
 from hf_learngene.errors import UnsupportedFamilyError
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import HeadMaps, Selection, beside
@@ -184,7 +185,7 @@ class CalibratedSelection:
                 ahead=following,
             )
             if products is not None:
-                products.add(norms, found, shown)
+                products.add(norms, found, batch)
             for info, values, dim in [
                 *((t, found.inputs, t.dims[1]) for t in writers),
                 *((t, found.outputs, t.dims[0]) for t in readers.values()),
@@ -193,7 +194,8 @@ class CalibratedSelection:
                 self._check_seen(info, together, values)
                 for calls in zip(*(values[self._like(info, i)] for i in together), strict=True):
                     rows = beside(calls, -1, dim)
-                    seen[info.module].add(rows_of(rows if looked is None else rows[..., looked], shown))
+                    rows = rows_of(rows if looked is None else rows[..., looked], shown)
+                    seen[info.module].add(rows, times=times_of(batch))
         if out is not None:
             keep, weight = self._units(out), self._weight(out, together)
             enough(seen[out.module].count, keep, "ffn units")

@@ -17,6 +17,7 @@ from hf_learngene.calibration.few import ENOUGH, few
 from hf_learngene.calibration.held_back import cut, rows_in
 from hf_learngene.calibration.shares import total
 from hf_learngene.calibration.store import Store
+from hf_learngene.calibration.weights import times_of
 from hf_learngene.maps.selection import Selection
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.gains import Lines
@@ -120,14 +121,14 @@ class StageRefit:
 
     def _activations(
         self, group: Sequence[StageSite], source: Runner, target: Runner
-    ) -> Iterator[tuple[Activations, Activations]]:
-        """What goes on at some sites, batch by batch, in the target and in the source."""
+    ) -> Iterator[tuple[int, Activations, Activations]]:
+        """How often each batch counts, and what goes on at some sites in the target and in the source."""
         landings = [s.landing for s in group if s.landing is not None]
         inside = [*(one.writer for one in landings), *(one.layer for one in landings)]
         wanted = list(dict.fromkeys(s.goal if s.landing is not None else s.source for s in group))
         for number, batch in enumerate(self.examples.batches()):
             ours = target.capture(number, batch, inputs=[s.name for s in group], outputs=inside)
-            yield ours, source.capture(number, batch, outputs=wanted)
+            yield times_of(batch), ours, source.capture(number, batch, outputs=wanted)
 
     def _goals(self, site: StageSite, ours: Activations, theirs: Activations) -> Iterator[Tensor | None]:
         """(tokens, outputs) that the target's module is to give, for each of its calls."""
@@ -150,12 +151,12 @@ class StageRefit:
 
     def _matrices(self, group: Sequence[StageSite], source: Runner, target: Runner, ridge: float) -> list[Fitted]:
         moments = [Moments() for _ in group]
-        for ours, theirs in self._activations(group, source, target):
+        for times, ours, theirs in self._activations(group, source, target):
             for site, mine in zip(group, moments, strict=True):
                 for x, y in zip(ours.inputs[site.name], self._goals(site, ours, theirs), strict=False):
                     rows = _read(self._module(site), x)
                     if y is not None and len(rows) == len(y) and y.shape[1] == len(self._module(site).weight):
-                        mine.add(rows, y)
+                        mine.add(rows, y, times)
         return [self._solve(site, mine, ridge) for site, mine in zip(group, moments, strict=True) if mine.count]
 
     def _solve(self, site: StageSite, moments: Moments, ridge: float) -> Fitted:
@@ -196,7 +197,7 @@ class StageRefit:
                     wanted = rows_kept(site, self.selection.of_stage(site.stage), given)
                 z = normalised(module, x.movedim(channel, -1), centred).reshape(-1, len(module.weight))
                 if wanted is not None and wanted.shape == z.shape:
-                    lines.add(z, wanted)
+                    lines.add(z, wanted, times_of(batch))
         if not lines.count:
             return []
         bias = getattr(module, "bias", None)

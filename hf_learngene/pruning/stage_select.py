@@ -13,6 +13,7 @@ from hf_learngene.anatomy import Anatomy
 from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.calibration.examples import Batches
 from hf_learngene.calibration.held_back import cut, rows_in
+from hf_learngene.calibration.weights import times_of
 from hf_learngene.maps import LayerMap
 from hf_learngene.maps.ops import uniform_indices
 from hf_learngene.maps.selection import Selection
@@ -137,7 +138,7 @@ def _streams(model: PreTrainedModel, task: ResizeTask, examples: Batches) -> dic
             outputs = runner.capture(number, batch, outputs=landings).outputs
             for layer, (stage, landing) in landings.items():
                 for values in outputs[layer]:
-                    found.setdefault(stage, Moments()).add(landing.stream(values))
+                    found.setdefault(stage, Moments()).add(landing.stream(values), times=times_of(batch))
     return found
 
 

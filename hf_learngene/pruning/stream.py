@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from hf_learngene.anatomy.types import HIDDEN
 from hf_learngene.calibration.examples import Batches, rows_of, tokens_shown
 from hf_learngene.calibration.few import few
 from hf_learngene.calibration.shares import total
+from hf_learngene.calibration.weights import times_of
 from hf_learngene.errors import CalibrationError
 from hf_learngene.pruning.activations import Activations, Runner
 from hf_learngene.pruning.gains import Lines
@@ -84,14 +85,15 @@ class NormProducts:
         names = [n.name for n in norms]
         return (names, []) if self.before else ([], names)
 
-    def add(self, norms: Sequence[NormInfo], found: Activations, shown: Tensor | None) -> None:
-        """Adds what a pass kept of these norms."""
+    def add(self, norms: Sequence[NormInfo], found: Activations, batch: Mapping[str, Tensor]) -> None:
+        """Adds what a pass over a batch kept of these norms."""
+        shown = tokens_shown(batch)
         for norm in norms:
             for value in (found.inputs if self.before else found.outputs).get(norm.name, ()):
                 if self.before:
                     value = normalised(self.model.get_submodule(norm.name), value, norm.centred)
                 rows = rows_of(value, shown)
-                self._moments.add(rows)
+                self._moments.add(rows, times=times_of(batch))
                 self._tokens[self.norms.index(norm)] += len(rows)
 
     def total(self, width: int) -> Tensor:
@@ -148,7 +150,7 @@ class ResidualStream:
         with Runner(self.model, self.anatomy) as runner:
             for number, batch in enumerate(tqdm(self.examples.batches(), desc="looking", disable=disable_progress)):
                 found = runner.capture(number, batch, *products.wanted(products.norms))
-                products.add(products.norms, found, tokens_shown(batch))
+                products.add(products.norms, found, batch)
         return products
 
     def ordered(self, disable_progress: bool = False, seen: NormProducts | None = None) -> Tensor:

@@ -29,6 +29,7 @@ from hf_learngene.calibration.synthetic import can_synthesise, examples_needed, 
 from hf_learngene.calibration.synthetic.count import WORK
 from hf_learngene.calibration.synthetic.images import dead_leaves, pink_noise
 from hf_learngene.calibration.synthetic.vocabulary import of_tokenizer
+from hf_learngene.calibration.weights import GIVEN_COUNTS
 from hf_learngene.pruning.running import run
 from testing import trained_tokenizers
 from testing.families import TEXT, VARIANTS, VISION, case_id, model_class, tiny_config, tiny_model
@@ -302,11 +303,12 @@ def test_a_shrunk_ffn_does_not_shrink_the_number():
 
 @pytest.mark.parametrize("width", [64, 384])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99, 1.0])
-def test_few_given_examples_are_filled_up_to_what_there_are_without(width, share):
+def test_few_given_examples_are_filled_up_and_stand_for_several_each(width, share):
     config = ViTConfig(hidden_size=width, intermediate_size=4 * width, num_attention_heads=4, image_size=64)
-    given, alone = math.ceil(share * 6 * 4 * width), examples_needed(config)
-    found = examples_needed(config, given_tokens=given)
-    assert found == 0 if share == 1 else given + 17 * found == pytest.approx(17 * alone, abs=2 * 17)
+    least = 6 * 4 * width
+    given, alone = math.ceil(share * least), examples_needed(config)
+    wanted = max(least - given, 17 * alone - GIVEN_COUNTS * given)
+    assert 17 * examples_needed(config, given_tokens=given) == pytest.approx(0 if share == 1 else wanted, abs=2 * 17)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "many"])

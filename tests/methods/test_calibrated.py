@@ -73,9 +73,7 @@ def test_in_half_precision_too():
 def test_smaller_heads_beside_a_width_that_only_some_families_have():
     """XMOD's adapters are a share of the width, inside the layers whose heads are projected."""
     source = tiny_model("xmod", "XmodModel")
-    small = resize(
-        source, method="calibrated", calibration=examples_for(source, 24), hidden_size=6, num_attention_heads=1
-    )
+    small = resize(source, method="calibrated", calibration=examples_for(source), hidden_size=6, num_attention_heads=1)
     assert small.config.hidden_size == 6
     assert torch.isfinite(small(**inputs_for(small)).last_hidden_state).all()
 

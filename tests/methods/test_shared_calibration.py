@@ -113,6 +113,12 @@ def examples_of(kind: str, count: int) -> list[dict[str, torch.Tensor]]:
         ("bert", 80, {"hidden_size": 12, "intermediate_size": 24, "num_attention_heads": 2}, 2),
         ("mae", 80, {"intermediate_size": 24}, 2),  # what is drawn for a batch is the same in every process
         ("bert", 80, {"num_hidden_layers": 2}, 5),  # more processes than batches: each has its examples of every batch
+        (
+            "bert",
+            24,
+            {"intermediate_size": 24, "calibration_top_up": True},
+            2,
+        ),  # of those given each counts several times
     ],
 )
 def test_processes_give_the_model_of_one(processes, kind, count, sizes, number):
@@ -163,7 +169,8 @@ def test_sums_of_processes_are_those_of_all_tokens_wherever_each_began(processes
     x = torch.randn(300, 5, dtype=torch.float64, generator=generator) * 2 + torch.arange(300)[:, None] / 30
     y = x[:, :3] + torch.randn(300, 3, dtype=torch.float64, generator=generator)
     whole = Moments()
-    whole.add(x, y)
+    for process in range(3):
+        whole.add(*(v[100 * process : 100 * (process + 1)] for v in (x, y)), times=1 + process)
     running = processes(3)
     with made(examples_of("vit", 70), model_of("vit")) as examples:
 
@@ -171,7 +178,7 @@ def test_sums_of_processes_are_those_of_all_tokens_wherever_each_began(processes
             with shares.shared(examples):
                 sums = Moments()
                 places = slice(100 * running.process_index, 100 * (running.process_index + 1))
-                sums.add(x[places], y[places])
+                sums.add(x[places], y[places], times=1 + running.process_index)
                 found = sums.gram, sums.count, sums.spread(), *sums.solve(torch.zeros(3, 5), True)
                 with pytest.raises(TypeError, match="all processes"):
                     sums.add(x, y)

@@ -46,6 +46,30 @@ def test_ordinary_tokens_give_the_ridge_regression_of_the_docs(seed, parts, with
     torch.testing.assert_close(moments.spread(), (y - y.mean(0)).pow(2).sum(1).mean())
 
 
+@settings(max_examples=25)
+@given(
+    st.integers(0, 1000),
+    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 5)), min_size=2, max_size=4),
+    st.booleans(),
+)
+def test_tokens_that_count_several_times_are_tokens_given_so_often(seed, parts, with_bias):
+    x, y = tokens(seed, sum(count for count, _ in parts))
+    counting, repeated = Moments(), Moments()
+    ends = [count for count, _ in parts]
+    for (_, times), a, b in zip(parts, x.split(ends), y.split(ends), strict=True):
+        counting.add(a, b, times)
+        for _ in range(times):
+            repeated.add(a, b)
+    assert (counting.count, repeated.count) == (sum(ends), sum(count * times for count, times in parts))
+    prior = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    for name in ("mean", "wanted", "gram", "cross"):
+        torch.testing.assert_close(getattr(counting, name), getattr(repeated, name))
+    found, wanted = (m.solve(prior, with_bias) for m in (counting, repeated))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(counting.error(*found), repeated.error(*wanted))
+    torch.testing.assert_close(counting.spread(), repeated.spread())
+
+
 @pytest.mark.parametrize("width", [ROWS - 1, ROWS, 2 * ROWS + 3])
 def test_products_that_are_added_by_rows_are_whole(width):
     generator = torch.Generator().manual_seed(0)

@@ -21,6 +21,7 @@ from hf_learngene.calibration.stacking import count_tokens
 from hf_learngene.calibration.synthetic.masked_lm import LONGEST_WRITTEN, mask_of
 from hf_learngene.calibration.synthetic.pixels import image_processor, read_size, size_for
 from hf_learngene.calibration.synthetic.texts import LONGEST, lengths
+from hf_learngene.calibration.weights import GIVEN_COUNTS
 
 
 LEAST_PER_RANK, MOST_PER_RANK = 6, 24  # tokens for each input of the widest matrix
@@ -41,7 +42,7 @@ def examples_needed(
     """The number of made-up examples that a model is shrunk with: enough tokens for its widest matrix.
 
     More tokens leave less to chance, so small models are given up to four times the least. Where other examples have the least
-    already, none are made up; else as many as without them, less their tokens.
+    already, none are made up; else as many as bring them to it, and as many as without them less four for each of their tokens.
 
     Args:
         model (`PreTrainedModel` or `PreTrainedConfig`): the source, or its config alone.
@@ -77,7 +78,7 @@ def examples_needed(
         return 0
     parameters = (_size(part, "num_hidden_layers") or 1) * (4 * width * width + 2 * width * ffn)
     wanted = max(least, min(MOST_PER_RANK * widest, WORK / parameters))
-    return min(MOST, max(0 if given_tokens else FEWEST, math.ceil((wanted - given_tokens) / tokens)))
+    return _beside(least, wanted, given_tokens, tokens)
 
 
 def _for_stages(
@@ -105,9 +106,13 @@ def _for_stages(
     wanted = max(least, min(2 * least, WORK / work))
     blank = torch.zeros(1, int(getattr(part, "num_channels", None) or 3), *size)
     given = given_tokens / count_tokens({"pixel_values": blank}, "pixel_values", config)
-    if given >= least:
-        return 0
-    return min(MOST, max(0 if given_tokens else FEWEST, math.ceil(wanted - given)))
+    return 0 if given >= least else _beside(least, wanted, given, 1.0)
+
+
+def _beside(least: float, wanted: float, given: float, each: float) -> int:
+    """The number of examples beside given ones: up to the least, and as many more as those do not stand for already."""
+    missing = max(least - given, wanted - GIVEN_COUNTS * given)
+    return min(MOST, max(0 if given else FEWEST, math.ceil(missing / each)))
 
 
 def _stages_of(part: PreTrainedConfig, fields: Mapping[str, StageField]) -> int:

@@ -172,9 +172,10 @@ class WaveLearngene(Learngene):
         inner = gram.reshape(columns, side, columns, side)
         normal = gram.new_zeros(count, columns, count, columns)
         for a in range(columns):
-            for b in range(columns):  # how alike two templates are to inputs of these two blocks
+            for b in range(a, columns):  # how alike two templates are to inputs of these two blocks
                 seen = (templates @ inner[a, :, b]).reshape(count, -1)
                 normal[:, a, :, b] = seen @ templates.reshape(count, -1).T
+                normal[:, b, :, a] = normal[:, a, :, b].T
         right = torch.einsum("tij,cjri->tcr", templates, cross.reshape(columns, side, rows, side))
         scalers = self.scaler(template, "scalers")[layer]
         before = scalers.to(gram).transpose(1, 2).reshape(count * columns, rows)
