@@ -114,6 +114,8 @@ def source_of(task: str, folder: Path) -> Any:
         trained(made, data, None, 3 * len(data.splits["train"][1]) // 32, 8e-5, 0, 32)
         print("TREC teacher, validation:", data.accuracy(made, "valid"), flush=True)
         made.save_pretrained(path.with_suffix(".partial"))
+        # beside it, as with any checkpoint: made-up texts need it
+        transformers.AutoTokenizer.from_pretrained(folder / TASKS["text"]["teacher"]).save_pretrained(path.with_suffix(".partial"))
         os.replace(path.with_suffix(".partial"), path)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
     return model.eval()

@@ -311,6 +311,16 @@ def test_few_given_examples_are_filled_up_and_stand_for_several_each(width, shar
     assert 17 * examples_needed(config, given_tokens=given) == pytest.approx(0 if share == 1 else wanted, abs=2 * 17)
 
 
+def test_texts_that_nothing_frames_are_told(caplog):
+    config = RobertaConfig(vocab_size=200, hidden_size=24, num_attention_heads=3, num_hidden_layers=1)  # it names its tokens
+    tokenizer = trained_tokenizers.bert()
+    for model, processor in ((bert(tokens=len(tokenizer)), tokenizer), (RobertaModel(config), None), (vit(), None)):
+        synthetic_examples(model, processor, count=2)
+        assert "no tokenizer" not in caplog.text
+    synthetic_examples(bert(), count=2)
+    assert "no tokenizer at hand" in caplog.text
+
+
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "many"])
 def test_a_count_is_a_positive_whole_number(count):
     with pytest.raises(errors.CalibrationError, match="count is a whole number of examples"):

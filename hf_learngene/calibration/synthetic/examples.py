@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from hf_learngene.anatomy.config_fields import section, section_name
 from hf_learngene.anatomy.inputs import main_input
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     import datasets
 
 
+logger = logging.get_logger(__name__)
+# MiniLM on TREC, half of its ffn, of its width: 54.6 and 27.6 % of 500 questions, with its tokenizer 90.4 and 86.2 %
+UNFRAMED = (
+    "There is no tokenizer at hand, and the config does not name the tokens that frame a text ([CLS], [SEP], or the like), so "
+    "the made-up texts lack them. A model that is shrunk on such texts may keep little: give its tokenizer, or the name of a "
+    "checkpoint that has it (processing_class=)."
+)
+
+
 def synthetic_examples(
     model: PreTrainedModel, processing_class: Any = None, *, count: int | None = None, seed: int = 0
 ) -> datasets.Dataset:
@@ -36,7 +46,8 @@ def synthetic_examples(
     Args:
         model (`PreTrainedModel`): whose inputs they are.
         processing_class (*optional*): the checkpoint's own image processor, tokenizer or processor: images are normalised by it,
-            and it says which tokens are words. Without one the config is all there is to go by.
+            and it says which tokens are words. Without one the config is all there is to go by, and few configs name the tokens
+            that frame a text: a warning says so.
         count (`int`, *optional*): of examples. Defaults to `examples_needed`.
         seed (`int`, *optional*, defaults to 0): for every random number.
 
@@ -67,6 +78,8 @@ def synthetic_examples(
     bounds = InputBounds.of(model)
     size = bounds.tokens or part.vocab_size
     mask = mask_of(type(model), processing_class, size)
+    if processing_class is None and not vocabulary_of(part, None, size).framing(pairs=False):
+        logger.warning(UNFRAMED)
     columns = token_columns(
         part,
         processing_class,
