@@ -115,7 +115,8 @@ def source_of(task: str, folder: Path) -> Any:
         print("TREC teacher, validation:", data.accuracy(made, "valid"), flush=True)
         made.save_pretrained(path.with_suffix(".partial"))
         # beside it, as with any checkpoint: made-up texts need it
-        transformers.AutoTokenizer.from_pretrained(folder / TASKS["text"]["teacher"]).save_pretrained(path.with_suffix(".partial"))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / TASKS["text"]["teacher"])
+        tokenizer.save_pretrained(path.with_suffix(".partial"))
         os.replace(path.with_suffix(".partial"), path)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
     return model.eval()

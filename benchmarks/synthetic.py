@@ -2,6 +2,7 @@
 
     python benchmarks/synthetic.py --task images       # ViT-S on CIFAR-10, official test split
     python benchmarks/synthetic.py --task text         # MiniLM on SST-2, official validation split
+    python benchmarks/synthetic.py --task trec         # another MiniLM, fine-tuned here on TREC, official test split
     python benchmarks/synthetic.py --task sentences    # a sentence encoder: pairwise cosines of SST-2 and TREC sentences
     python benchmarks/synthetic.py --task fashion      # the ViT-S, fine-tuned here on Fashion-MNIST, official test split
     python benchmarks/synthetic.py --task proteins     # AntiBERTy, a masked LM of antibodies, on human germline genes
@@ -59,6 +60,7 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {"num_hidden_layers": 3},
     ],
 }
+SHAPES["trec"] = SHAPES["text"]
 SHAPES |= {"sentences": [{"intermediate_size": 768}, *SHAPES["text"]], "fashion": SHAPES["images"]}
 SHAPES["proteins"] = [
     {"intermediate_size": 512},
