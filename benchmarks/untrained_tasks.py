@@ -2,10 +2,10 @@
 
 `images`, `text`: the teachers of `../shared/data`, on CIFAR-10 and SST-2. `sentences`: the sentence encoder of a package,
 by how its smaller ones order pairwise cosines of SST-2 and TREC sentences. On three more nothing in the package was chosen.
-`trec`: the sentence encoder, fine-tuned on TREC by `calibrated.py`. `fashion`: the ViT-S teacher, fine-tuned here for 250 steps of
-32 images of Fashion-MNIST (the files of the Debian package `dataset-fashion-mnist`; the variable FASHION names another folder).
-`proteins`: AntiBERTy, a BERT of 8 layers with its masked-LM head (`pip install --no-deps antiberty==0.1.3`), by its loss on germline V
-genes of human antibodies, with those of mice as real examples (`pip install --no-deps riot-na==5.2.0`).
+`trec`: the sentence encoder, fine-tuned on TREC by `calibrated.py`. `fashion`: the ViT-S teacher, fine-tuned here for 250 steps
+of 32 images of Fashion-MNIST (the files of the Debian package `dataset-fashion-mnist`; the variable FASHION names another
+folder). `proteins`: AntiBERTy, a BERT of 8 layers with its masked-LM head (`pip install --no-deps antiberty==0.1.3`), by its
+loss on germline V genes of human antibodies, with those of mice as real examples (`pip install --no-deps riot-na==5.2.0`).
 """
 
 from __future__ import annotations
