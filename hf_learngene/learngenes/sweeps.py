@@ -132,11 +132,10 @@ class Sweeps(ABC):
             if error < best:
                 best, kept = error, self.state(block)
             # the first one comes from weights that do not belong together
-            enough = sweep == most or (sweep > 1 and error > GAIN * last)
-            bar.update(
-                most - sweep + 1 if enough else 1
-            )  # at once: the bar tells by the last step how long it will be
-            if enough:
+            done = sweep == most or (sweep > 1 and error > GAIN * last)
+            # what is left out counts with the last: the bar tells by its latest step how long the rest will take
+            bar.update(most - sweep + 1 if done else 1)
+            if done:
                 break
             last = error
         self.restore(kept)
