@@ -96,7 +96,8 @@ def _agreement(told: Any) -> Agreement | None:
     kind, value, count = told.get("kind"), told.get("value"), _number(told.get("count"))
     if not isinstance(kind, str) or not isinstance(value, (int, float)) or count is None:
         return None
-    return Agreement(kind, float(value), count)
+    alike = told.get("commonest")
+    return Agreement(kind, float(value), count, float(alike) if isinstance(alike, float) else None)
 
 
 def _number(value: Any) -> int | None:

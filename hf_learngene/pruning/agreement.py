@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -36,6 +37,7 @@ _SAID = {
     RANKS: "orders pairs of {count:,} {examples} by cosine as the source does, at a rank correlation of {value:.3f}",
     PREDICTIONS: "orders {count:,} {examples} as the source does, at a rank correlation of {value:.3f}",
 }
+_ALIKE = 0.9  # of the source's answers are one and the same: to agree on them says little
 _MASKED = 7  # one in so many places is masked, about as many as in training
 _EMBEDDINGS = ("image_embeds", "text_embeds")
 _INPUT_FIELDS = ("vocab_size", "image_size", "num_channels")
@@ -50,15 +52,20 @@ class Agreement:
             `"cosine of embeddings"`, `"rank correlation of cosines"` or `"rank correlation of predictions"`.
         value: the share, mean cosine, or Spearman's correlation.
         count: of examples, or of places in them.
+        commonest: share of the source's answers that its commonest one has; None where it does not choose among some.
 
     Example:
-        >>> print(Agreement("same top class", 0.9375, 64))
+        >>> print(Agreement("same top class", 0.9375, 64, 0.25))
         agrees with the source on 93.8 % of 64 held-back examples
+        >>> print(Agreement("same top class", 1.0, 64, 0.96875))
+        agrees with the source on 100.0 % of 64 held-back examples, which says little, for 96.9 % of its answers there are one
+        and the same
     """
 
     kind: str
     value: float
     count: int
+    commonest: float | None = None
 
     def __str__(self) -> str:
         return self.on("held-back examples")
@@ -66,8 +73,12 @@ class Agreement:
     def on(self, examples: str) -> str:
         """The sentence, with these words for the examples."""
         said = _SAID.get(self.kind, "agrees with the source: {kind} {value:.3f} on {count:,} {examples}")
-        percent = f"{self.value:.1%}"[:-1] + " %"
-        return said.format(kind=self.kind, value=self.value, count=self.count, percent=percent, examples=examples)
+        told = said.format(
+            kind=self.kind, value=self.value, count=self.count, percent=_percent(self.value), examples=examples
+        )
+        if self.commonest is None or self.commonest < _ALIKE:
+            return told
+        return f"{told}, which says little, for {_percent(self.commonest)} of its answers there are one and the same"
 
 
 def agreement(
@@ -119,7 +130,7 @@ def agreement(
             name = _embeddings(theirs, ours)
             pairs.append((_vectors(theirs, batch, pooling, name), _vectors(ours, batch, pooling, name)))
     if shares.kind is not None:
-        return Agreement(shares.kind, shares.same / shares.count, shares.count)
+        return Agreement(shares.kind, shares.same / shares.count, shares.count, shares.commonest)
     wanted, found = (torch.cat(vectors) for vectors in zip(*pairs, strict=True))
     if scored:
         return Agreement(PREDICTIONS, rank_correlation(wanted[:, 0], found[:, 0]), len(wanted))
@@ -174,6 +185,7 @@ class _Shares:
     kind: str | None = None
     same: int = 0
     count: int = 0
+    answers: Counter[int] = field(default_factory=Counter)
 
     def add(self, kind: str, wanted: Tensor, found: Tensor) -> None:
         """Counts rows whose largest entry is at the same place; rows that are not finite agree on nothing."""
@@ -181,6 +193,16 @@ class _Shares:
         self.kind = kind
         self.same += int((finite & (wanted.argmax(1) == found.argmax(1))).sum())
         self.count += len(wanted)
+        self.answers.update(wanted.argmax(1).tolist())
+
+    @property
+    def commonest(self) -> float:
+        """Share of the source's answers that its commonest one has."""
+        return max(self.answers.values()) / self.count
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"[:-1] + " %"
 
 
 def _read_the_same(source: PreTrainedModel, target: PreTrainedModel) -> bool:

@@ -312,7 +312,9 @@ def test_few_given_examples_are_filled_up_and_stand_for_several_each(width, shar
 
 
 def test_texts_that_nothing_frames_are_told(caplog):
-    config = RobertaConfig(vocab_size=200, hidden_size=24, num_attention_heads=3, num_hidden_layers=1)  # it names its tokens
+    config = RobertaConfig(
+        vocab_size=200, hidden_size=24, num_attention_heads=3, num_hidden_layers=1
+    )  # it names its tokens
     tokenizer = trained_tokenizers.bert()
     for model, processor in ((bert(tokens=len(tokenizer)), tokenizer), (RobertaModel(config), None), (vit(), None)):
         synthetic_examples(model, processor, count=2)

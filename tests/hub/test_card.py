@@ -264,6 +264,8 @@ CALIBRATION = {
         ({"examples": "given and synthetic", "count": 600}, "on 600 unlabelled examples, some given and the others made up.\n"),
         ({"examples": "synthetic"}, "It was calibrated on made-up examples, so no data was needed.\n"),
         ({"agreement": CALIBRATION["agreement"]}, "\n\nIt agrees with the source on 93.8 % of 64 held-back examples.\n"),
+        ({"agreement": {**CALIBRATION["agreement"], "commonest": 0.96875}}, "examples, which says little, for 96.9 % of its"),
+        ({"agreement": {**CALIBRATION["agreement"], "commonest": "all"}}, "93.8 % of 64 held-back examples.\n"),
         ({"agreement": {"kind": "<b>", "value": 0.5, "count": 3}}, "&lt;b&gt; 0.500 on 3 held-back examples"),
     ],
 )  # fmt: skip

@@ -52,8 +52,15 @@ def test_a_share_is_that_of_equal_answers():
     with given(model, 70) as examples, torch.no_grad():
         found = agreement(model, other, examples)
         same = [model(**b).logits.argmax(1) == other(**b).logits.argmax(1) for b in examples.batches()]
+        answers = torch.cat([model(**b).logits.argmax(1) for b in examples.batches()]).bincount()
     assert found.value == pytest.approx(torch.cat(same).double().mean().item())
     assert 0 < found.value < 1
+    assert found.commonest == pytest.approx(int(answers.max()) / 70)
+
+
+@pytest.mark.parametrize(("commonest", "told"), [(None, False), (0.89, False), (0.9, True), (1.0, True)])
+def test_agreeing_on_one_answer_is_said_to_say_little(commonest, told):
+    assert ("says little" in str(Agreement("same top class", 1.0, 64, commonest))) is told
 
 
 def test_a_masked_token_is_what_counts_where_the_mask_is_known():
