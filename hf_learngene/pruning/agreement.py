@@ -193,7 +193,7 @@ class _Shares:
         self.kind = kind
         self.same += int((finite & (wanted.argmax(1) == found.argmax(1))).sum())
         self.count += len(wanted)
-        self.answers.update(wanted.argmax(1).tolist())
+        self.answers.update(wanted.argmax(1).cpu().tolist())
 
     @property
     def commonest(self) -> float:
