@@ -265,42 +265,6 @@ def test_cached_logits_teach_as_the_teacher_does(tmp_path):
     assert files == [".npy"]
 
 
-def test_another_descendant_is_trained_beside_the_whole(tmp_path):
-    trainer = trainer_of("vit", "wave", tmp_path, sandwich_weight=1.0, sandwich_min_layers=1, sandwich_widths=[8, 24])
-    drawn = []
-    original = trainer.student.sample_target
-
-    def spy(*args):
-        target = original(*args)
-        drawn.append((target.depth, target.anatomy.sizes["hidden_size"]))
-        return target
-
-    trainer.student.sample_target = spy
-    trainer.train()
-    assert len(drawn) == 4
-    assert {d for d, _ in drawn} <= {1, 2}
-    assert {w for _, w in drawn} <= {8, 24}
-
-
-def test_a_drawn_descendant_is_trained_alone(tmp_path):
-    more = {"sandwich_weight": 1.0, "auxiliary_weight": 0.0, "sandwich_min_layers": 1, "sandwich_max_layers": 1}
-    trainer = trainer_of("vit", "condensed", tmp_path, **more)
-    depths = []
-    original = trainer.student.run
-
-    def spy(target, *args, **kwargs):
-        depths.append(target.depth)
-        return original(target, *args, **kwargs)
-
-    trainer.student.run = spy
-    before = {n: p.detach().clone() for n, p in trainer.student.named_parameters()}
-    trainer.train()
-    assert depths == [1] * 4
-    assert [n for n, p in trainer.student.named_parameters() if not torch.equal(p, before[n])]
-    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] > 0
-    assert set(depths[4:]) == {trainer.student.target().depth}  # what is judged is the auxiliary model
-
-
 # ---- the teacher
 
 
