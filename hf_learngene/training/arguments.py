@@ -40,8 +40,8 @@ class LearngeneTrainingArguments(TrainingArguments):
         sandwich_widths (`list[int]`, *optional*): widths it is drawn from, where the learngene changes width. Not with
             `features`, which are compared at one width.
         auxiliary_weight (`float`, *optional*, defaults to 1.0): weight of the auxiliary model's own losses beside those of the
-            drawn descendant. 0 leaves it out: each step trains one size alone, at its cost (MatFormer, arXiv 2310.07707). Set
-            `sandwich_max_layers` to its depth then, so that it is drawn too.
+            drawn descendant. 0 leaves it out: each step trains one size alone, at its cost (MatFormer, arXiv 2310.07707), and
+            its own depth is among those that are drawn by default, in a hierarchy that of every stage but not of all at once.
 
     Raises:
         UnknownOptionError: a value outside its range, with the range.

@@ -140,7 +140,7 @@ class LearngeneTrainer(CheckpointSafeTrainer):
                     "sandwich_weight trains other descendants of a learngene; this student is one model. A dense student that "
                     "drops layers is SwsConfig(num_stages=num_hidden_layers)."
                 )
-            self.student.check_samples((args.sandwich_min_layers, args.sandwich_max_layers), args.sandwich_widths)
+            self.student.check_samples(self._depths, args.sandwich_widths)
         self.teacher: Teacher | None = None
         self.projections: Projections | None = None
         self.attended: tuple[Attended, Attended] | None = None
@@ -286,8 +286,15 @@ class LearngeneTrainer(CheckpointSafeTrainer):
     def _other_target(self) -> Any:
         """A descendant drawn anew for each optimizer step, the same in every process and micro-batch."""
         generator = torch.Generator().manual_seed(hash((self.args.seed, self.state.global_step)) % 2**63)
-        depths = self.args.sandwich_min_layers, self.args.sandwich_max_layers
-        return self.student.sample_target(generator, depths, self.args.sandwich_widths)  # type: ignore[operator]
+        return self.student.sample_target(generator, self._depths, self.args.sandwich_widths)  # type: ignore[operator]
+
+    @property
+    def _depths(self) -> tuple[int | None, int | None]:
+        """Least and largest depth of a drawn descendant: one that is trained alone takes its turn with the auxiliary model."""
+        most, anatomy = self.args.sandwich_max_layers, cast(Any, self.student).anatomy
+        if most is None and not self.args.auxiliary_weight and not anatomy.num_stages:
+            most = anatomy.num_layers
+        return self.args.sandwich_min_layers, most
 
     def _stop_at(self, loss: Tensor) -> None:
         last = last_whole_checkpoint(str(self.args.output_dir))

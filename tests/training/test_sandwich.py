@@ -41,3 +41,15 @@ def test_a_drawn_descendant_is_trained_alone(tmp_path):
     assert [n for n, p in trainer.student.named_parameters() if not torch.equal(p, before[n])]
     assert trainer.evaluate(trainer.train_dataset)["eval_loss"] > 0
     assert set(depths[4:]) == {trainer.student.target().depth}  # what is judged is the auxiliary model
+
+
+def test_the_auxiliary_model_takes_its_turn_where_it_is_not_trained_anyway(tmp_path):
+    for weight, deepest in ((1.0, 2), (0.0, 3)):
+        trainer = trainer_of(
+            "vit", "sws", tmp_path, sandwich_weight=1.0, sandwich_min_layers=1, auxiliary_weight=weight
+        )
+        drawn = set()
+        for step in range(40):
+            trainer.state.global_step = step
+            drawn.add(trainer._other_target().depth)
+        assert drawn == set(range(1, deepest + 1))
